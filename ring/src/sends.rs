@@ -31,6 +31,12 @@ impl Deref for SendBuffer {
     }
 }
 
+impl AsRef<[u8]> for SendBuffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl From<Vec<u8>> for SendBuffer {
     fn from(bytes: Vec<u8>) -> SendBuffer {
         SendBuffer::Owned(bytes)

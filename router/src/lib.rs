@@ -1,1 +1,215 @@
-//! router
+//! Moor's router: where sessions are, what was sent to accounts, and the delivery of one to the other.
+//!
+//! [`start`] runs a router on threads of its own inside any process; the binary `moor-router` is little more
+//! than that. Per shard (accounts by hash) there is one event-loop thread that owns the shard and the links
+//! it accepted, and three storage threads of one SQLite file.
+//!
+//! * `link`: connections, their HELLO, what each verb means
+//! * `lease`: links, their leases, incarnations of gateways
+//! * `registry`: (app, account) → sessions
+//! * `delivery`: cursors, window and retries of one session
+//! * `shard`: the owner of all that, without I/O or clock
+//! * `store`: the traits behind which messages and locations are kept, and the engines
+#![forbid(unsafe_code)]
+
+mod admin;
+mod clock;
+mod config;
+mod datadir;
+mod delivery;
+mod error;
+mod lease;
+mod limits;
+mod link;
+mod metrics;
+mod outbox;
+#[doc(hidden)]
+pub mod registry;
+mod shard;
+#[doc(hidden)]
+pub mod store;
+mod thread;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
+pub use error::StartError;
+#[doc(hidden)]
+pub use lease::LinkId;
+
+use crate::admin::Admin;
+use crate::datadir::DataDir;
+use crate::lease::{LeaseTable, ShardIndex};
+use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
+use crate::metrics::{Metrics, Report};
+use crate::store::sqlite::SqliteStore;
+use crate::thread::{Mail, Seed, Shared};
+
+/// A running router. Dropping it stops the router gracefully, as [`RouterHandle::shutdown`] does.
+#[derive(Debug)]
+pub struct RouterHandle {
+    listen_addr: SocketAddr,
+    report: Report,
+    mailboxes: Vec<flume::Sender<Mail>>,
+    threads: Vec<JoinHandle<()>>,
+    admin: Option<Admin>,
+    _data: DataDir,
+}
+
+impl RouterHandle {
+    /// Where gateways and services connect.
+    #[must_use]
+    pub fn listen_addr(&self) -> SocketAddr {
+        self.listen_addr
+    }
+
+    /// Where `/metrics` and its like are served, if they are.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|admin| admin.address)
+    }
+
+    /// Every counter and gauge by its Prometheus name, added up over the shards. Costs some loads per shard.
+    #[must_use]
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        self.report.snapshot()
+    }
+
+    /// What [`Self::stats`] reads, from any thread and as long as wanted.
+    pub fn stats_source(&self) -> impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + use<> {
+        let report = self.report.clone();
+        move || report.snapshot()
+    }
+
+    /// The router's metrics, for the registry of an embedding process.
+    #[must_use]
+    pub fn collector(&self) -> Box<dyn prometheus_client::collector::Collector> {
+        Box::new(self.report.clone())
+    }
+
+    /// True while every shard's thread runs. For health checks and watchdogs.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
+    /// Stops: no new links, what was offered is committed and answered, files are closed. Blocks until done,
+    /// a few seconds at most.
+    pub fn shutdown(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        for mailbox in self.mailboxes.drain(..) {
+            // Fails only when the thread has ended already.
+            mailbox.send(Mail::Stop).ok();
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+        if let Some(admin) = self.admin.take() {
+            admin.stop();
+        }
+    }
+}
+
+impl Drop for RouterHandle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts a router on threads of its own and returns when it accepts connections.
+///
+/// # Errors
+/// [`StartError`]: its text is one sentence that says what to do.
+pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
+    config.check()?;
+    // The port first: on a port in use nothing should have been made on disk.
+    let listener = listen(config.listen)?;
+    let listen_addr =
+        listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let data = DataDir::open(&config.data, config.shards)?;
+    let shards = data.shards;
+    let report = Report((0..shards).map(|_| Arc::new(Metrics::default())).collect());
+    let admin = config.admin.map(|address| Admin::start(address, report.clone(), listen_addr)).transpose()?;
+    let shared = Arc::new(Shared {
+        leases: LeaseTable::new(LEASE_MS),
+        shards,
+        name: config.node.clone(),
+        epoch: clock::wall_ms(),
+        token: config.token.clone(),
+        report: report.clone(),
+    });
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) =
+        (0..shards).map(|_| flume::bounded(MAILBOX_PARCELS_MAX)).unzip();
+    let mut handle = RouterHandle {
+        listen_addr,
+        report,
+        mailboxes: mailboxes.clone(),
+        threads: Vec::new(),
+        admin,
+        _data: data,
+    };
+    for (position, mailbox) in receivers.into_iter().enumerate() {
+        let index = u16::try_from(position).unwrap_or(u16::MAX);
+        let metrics = handle.report.0[position].clone();
+        let path = handle._data.messages(u32::from(index));
+        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, config.retention, &metrics)?;
+        let seed = Seed {
+            index: ShardIndex(index),
+            shared: shared.clone(),
+            metrics,
+            listener: listener.try_clone().map_err(StartError::Thread)?,
+            store: Box::new(store),
+            mailbox,
+            peers: mailboxes.clone(),
+            driver: config.driver,
+        };
+        handle.threads.push(spawn_shard(seed)?);
+    }
+    Ok(handle)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    // Without SO_REUSEPORT, on purpose: a second router must learn that the port is taken. The shard threads
+    // accept from copies of one socket; links are few.
+    let open = || {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(address),
+            socket2::Type::STREAM.nonblocking(),
+            None,
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        Ok::<TcpListener, std::io::Error>(socket.into())
+    };
+    open().map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => StartError::PortInUse { address },
+        _ => StartError::Listen { address, source },
+    })
+}
+
+fn spawn_shard(seed: Seed) -> Result<JoinHandle<()>, StartError> {
+    let (ready, is_ready) = flume::bounded(1);
+    let name = format!("router-{}", seed.index.0);
+    let thread = std::thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            let run = std::panic::AssertUnwindSafe(|| thread::run(seed, &ready));
+            if std::panic::catch_unwind(run).is_err() {
+                // A broken invariant of a shard: going on would serve some accounts and silently not others.
+                tracing::error!("a router thread panicked; the process stops");
+                std::process::abort();
+            }
+        })
+        .map_err(StartError::Thread)?;
+    match is_ready.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(StartError::Thread(error)),
+        Err(_) => Err(StartError::Thread(std::io::Error::other("the thread ended at once"))),
+    }
+}

@@ -1,2 +1,93 @@
-//! xtask
-fn main() {}
+//! `cargo xtask`: everything CI does, a person can do.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod packages;
+mod step;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use step::{Step, Summary};
+
+/// Everything CI does, a person can do.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Task {
+    /// What CI runs: format, lints, documentation, then every test.
+    Ci,
+    /// Every test: units, real processes, the end-to-end run, density at 100,000 sessions. Installs the Debian
+    /// packages some tests need when root; otherwise says which are missing and skips those tests.
+    Test,
+    /// One router, two gateways, 10,000 clients, 100,000 reliable messages, with kills; prints the tally.
+    E2e,
+    /// Density at 100,000 sessions against the all-in-one gateway, checked against the limits of the day.
+    Density,
+    /// The figures of docs/benchmarks: connect, hold, ping and push against the all-in-one gateway.
+    Figures,
+    /// Format, lints and documentation, warnings denied.
+    Lint,
+}
+
+fn main() -> Result<()> {
+    let mut summary = Summary::new();
+    match Arguments::parse().task {
+        Task::Ci => {
+            lint(&mut summary);
+            test(&mut summary)?;
+        }
+        Task::Test => test(&mut summary)?,
+        Task::E2e => e2e(&mut summary),
+        Task::Density => density(&mut summary),
+        Task::Figures => bench::figures(&mut summary)?,
+        Task::Lint => lint(&mut summary),
+    }
+    summary.finish()
+}
+
+fn lint(summary: &mut Summary) {
+    summary.run(Step::cargo("format", &["fmt", "--all", "--check"]));
+    summary.run(Step::cargo(
+        "lints",
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+    ));
+    summary.run(
+        Step::cargo("documentation", &["doc", "--workspace", "--no-deps", "--all-features"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    );
+}
+
+fn test(summary: &mut Summary) -> Result<()> {
+    packages::ensure(summary)?;
+    summary.run(Step::cargo("tests", &["test", "--workspace", "--all-features", "--exclude", "moor-tests"]));
+    release_build(summary);
+    summary.run(Step::cargo("tests on real processes", &["test", "--release", "-p", "moor-tests"]));
+    e2e(summary);
+    density(summary);
+    Ok(())
+}
+
+/// The programs that the end-to-end runs start: as a user would build them.
+fn release_build(summary: &mut Summary) {
+    let mut arguments = vec!["build", "--release", "--bins"];
+    for package in ["moor-gateway", "moor-router", "moor-client", "moor-bench", "moor-tests"] {
+        arguments.extend(["-p", package]);
+    }
+    summary.run(Step::cargo("release build", &arguments));
+}
+
+fn e2e(summary: &mut Summary) {
+    release_build(summary);
+    summary.run(Step::cargo("end to end", &["run", "--release", "-p", "moor-tests", "--bin", "moor-e2e"]));
+}
+
+fn density(summary: &mut Summary) {
+    release_build(summary);
+    summary.run_with("density at 100,000 sessions", bench::density);
+}

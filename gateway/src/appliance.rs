@@ -1,0 +1,398 @@
+//! The appliance: puts listeners, router, workers and control thread together, and takes them apart again.
+//!
+//! Order matters. Everything that can be refused (ports, directory, kernel) is asked for first, so that a start
+//! that fails leaves nothing behind; workers take their first turn only when every ring stands.
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use moor_ring::socket::{ListenOptions, listen};
+use moor_ring::{Doorbell, RingConfig, RingError, RingHandle};
+use moor_router::{RouterConfig, RouterHandle};
+
+use crate::config::{self, Config, RouterChoice};
+use crate::control::logging::{self, LogHandle};
+use crate::control::{self, ControlContext, DrainOrder, Listening, WorkerControl, signals, systemd};
+use crate::limits::{COMPLETION_ENTRIES, RESERVED_SLOTS, SUBMISSION_ENTRIES};
+use crate::worker::counters::{Board, Counter};
+use crate::worker::drain::DrainPlan;
+use crate::worker::io::WorkerId;
+use crate::worker::mailbox::{Mail, Mailboxes};
+use crate::worker::settings::{Heartbeat, HotTier, Settings};
+use crate::worker::{WorkerParts, WorkerSpec, run as run_worker};
+
+/// Exit code of a start that was refused.
+const EXIT_REFUSED: u8 = 2;
+
+/// Why the appliance cannot start. Displays as one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel lacks io_uring or refuses a ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A port.
+    #[error("{what} cannot listen on {address}: {reason}")]
+    Listen {
+        /// Which port.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What is the matter and what to do.
+        reason: String,
+    },
+    /// The router's name.
+    #[error("the router {name} is not known ({reason}); give --router an address such as 10.0.0.5:7300")]
+    RouterName {
+        /// As configured.
+        name: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// The embedded router.
+    #[error("{0}")]
+    Router(#[from] moor_router::StartError),
+    /// systemd's sockets.
+    #[error(transparent)]
+    Activation(#[from] systemd::ActivationError),
+    /// The control plane.
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+    /// A descriptor, a thread or a signal handler is refused.
+    #[error("{what} is refused by the system ({source}); raise the limit it names and start again")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Runs the appliance until it is asked to end.
+#[must_use]
+pub fn run(config: Config, log: LogHandle) -> ExitCode {
+    match start_and_serve(&config, log) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("moor-gateway: {error}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}
+
+fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
+    let features = moor_ring::probe()?;
+    tracing::info!("kernel features: {features}");
+    // Before anything is started: from here on a signal means an orderly end.
+    let signals =
+        signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
+    let descriptors = config::descriptors_raise();
+    let workers = config.workers();
+
+    let clients = match systemd::listeners()? {
+        activated if activated.is_empty() => listen_group("clients", config.listen, workers, config)?,
+        activated => share(activated, workers)?,
+    };
+    let internal = listen_group("the internal port", config.internal, workers, config)?;
+    let admin = listen_alone("admin HTTP", config.admin)?;
+    let router = match config.router {
+        RouterChoice::Embedded => Some(moor_router::start(router_config(config))?),
+        RouterChoice::Address(_) => None,
+    };
+    let listening = Listening {
+        clients: local(&clients[0])?,
+        internal: local(&internal[0])?,
+        router: router.as_ref().map(RouterHandle::listen_addr),
+        admin: local(&admin)?,
+    };
+
+    let board = Board::new(workers as usize);
+    let settings = worker_settings(config, router_address(config, &listening)?, descriptors, &listening);
+    let ring = ring_config(config, &settings);
+    let crew = Crew::start(config, &ring, &settings, &board, clients, internal)?;
+
+    print!("{}", control::banner(config, &listening));
+    // Whoever started this may have closed its end; that is no reason to stop.
+    std::io::stdout().flush().unwrap_or_default();
+
+    let outcome = control::run(ControlContext {
+        node: config.node(),
+        listening,
+        internal_address: settings.internal_address.to_string(),
+        admin,
+        drain: DrainOrder {
+            deadline_ms: config.drain.deadline_ms,
+            retry_min_ms: config.drain.retry_min_ms,
+            retry_max_ms: config.drain.retry_max_ms,
+        },
+        source: Arc::new(board.clone()),
+        workers: Arc::new(crew.remote(board)),
+        router: router.as_ref().map(router_stats),
+        collectors: router.as_ref().map(|router| router.collector()).into_iter().collect(),
+        signals,
+        reload: logging::reload_level(log),
+    })?;
+    crew.join();
+    // The router goes last: workers deregister with it.
+    if let Some(router) = router {
+        router.shutdown();
+    }
+    Ok(outcome.exit_code())
+}
+
+/// The workers' threads.
+struct Crew {
+    threads: Vec<JoinHandle<()>>,
+    mailboxes: Mailboxes,
+    doorbells: Arc<[Doorbell]>,
+}
+
+impl Crew {
+    fn start(
+        config: &Config,
+        ring: &RingConfig,
+        settings: &Settings,
+        board: &Board,
+        clients: Vec<TcpListener>,
+        internal: Vec<TcpListener>,
+    ) -> Result<Self, StartError> {
+        let refused = |what| move |source| StartError::System { what, source };
+        let mailboxes = Mailboxes::new(config.workers());
+        let cpus = moor_ring::thread::cpus_allowed().unwrap_or_default();
+        let started = Instant::now();
+        let (mut threads, mut doorbells, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, (clients, internal)) in (0..).zip(clients.into_iter().zip(internal)) {
+            let doorbell = Doorbell::new().map_err(refused("an eventfd"))?;
+            let spec = WorkerSpec {
+                id: WorkerId(index),
+                cpu: cpus.get(index as usize % cpus.len().max(1)).copied().filter(|_| config.pin),
+                ring: ring.clone(),
+                clients,
+                internal,
+                settings: settings.clone(),
+                mailboxes: mailboxes.clone(),
+                board: board.clone(),
+                doorbell: doorbell.clone(),
+                started,
+            };
+            let (ready, became_ready) = mpsc::channel();
+            let (tell_peers, peers) = mpsc::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || run_worker(spec, WorkerParts { ready, peers }))
+                .map_err(refused("a thread"))?;
+            threads.push(thread);
+            doorbells.push(doorbell);
+            waiting.push((became_ready, tell_peers));
+        }
+        // A worker whose `peers` sender is dropped unheard ends before its first turn.
+        let mut handles: Vec<RingHandle> = Vec::new();
+        let mut tell: Vec<Sender<Vec<RingHandle>>> = Vec::new();
+        for (became_ready, tell_peers) in waiting {
+            let (handle, _) = became_ready.recv().unwrap_or_else(|_| {
+                Err(RingError::Setup { what: "start a worker", errno: moor_ring::Errno::OWNERDEAD })
+            })?;
+            handles.push(handle);
+            tell.push(tell_peers);
+        }
+        for sender in tell {
+            // A worker that is gone already has said why in the log.
+            sender.send(handles.clone()).unwrap_or_default();
+        }
+        Ok(Self { threads, mailboxes, doorbells: doorbells.into() })
+    }
+
+    fn remote(&self, board: Board) -> Remote {
+        Remote { mailboxes: self.mailboxes.clone(), doorbells: self.doorbells.clone(), board }
+    }
+
+    fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked; its message is above");
+            }
+        }
+    }
+}
+
+/// How the control thread speaks to the workers.
+struct Remote {
+    mailboxes: Mailboxes,
+    doorbells: Arc<[Doorbell]>,
+    board: Board,
+}
+
+impl Remote {
+    fn tell_all(&self, mail: impl Fn() -> Mail) {
+        for (index, doorbell) in (0..).zip(self.doorbells.iter()) {
+            let Some(mailbox) = self.mailboxes.of(WorkerId(index)) else { continue };
+            if mailbox.try_put(mail()).is_err() {
+                tracing::warn!(worker = index, "the mailbox is full; the order is lost");
+            }
+            doorbell.ring();
+        }
+    }
+}
+
+impl WorkerControl for Remote {
+    fn drain(&self, order: DrainOrder) {
+        let window = |ms| u32::try_from(ms).unwrap_or(u32::MAX);
+        let plan = DrainPlan {
+            deadline_ms: order.deadline_ms,
+            retry_min_ms: window(order.retry_min_ms),
+            retry_max_ms: window(order.retry_max_ms),
+        };
+        self.tell_all(|| Mail::Drain(plan));
+    }
+
+    fn stop(&self) {
+        self.tell_all(|| Mail::Stop);
+    }
+
+    fn finished(&self) -> bool {
+        self.mailboxes.running() == 0
+    }
+
+    fn links_up(&self) -> usize {
+        usize::try_from(self.board.sum(Counter::LinkUp)).unwrap_or(usize::MAX)
+    }
+}
+
+/// One listener per worker on the same address; the kernel spreads connections over them.
+fn listen_group(
+    what: &'static str,
+    address: SocketAddr,
+    workers: u32,
+    config: &Config,
+) -> Result<Vec<TcpListener>, StartError> {
+    // Two processes of one user could share the port unnoticed with SO_REUSEPORT: ask without it first.
+    drop(listen_alone(what, address)?);
+    let options = ListenOptions { backlog: config.accept_backlog, ..ListenOptions::default() };
+    let first = listen(address, &options).map_err(|error| listen_error(what, address, &error))?;
+    let bound = local(&first)?;
+    let mut group = vec![first];
+    for _ in 1..workers {
+        group.push(listen(bound, &options).map_err(|error| listen_error(what, bound, &error))?);
+    }
+    Ok(group)
+}
+
+/// A listener that nobody shares.
+fn listen_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let options = ListenOptions { reuse_port: false, ..ListenOptions::default() };
+    listen(address, &options).map_err(|error| listen_error(what, address, &error))
+}
+
+/// Spreads handed-over listeners over the workers; where there are fewer, several workers share a queue.
+fn share(activated: Vec<TcpListener>, workers: u32) -> Result<Vec<TcpListener>, StartError> {
+    let clone = |index: u32| activated[index as usize % activated.len()].try_clone();
+    (0..workers)
+        .map(clone)
+        .collect::<Result<_, _>>()
+        .map_err(|source| StartError::System { what: "a duplicate of a listener", source })
+}
+
+fn listen_error(what: &'static str, address: SocketAddr, error: &std::io::Error) -> StartError {
+    let reason = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "the port is in use; stop the process that has it or choose another port".to_owned()
+        }
+        ErrorKind::AddrNotAvailable => "this host has no such address; choose one of its own".to_owned(),
+        ErrorKind::PermissionDenied => {
+            "permission denied; choose a port above 1023 or grant CAP_NET_BIND_SERVICE".to_owned()
+        }
+        _ => format!("{error}"),
+    };
+    StartError::Listen { what, address, reason }
+}
+
+fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::System { what: "a listener's address", source })
+}
+
+fn router_config(config: &Config) -> RouterConfig {
+    RouterConfig {
+        listen: config.router_listen,
+        data: config.data.clone(),
+        admin: None,
+        shards: config.shards(),
+        fsync: match config.embedded.fsync {
+            config::Fsync::Full => moor_router::Fsync::Full,
+            config::Fsync::Normal => moor_router::Fsync::Normal,
+            config::Fsync::Off => moor_router::Fsync::Off,
+        },
+        retention: config.embedded.retention_messages_per_account,
+        token: config.internal_token.as_ref().map(|_| String::from_utf8_lossy(config.token()).into_owned()),
+        ..RouterConfig::default()
+    }
+}
+
+fn router_stats(router: &RouterHandle) -> control::RouterStats {
+    let stats = router.stats_source();
+    Arc::new(move || {
+        stats().into_iter().map(|(name, value)| (name.to_owned(), serde_json::Value::from(value))).collect()
+    })
+}
+
+/// Where the workers connect to. A name is looked up once, at start.
+fn router_address(config: &Config, listening: &Listening) -> Result<SocketAddr, StartError> {
+    let RouterChoice::Address(name) = &config.router else {
+        return Ok(listening.router.unwrap_or(config.router_listen));
+    };
+    let unknown = |reason: String| StartError::RouterName { name: name.clone(), reason };
+    let mut found = name.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
+    found.next().ok_or_else(|| unknown("it has no address".to_owned()))
+}
+
+fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listening: &Listening) -> Settings {
+    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Settings {
+        node: config.node().into(),
+        epoch: epoch(),
+        router,
+        internal_address: config.internal_address(listening.internal).into(),
+        internal_token: config.internal_token.as_ref().map(|_| config.token().into()),
+        router_token: config.token().into(),
+        connections_max: config.connections_per_worker(descriptors),
+        frame_bytes_max: config.frame_bytes_max,
+        channels_per_connection_max: u16::try_from(config.channels_per_connection_max).unwrap_or(u16::MAX),
+        send_queue_bytes_max: config.send_queue_bytes_max as usize,
+        first_byte_timeout_ms: ms(config.first_byte_timeout_ms),
+        heartbeat: Heartbeat {
+            interval_ms: ms(config.heartbeat.interval_ms),
+            min_ms: ms(config.heartbeat.min_ms),
+            max_ms: ms(config.heartbeat.max_ms),
+        },
+        hot: HotTier {
+            events: u8::try_from(config.hot.events).unwrap_or(u8::MAX),
+            window_ms: ms(config.hot.window_ms),
+            idle_ms: ms(config.hot.idle_ms),
+        },
+        register_batch: config.register.batch as usize,
+        register_per_s: config.register.per_s,
+        retry_min_ms: ms(config.drain.retry_min_ms),
+        retry_max_ms: ms(config.drain.retry_max_ms),
+    }
+}
+
+fn ring_config(config: &Config, settings: &Settings) -> RingConfig {
+    RingConfig {
+        submission_entries: SUBMISSION_ENTRIES,
+        completion_entries: COMPLETION_ENTRIES,
+        direct_slots: settings.connections_max + RESERVED_SLOTS,
+        recv_buffers: u16::try_from(config.recv_buffers).unwrap_or(1 << 15),
+        recv_buffer_bytes: config.recv_buffer_bytes,
+        features: config.disable_features,
+    }
+}
+
+/// Grows with every start: milliseconds since 1970. A clock that was set back further than the last run was
+/// long would make a router take the new process for an old one until the lease ends.
+fn epoch() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

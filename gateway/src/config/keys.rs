@@ -1,0 +1,377 @@
+//! The table of settings: the one source of the file's parser, the flags, the help and the manual.
+//!
+//! A new setting is a field of [`Config`](super::Config), its default, and one entry here.
+
+use super::Config;
+use super::value::{Setting, Shape};
+
+/// One setting.
+pub struct Key {
+    /// Its place in the file: `table.key` or `key`.
+    pub path: &'static str,
+    /// Its flag without dashes; empty when it has none.
+    pub flag: &'static str,
+    /// What stands for the value in help.
+    pub value_name: &'static str,
+    /// What is said: the setting in a few words.
+    pub said: &'static str,
+    /// What it means: unit, bounds, consequences.
+    pub means: &'static str,
+    /// The TOML form.
+    pub shape: Shape,
+    /// Sets it from text.
+    pub(super) set: fn(&mut Config, &str) -> Result<(), String>,
+    /// Its TOML value; `None` when not set.
+    pub(super) get: fn(&Config) -> Option<String>,
+}
+
+const fn shape_of<T: Setting>(_: fn(&Config) -> &T) -> Shape {
+    T::SHAPE
+}
+
+macro_rules! key {
+    (@entry $path:expr, [$($field:tt)+], $flag:literal, $value:literal, $said:literal, $means:literal) => {
+        Key {
+            path: $path,
+            flag: $flag,
+            value_name: $value,
+            said: $said,
+            means: $means,
+            shape: shape_of(|config| &config.$($field)+),
+            set: |config, text| {
+                config.$($field)+ = Setting::parse(text)?;
+                Ok(())
+            },
+            get: |config| config.$($field)+.to_toml(),
+        }
+    };
+    ($table:ident . $field:ident, $($rest:tt)+) => {
+        key!(@entry concat!(stringify!($table), ".", stringify!($field)), [$table.$field], $($rest)+)
+    };
+    ($field:ident, $($rest:tt)+) => { key!(@entry stringify!($field), [$field], $($rest)+) };
+}
+
+/// Every setting, in the order of the file and of `--help`.
+pub const KEYS: &[Key] = &[
+    key!(
+        node,
+        "node",
+        "NAME",
+        "Name of this gateway",
+        "Routers keep sessions under it. It must differ from every other gateway's and stay the same over \
+         restarts: a gateway that starts under a name makes all sessions of the former holder void. Unset, \
+         it is host name and client port, such as edge-7-7100."
+    ),
+    key!(
+        listen,
+        "listen",
+        "ADDR:PORT",
+        "Where clients connect",
+        "Port 0 takes any free port and the start message says which. 0.0.0.0:7100 or [::]:7100 accepts \
+         from everywhere."
+    ),
+    key!(
+        internal,
+        "internal",
+        "ADDR:PORT",
+        "Where backend services connect to push, kick and query",
+        "Beyond loopback it needs a token."
+    ),
+    key!(
+        internal_advertise,
+        "internal-advertise",
+        "HOST:PORT",
+        "Where services on other hosts reach `internal`",
+        "Routers tell it to services that look a session up. Needed when `internal` listens on 0.0.0.0 or [::]."
+    ),
+    key!(
+        internal_token,
+        "",
+        "TOKEN",
+        "Secret that services, gateways and routers show each other",
+        "At least 16 bytes. Only in the file or in the variable MOOR_INTERNAL_TOKEN: a flag could be read by \
+         every user of the host."
+    ),
+    key!(
+        internal_token_file,
+        "internal-token-file",
+        "FILE",
+        "File with that secret",
+        "Its first line is the token; under systemd use LoadCredential."
+    ),
+    key!(
+        admin,
+        "admin",
+        "ADDR:PORT",
+        "Where health, metrics and statistics are served over HTTP",
+        "Read-only and without authentication: keep it on loopback or on a management network."
+    ),
+    key!(
+        router,
+        "router",
+        "embedded|HOST:PORT",
+        "The router: inside this process, or an address",
+        "`embedded` starts a router with its store under `data`; any other gateway may connect to it. A name is \
+         looked up once, at start."
+    ),
+    key!(
+        router_listen,
+        "router-listen",
+        "ADDR:PORT",
+        "Where the embedded router listens",
+        "For other gateways and for services. Beyond loopback it needs a token."
+    ),
+    key!(
+        data,
+        "data",
+        "DIR",
+        "Directory of the embedded router's messages",
+        "Made when it is missing. Not used when the router is an address."
+    ),
+    key!(
+        announce,
+        "announce",
+        "none|json",
+        "What standard output says when everything listens",
+        "`none` prints a few lines for people, `json` one line for programs: \
+         {\"listening\":{\"clients\":\"127.0.0.1:7100\",...}}."
+    ),
+    key!(
+        workers,
+        "workers",
+        "N|auto",
+        "Threads that serve connections",
+        "`auto`: one for each core this process may use. More is legal and is the way around a limit of open \
+         descriptors that cannot be raised, since that limit holds per worker. At most 4096."
+    ),
+    key!(
+        pin,
+        "pin",
+        "true|false",
+        "Bind each worker to a core",
+        "Turn it off when other busy programs share the host."
+    ),
+    key!(
+        connections_per_worker_max,
+        "connections-per-worker-max",
+        "N|auto",
+        "Most connections of one worker",
+        "`auto`: the limit of open descriptors (raised to its hard value) or 1,048,576, whichever is less, \
+         minus the few slots a worker needs for itself. Beyond it new connections are refused and the \
+         others are unharmed."
+    ),
+    key!(
+        channels_per_connection_max,
+        "channels-per-connection-max",
+        "N",
+        "Most logged-in accounts on one connection",
+        "Between 1 and 65535."
+    ),
+    key!(
+        first_byte_timeout_ms,
+        "first-byte-timeout-ms",
+        "MS",
+        "Time a new connection has for its CONNECT frame",
+        "Milliseconds, 100 to 300,000. Then it is closed."
+    ),
+    key!(
+        frame_bytes_max,
+        "frame-bytes-max",
+        "BYTES",
+        "Longest body of a frame from a client",
+        "Bytes, 4096 to 65,536."
+    ),
+    key!(
+        send_queue_bytes_max,
+        "send-queue-bytes-max",
+        "BYTES",
+        "Most bytes waiting for one client",
+        "At least one frame of the largest size with its wrapping (73,728). A client that lets more pile up \
+         is a slow reader and is closed."
+    ),
+    key!(
+        recv_buffers,
+        "recv-buffers",
+        "N",
+        "Receive buffers of one worker",
+        "Shared by its hot connections. A power of two, 8 to 32,768."
+    ),
+    key!(
+        recv_buffer_bytes,
+        "recv-buffer-bytes",
+        "BYTES",
+        "Size of a receive buffer",
+        "Bytes, 256 to 65,536."
+    ),
+    key!(
+        accept_backlog,
+        "accept-backlog",
+        "N",
+        "Connections the kernel holds before they are accepted",
+        "The kernel lowers it to net.core.somaxconn; tuning/check says whether that is enough."
+    ),
+    key!(
+        disable_features,
+        "disable-features",
+        "LIST",
+        "Kernel features to do without",
+        "Forces the ways that older kernels need, to test or to avoid a kernel fault. Names separated by \
+         commas: defer-taskrun, no-sq-array, registered-ring, message-ring, fixed-fd-install, \
+         direct-connect; or all."
+    ),
+    key!(
+        heartbeat.interval_ms,
+        "heartbeat-interval-ms",
+        "MS",
+        "Heartbeat interval proposed to clients",
+        "Milliseconds. Any frame counts as one; a client not heard for one and a half intervals is closed. \
+         270,000 is below what nearly all mobile networks forget."
+    ),
+    key!(
+        heartbeat.min_ms,
+        "heartbeat-min-ms",
+        "MS",
+        "Shortest interval a client may ask for",
+        "Milliseconds, at least 1000: what a client wishes is raised to it."
+    ),
+    key!(
+        heartbeat.max_ms,
+        "heartbeat-max-ms",
+        "MS",
+        "Longest interval proposed",
+        "Milliseconds, at most 3,600,000."
+    ),
+    key!(
+        hot.events,
+        "hot-events",
+        "N",
+        "Events within `hot.window_ms` that make a connection hot",
+        "A hot connection keeps a multishot receive armed: 610 bytes more of kernel memory, 1.7 µs less per \
+         event (measured on kernel 6.18)."
+    ),
+    key!(
+        hot.window_ms,
+        "hot-window-ms",
+        "MS",
+        "The window in which these events are counted",
+        "Milliseconds."
+    ),
+    key!(
+        hot.idle_ms,
+        "hot-idle-ms",
+        "MS",
+        "Silence after which a connection is cold again",
+        "Milliseconds, at least the window: going back costs a cancelled request."
+    ),
+    key!(register.batch, "register-batch", "N", "Sessions in one registration message", "Between 1 and 512."),
+    key!(
+        register.per_s,
+        "register-per-s",
+        "N",
+        "Sessions announced to a returned router",
+        "Per worker and second; protects a router that has just started. At least 100."
+    ),
+    key!(
+        drain.deadline_ms,
+        "drain-deadline-ms",
+        "MS",
+        "Time a drain may take",
+        "Milliseconds, at most 600,000. What is still connected then is cut. Keep TimeoutStopSec of the unit above it."
+    ),
+    key!(
+        drain.retry_min_ms,
+        "drain-retry-min-ms",
+        "MS",
+        "Earliest return of a client sent away",
+        "Milliseconds. Each client picks a random moment of the window."
+    ),
+    key!(
+        drain.retry_max_ms,
+        "drain-retry-max-ms",
+        "MS",
+        "Latest return of a client sent away",
+        "Milliseconds. Connections divided by what the other gateways accept per second is a good window."
+    ),
+    key!(
+        embedded.shards,
+        "shards",
+        "N|auto",
+        "Shards of the embedded router's store",
+        "Each has a file and a thread; fixed when the data directory is made. `auto`: what the directory was \
+         made with, 1 for a new one."
+    ),
+    key!(
+        embedded.fsync,
+        "fsync",
+        "full|normal|off",
+        "When the embedded store writes through to the disk",
+        "`full`: before each answer, nothing accepted is lost at a power failure. `normal`: survives kill -9, \
+         may lose the last moments at a power failure. `off`: for tests."
+    ),
+    key!(
+        embedded.retention_messages_per_account,
+        "retention",
+        "N",
+        "Messages kept for one account",
+        "The oldest beyond it are removed, also when a device has not fetched them. At least 1."
+    ),
+    key!(
+        log.level,
+        "log-level",
+        "FILTER",
+        "What is logged to standard error",
+        "error, warn, info, debug or trace, or a filter such as info,moor_gateway=debug. SIGHUP reads it \
+         again from the file."
+    ),
+    key!(
+        log.format,
+        "log-format",
+        "text|json",
+        "How log lines are written",
+        "`json`: one object a line, for collectors."
+    ),
+];
+
+/// The setting at `path`.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_flags_are_unique() {
+        for (index, key) in KEYS.iter().enumerate() {
+            for other in &KEYS[..index] {
+                assert_ne!(key.path, other.path);
+                assert!(key.flag.is_empty() || key.flag != other.flag, "{} twice", key.flag);
+            }
+        }
+    }
+
+    #[test]
+    fn flags_are_spelled_like_their_keys() {
+        // The embedded router's flags are those of the moor-router binary.
+        let own = ["shards", "fsync", "retention", ""];
+        for key in KEYS.iter().filter(|key| !own.contains(&key.flag)) {
+            assert_eq!(key.flag, key.path.replace(['.', '_'], "-"));
+        }
+    }
+
+    #[test]
+    fn keys_without_a_table_come_first() {
+        // TOML reads a bare key after a table header as that table's.
+        let first_in_table = KEYS.iter().position(|key| key.path.contains('.')).unwrap();
+        assert!(KEYS[first_in_table..].iter().all(|key| key.path.contains('.')));
+    }
+
+    #[test]
+    fn the_help_names_every_feature() {
+        let means = find("disable_features").unwrap().means;
+        for feature in moor_ring::Feature::ALL {
+            assert!(means.contains(feature.name()), "{feature} is missing");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The gateway's configuration: defaults, then the file, then the environment's token, then flags.
+//!
+//! Owns [`Config`], plain data that the rest of the program reads. Every setting stands once, in the table of
+//! `keys`: the file's parser, the flags, `--help`, `--print-config` and the table in docs/operating.md are
+//! made from it. Nothing here opens a socket or starts a thread.
+
+mod file;
+mod flags;
+mod keys;
+mod print;
+mod resources;
+mod validate;
+mod value;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use moor_ring::FeatureMask;
+
+pub use flags::{Request, request};
+pub use keys::{KEYS, Key};
+pub use print::{keys_markdown, summary, to_toml};
+pub use resources::{descriptors_raise, workers_auto};
+pub use validate::{validate, warnings};
+pub use value::{Announce, Auto, Fsync, LogFormat, RouterChoice, Secret, Setting, Shape};
+
+/// Why the configuration cannot be used. Displays as one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}. Give --config the path of a readable file.", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file, a flag or a value is wrong.
+    #[error("{0}")]
+    Wrong(String),
+    /// The command line is wrong, or asked for help: clap prints this itself.
+    #[error(transparent)]
+    CommandLine(#[from] clap::Error),
+}
+
+/// Every setting of the gateway. What each means is said once, in the table of keys (`--help`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is documented in KEYS, from which the manual is made")]
+pub struct Config {
+    pub node: Option<String>,
+    pub listen: SocketAddr,
+    pub internal: SocketAddr,
+    pub internal_advertise: Option<String>,
+    pub internal_token: Option<Secret>,
+    pub internal_token_file: Option<PathBuf>,
+    pub admin: SocketAddr,
+    pub router: RouterChoice,
+    pub router_listen: SocketAddr,
+    pub data: PathBuf,
+    pub announce: Announce,
+    pub workers: Auto,
+    pub pin: bool,
+    pub connections_per_worker_max: Auto,
+    pub channels_per_connection_max: u32,
+    pub first_byte_timeout_ms: u64,
+    pub frame_bytes_max: u32,
+    pub send_queue_bytes_max: u32,
+    pub recv_buffers: u32,
+    pub recv_buffer_bytes: u32,
+    pub accept_backlog: u32,
+    pub disable_features: FeatureMask,
+    pub heartbeat: Heartbeat,
+    pub hot: Hot,
+    pub register: Register,
+    pub drain: Drain,
+    pub embedded: Embedded,
+    pub log: Log,
+}
+
+/// How often a client must be heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Heartbeat {
+    pub interval_ms: u64,
+    pub min_ms: u64,
+    pub max_ms: u64,
+}
+
+/// When a connection changes between one-shot poll and multishot receive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Hot {
+    pub events: u32,
+    pub window_ms: u64,
+    pub idle_ms: u64,
+}
+
+/// Pace of announcing sessions to a router that came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Register {
+    pub batch: u32,
+    pub per_s: u32,
+}
+
+/// What SIGTERM does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Drain {
+    pub deadline_ms: u64,
+    pub retry_min_ms: u64,
+    pub retry_max_ms: u64,
+}
+
+/// The router inside this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Embedded {
+    pub shards: Auto,
+    pub fsync: Fsync,
+    pub retention_messages_per_account: u64,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            listen: loopback(7100),
+            internal: loopback(7200),
+            internal_advertise: None,
+            internal_token: None,
+            internal_token_file: None,
+            admin: loopback(7400),
+            router: RouterChoice::Embedded,
+            router_listen: loopback(7300),
+            data: PathBuf::from("./moor-data"),
+            announce: Announce::Banner,
+            workers: Auto::Auto,
+            pin: true,
+            connections_per_worker_max: Auto::Auto,
+            channels_per_connection_max: 64,
+            first_byte_timeout_ms: 10_000,
+            frame_bytes_max: moor_wire::limits::CLIENT_BODY_BYTES_MAX,
+            send_queue_bytes_max: 256 * 1024,
+            recv_buffers: 1024,
+            recv_buffer_bytes: 2048,
+            accept_backlog: 65_535,
+            disable_features: FeatureMask::NONE,
+            heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
+            hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
+            register: Register { batch: 512, per_s: 20_000 },
+            drain: Drain { deadline_ms: 10_000, retry_min_ms: 500, retry_max_ms: 5000 },
+            embedded: Embedded {
+                shards: Auto::Auto,
+                fsync: Fsync::Full,
+                retention_messages_per_account: 10_000,
+            },
+            log: Log { level: "info".to_owned(), format: LogFormat::Text },
+        }
+    }
+}
+
+impl Config {
+    /// The gateway's name. Made of host name and client port where none is set, so that two gateways on one
+    /// host do not take each other's sessions; with port 0 the process id takes the port's place.
+    #[must_use]
+    pub fn node(&self) -> String {
+        if let Some(node) = &self.node {
+            return node.clone();
+        }
+        let number = match self.listen.port() {
+            0 => std::process::id(),
+            port => u32::from(port),
+        };
+        let host = resources::host_name().unwrap_or_else(|| "gateway".to_owned());
+        format!("{host}-{number}")
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn workers(&self) -> u32 {
+        self.workers.or_else(workers_auto)
+    }
+
+    /// Most connections one worker may hold when a descriptor table has room for `descriptors` (the limit
+    /// that [`descriptors_raise`] returned).
+    #[must_use]
+    pub fn connections_per_worker(&self, descriptors: u64) -> u32 {
+        self.connections_per_worker_max.or_else(|| resources::connections_auto(descriptors))
+    }
+
+    /// Number of store shards of the embedded router; `None`: what the data directory was made with.
+    #[must_use]
+    pub fn shards(&self) -> Option<u32> {
+        match self.embedded.shards {
+            Auto::Auto => None,
+            Auto::Set(shards) => Some(shards),
+        }
+    }
+
+    /// The router's address, its name looked up; `None` when it is embedded.
+    ///
+    /// # Errors
+    /// The name cannot be looked up.
+    pub fn router_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        let RouterChoice::Address(address) = &self.router else { return Ok(None) };
+        let unknown = |reason: String| {
+            ConfigError::Wrong(format!(
+                "the router's name {address} cannot be looked up ({reason}); make `router` an address such as \
+                 10.0.0.5:7300 or a name that this host's resolver knows"
+            ))
+        };
+        let mut found = address.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
+        found.next().map(Some).ok_or_else(|| unknown("it has no address".to_owned()))
+    }
+
+    /// Where backend services reach the internal port bound at `bound`; routers tell it to services.
+    #[must_use]
+    pub fn internal_address(&self, bound: SocketAddr) -> String {
+        self.internal_advertise.clone().unwrap_or_else(|| bound.to_string())
+    }
+
+    /// The token of the internal and router ports, empty when none is set.
+    #[must_use]
+    pub fn token(&self) -> &[u8] {
+        self.internal_token.as_ref().map_or(&[], Secret::expose)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_router(text: &str) -> Config {
+        Config { router: RouterChoice::parse(text).unwrap(), ..Config::default() }
+    }
+
+    #[test]
+    fn the_routers_name_is_looked_up() {
+        assert_eq!(with_router("embedded").router_address().unwrap(), None);
+        assert_eq!(with_router("[::1]:7300").router_address().unwrap(), "[::1]:7300".parse().ok());
+        let error = with_router("no-such-host.invalid:7300").router_address().unwrap_err();
+        assert!(
+            error.to_string().starts_with("the router's name no-such-host.invalid:7300 cannot"),
+            "{error}"
+        );
+        for wrong in ["router-1", ":7300", "router-1:0", "router-1:70000", "::1:7300", "Embedded"] {
+            assert!(RouterChoice::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn names_of_gateways_on_one_host_differ() {
+        let named = |port: u16| Config { listen: loopback(port), ..Config::default() }.node();
+        assert!(named(7100).ends_with("-7100"));
+        assert_ne!(named(7100), named(7101));
+        assert!(named(0).ends_with(&format!("-{}", std::process::id())));
+        assert_eq!(Config { node: Some("edge".to_owned()), ..Config::default() }.node(), "edge");
+    }
+}

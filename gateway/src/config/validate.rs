@@ -1,0 +1,318 @@
+//! Whether settings can stand and go together. Each complaint is a sentence that says what to change.
+
+use std::net::SocketAddr;
+
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX, NODE_BYTES_MAX, REGISTER_BATCH_MAX};
+use moor_wire::session::WORKERS_MAX;
+
+use super::value::{Auto, RouterChoice};
+use super::{Config, ConfigError, resources};
+
+/// Shortest token, bytes: what 128 bits of randomness need at the least.
+const TOKEN_BYTES_MIN: usize = 16;
+/// A delivery wraps the largest payload in a body and the body in a frame.
+const WRAPPING_BYTES: u32 = 2 * CONTROL_BODY_BYTES_MAX;
+
+/// Checks every bound and every relation.
+///
+/// # Errors
+/// All complaints at once, one a line.
+pub fn validate(config: &Config) -> Result<(), ConfigError> {
+    let mut complaints = Complaints(Vec::new());
+    complaints.names_and_addresses(config);
+    complaints.workers(config);
+    complaints.sizes(config);
+    complaints.times(config);
+    if complaints.0.is_empty() { Ok(()) } else { Err(ConfigError::Wrong(complaints.0.join("\n"))) }
+}
+
+/// What is allowed and probably not meant.
+#[must_use]
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !config.admin.ip().is_loopback() {
+        warnings.push(format!(
+            "admin listens on {}: it has no authentication, keep that network closed",
+            config.admin
+        ));
+    }
+    if config.recv_buffer_bytes.is_power_of_two() && config.recv_buffer_bytes > 16 * 1024 {
+        let bytes = u64::from(config.recv_buffers) * u64::from(config.recv_buffer_bytes);
+        warnings.push(format!("receive buffers take {bytes} bytes per worker; 2048-byte buffers are enough"));
+    }
+    if config.embedded.fsync.word() == "off" && config.router == RouterChoice::Embedded {
+        warnings.push("fsync is off: a power failure loses accepted messages".to_owned());
+    }
+    for feature in moor_ring::Feature::ALL {
+        if config.disable_features.contains(feature) {
+            warnings.push(format!("the kernel feature {feature} is disabled: {}", feature.without()));
+        }
+    }
+    warnings
+}
+
+struct Complaints(Vec<String>);
+
+impl Complaints {
+    fn unless(&mut self, holds: bool, sentence: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(sentence());
+        }
+    }
+
+    fn between(&mut self, path: &str, value: impl Into<u64>, min: u64, max: u64) {
+        let value = value.into();
+        self.unless((min..=max).contains(&value), || {
+            format!("`{path}` is {value}; it must be between {min} and {max}")
+        });
+    }
+
+    fn names_and_addresses(&mut self, config: &Config) {
+        let node = config.node();
+        let printable = !node.is_empty() && !node.chars().any(|c| c.is_control() || c.is_whitespace());
+        self.unless(printable && node.len() <= NODE_BYTES_MAX, || {
+            format!("`node` is {node:?}; it must be 1 to {NODE_BYTES_MAX} bytes without spaces")
+        });
+        let token = config.internal_token.is_some();
+        self.unless(!token || config.token().len() >= TOKEN_BYTES_MIN, || {
+            format!(
+                "the internal token has {} bytes; give it at least {TOKEN_BYTES_MIN}, such as the output of \
+                 `openssl rand -hex 32`",
+                config.token().len()
+            )
+        });
+        let embedded = config.router == RouterChoice::Embedded;
+        let mut ports = vec![("internal", config.internal)];
+        if embedded {
+            ports.push(("router_listen", config.router_listen));
+        }
+        for (path, address) in &ports {
+            self.unless(token || address.ip().is_loopback(), || {
+                format!(
+                    "`{path}` would listen on {address}, beyond loopback, without a token: set \
+                     internal_token_file, or listen on 127.0.0.1:{}",
+                    address.port()
+                )
+            });
+        }
+        self.unless(!config.internal.ip().is_unspecified() || config.internal_advertise.is_some(), || {
+            format!(
+                "`internal` listens on {}, which is no address others can connect to: set \
+                 internal_advertise to this host's name or address and port",
+                config.internal
+            )
+        });
+        ports.extend([("listen", config.listen), ("admin", config.admin)]);
+        for (index, (path, address)) in ports.iter().enumerate() {
+            for (other_path, other) in &ports[..index] {
+                self.unless(!same_port(*address, *other), || {
+                    format!("`{path}` ({address}) and `{other_path}` ({other}) are the same port")
+                });
+            }
+        }
+    }
+
+    fn workers(&mut self, config: &Config) {
+        if let Auto::Set(workers) = config.workers {
+            self.between("workers", workers, 1, u64::from(WORKERS_MAX));
+        }
+        if let Auto::Set(connections) = config.connections_per_worker_max {
+            let max = u64::from(resources::connections_max());
+            self.between("connections_per_worker_max", connections, 1, max);
+        }
+        if let Auto::Set(shards) = config.embedded.shards {
+            self.between("embedded.shards", shards, 1, 256);
+        }
+        self.between("channels_per_connection_max", config.channels_per_connection_max, 1, 65_535);
+        self.between("accept_backlog", config.accept_backlog, 1, 1 << 30);
+        self.between("register.batch", config.register.batch, 1, REGISTER_BATCH_MAX as u64);
+        self.between("register.per_s", config.register.per_s, 100, 10_000_000);
+        let retention = config.embedded.retention_messages_per_account;
+        self.between("embedded.retention_messages_per_account", retention, 1, 1 << 40);
+        self.unless(level_is_known(&config.log.level), || {
+            format!(
+                "`log.level` is {:?}; say error, warn, info, debug or trace, or a filter such as \
+                 info,moor_gateway=debug",
+                config.log.level
+            )
+        });
+    }
+
+    fn sizes(&mut self, config: &Config) {
+        let frame = config.frame_bytes_max;
+        let frame_min = u64::from(CONTROL_BODY_BYTES_MAX);
+        self.between("frame_bytes_max", frame, frame_min, u64::from(CLIENT_BODY_BYTES_MAX));
+        let queue_min = u64::from(CLIENT_BODY_BYTES_MAX + WRAPPING_BYTES);
+        self.between("send_queue_bytes_max", config.send_queue_bytes_max, queue_min, 1 << 30);
+        self.between("recv_buffers", config.recv_buffers, 8, 32_768);
+        self.unless(config.recv_buffers.is_power_of_two(), || {
+            format!(
+                "`recv_buffers` is {}; the kernel wants a power of two, such as {}",
+                config.recv_buffers,
+                config.recv_buffers.checked_next_power_of_two().unwrap_or(32_768).min(32_768)
+            )
+        });
+        self.between("recv_buffer_bytes", config.recv_buffer_bytes, 256, 65_536);
+        self.between("hot.events", config.hot.events, 1, 255);
+    }
+
+    fn times(&mut self, config: &Config) {
+        let heartbeat = &config.heartbeat;
+        self.between("first_byte_timeout_ms", config.first_byte_timeout_ms, 100, 300_000);
+        self.between("heartbeat.min_ms", heartbeat.min_ms, 1000, 3_600_000);
+        self.between("heartbeat.max_ms", heartbeat.max_ms, 1000, 3_600_000);
+        self.unless((heartbeat.min_ms..=heartbeat.max_ms).contains(&heartbeat.interval_ms), || {
+            format!(
+                "`heartbeat.interval_ms` is {}; it must lie between heartbeat.min_ms ({}) and \
+                 heartbeat.max_ms ({})",
+                heartbeat.interval_ms, heartbeat.min_ms, heartbeat.max_ms
+            )
+        });
+        let hot = &config.hot;
+        self.between("hot.window_ms", hot.window_ms, 100, 600_000);
+        self.unless(hot.idle_ms >= hot.window_ms && hot.idle_ms <= 3_600_000, || {
+            format!(
+                "`hot.idle_ms` is {}; it must lie between hot.window_ms ({}) and 3600000, or connections \
+                 would be promoted and demoted in turn",
+                hot.idle_ms, hot.window_ms
+            )
+        });
+        let drain = &config.drain;
+        self.between("drain.deadline_ms", drain.deadline_ms, 0, 600_000);
+        self.between("drain.retry_max_ms", drain.retry_max_ms, 0, 3_600_000);
+        self.unless(drain.retry_min_ms <= drain.retry_max_ms, || {
+            format!(
+                "`drain.retry_min_ms` is {} and larger than drain.retry_max_ms ({})",
+                drain.retry_min_ms, drain.retry_max_ms
+            )
+        });
+    }
+}
+
+/// Whether every part of a log filter is a level, or a target with a level. The filter's own parser takes a
+/// mistyped level for a target's name and then logs nothing.
+fn level_is_known(filter: &str) -> bool {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    filter.split(',').all(|part| {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        levels.contains(&level.trim().to_ascii_lowercase().as_str())
+    })
+}
+
+/// Whether both cannot be bound: the same port, and addresses that are equal or cover each other.
+fn same_port(left: SocketAddr, right: SocketAddr) -> bool {
+    let (a, b) = (left.ip(), right.ip());
+    left.port() != 0 && left.port() == right.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn complaint(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        match validate(&config) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_defaults_stand() {
+        assert_eq!(complaint(|_| {}), "");
+        assert!(warnings(&Config::default()).is_empty());
+    }
+
+    #[test]
+    fn ports_beyond_loopback_need_a_token() {
+        let open = |config: &mut Config| config.internal = "10.0.0.7:7200".parse().unwrap();
+        assert!(complaint(open).contains("beyond loopback, without a token"));
+        let closed = |config: &mut Config| {
+            open(config);
+            config.internal_token = Some(Secret::from("0123456789abcdef".to_owned()));
+        };
+        assert_eq!(complaint(closed), "");
+        assert!(
+            complaint(|config| config.router_listen = "[::]:7300".parse().unwrap()).contains("router_listen")
+        );
+        // Not used, so not refused.
+        let elsewhere = |config: &mut Config| {
+            config.router = RouterChoice::Address("router-1:7300".to_owned());
+            config.router_listen = "[::]:7300".parse().unwrap();
+        };
+        assert_eq!(complaint(elsewhere), "");
+        assert!(
+            complaint(|config| config.internal_token = Some(Secret::from("short".to_owned())))
+                .contains("5 bytes")
+        );
+        let nameless = |config: &mut Config| {
+            closed(config);
+            config.internal = "0.0.0.0:7200".parse().unwrap();
+        };
+        assert!(complaint(nameless).contains("internal_advertise"));
+    }
+
+    #[test]
+    fn the_same_port_twice_is_seen() {
+        assert_eq!(
+            complaint(|config| config.admin = config.listen),
+            "`admin` (127.0.0.1:7100) and `listen` (127.0.0.1:7100) are the same port"
+        );
+        assert!(complaint(|config| config.listen = "0.0.0.0:7400".parse().unwrap()).contains("same port"));
+        let free = |config: &mut Config| {
+            config.listen = "127.0.0.1:0".parse().unwrap();
+            config.admin = config.listen;
+        };
+        assert_eq!(complaint(free), "");
+    }
+
+    #[test]
+    fn each_bound_has_its_sentence() {
+        type Case = (fn(&mut Config), &'static str);
+        let cases: &[Case] = &[
+            (|c| c.node = Some(String::new()), "`node` is"),
+            (|c| c.node = Some("a b".to_owned()), "without spaces"),
+            (|c| c.workers = Auto::Set(0), "`workers` is 0; it must be between 1 and 4096"),
+            (|c| c.connections_per_worker_max = Auto::Set(1 << 20), "`connections_per_worker_max`"),
+            (|c| c.embedded.shards = Auto::Set(0), "`embedded.shards`"),
+            (|c| c.embedded.retention_messages_per_account = 0, "retention"),
+            (|c| c.channels_per_connection_max = 0, "`channels_per_connection_max`"),
+            (|c| c.accept_backlog = 0, "`accept_backlog`"),
+            (|c| c.register.batch = 513, "`register.batch` is 513"),
+            (|c| c.register.per_s = 0, "`register.per_s`"),
+            (|c| c.frame_bytes_max = 65_537, "`frame_bytes_max`"),
+            (|c| c.send_queue_bytes_max = 65_536, "`send_queue_bytes_max`"),
+            (|c| c.recv_buffers = 1000, "a power of two, such as 1024"),
+            (|c| c.recv_buffers = u32::MAX, "a power of two, such as 32768"),
+            (|c| c.recv_buffer_bytes = 0, "`recv_buffer_bytes`"),
+            (|c| c.hot.events = 0, "`hot.events`"),
+            (|c| c.hot.idle_ms = 1000, "`hot.idle_ms`"),
+            (|c| c.hot.window_ms = 0, "`hot.window_ms`"),
+            (|c| c.first_byte_timeout_ms = 0, "`first_byte_timeout_ms`"),
+            (|c| c.heartbeat.interval_ms = 600_000, "`heartbeat.interval_ms` is 600000"),
+            (|c| c.heartbeat.min_ms = 0, "`heartbeat.min_ms`"),
+            (|c| c.heartbeat.max_ms = 4_000_000, "`heartbeat.max_ms`"),
+            (|c| c.drain.retry_min_ms = 6000, "larger than drain.retry_max_ms"),
+            (|c| c.drain.deadline_ms = 600_001, "`drain.deadline_ms`"),
+            (|c| c.log.level = " ".to_owned(), "`log.level`"),
+            (|c| c.log.level = "inof".to_owned(), "`log.level` is \"inof\""),
+            (|c| c.log.level = "info,moor=loud".to_owned(), "`log.level`"),
+        ];
+        for (change, expected) in cases {
+            let said = complaint(change);
+            assert!(said.contains(expected), "expected {expected:?}, got {said:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_is_only_warned_of() {
+        let mut config = Config { admin: "0.0.0.0:7400".parse().unwrap(), ..Config::default() };
+        config.disable_features = moor_ring::FeatureMask::of(moor_ring::Feature::MessageRing);
+        config.recv_buffer_bytes = 65_536;
+        config.embedded.fsync = crate::config::Fsync::Off;
+        assert!(validate(&config).is_ok());
+        assert_eq!(warnings(&config).len(), 4);
+    }
+}

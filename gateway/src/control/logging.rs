@@ -1,0 +1,87 @@
+//! The log: lines on standard error, with a level that can change while running.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+use super::Reload;
+use crate::config::{self, Log, LogFormat, Request};
+
+/// Why the log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is wrong.
+    #[error("`log.level` is not a log filter ({0}); say error, warn, info, debug or trace")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// A log has been set up before.
+    #[error("the log is already set up: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// The log has gone.
+    #[error("the log's level cannot be changed: {0}")]
+    Reload(#[from] reload::Error),
+}
+
+/// Changes the level of the running log.
+#[derive(Clone, Debug)]
+pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+
+impl LogHandle {
+    /// Logs by this filter from now on.
+    ///
+    /// # Errors
+    /// [`LogError`]; the former filter then stays.
+    pub fn set_level(&self, filter: &str) -> Result<(), LogError> {
+        Ok(self.0.reload(EnvFilter::try_new(filter)?)?)
+    }
+}
+
+/// What SIGHUP does: reads the configuration as at the start (same command line) and takes the log's level.
+#[must_use]
+pub fn reload_level(log: LogHandle) -> Reload {
+    Box::new(move || match config::request(std::env::args_os()) {
+        Ok(Request::Run(config)) => {
+            log.set_level(&config.log.level).map_err(|error| error.to_string())?;
+            Ok(format!("log.level is {}; other settings need a restart", config.log.level))
+        }
+        Ok(Request::Print(_)) => Err("this command line only prints".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Sets the process's log up.
+///
+/// # Errors
+/// [`LogError`].
+pub fn init(log: &Log) -> Result<LogHandle, LogError> {
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    match log.format {
+        LogFormat::Text => {
+            let colours = std::io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours)).try_init()?;
+        }
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()?,
+    }
+    Ok(LogHandle(handle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_changes_while_running() {
+        let handle = init(&Log { level: "warn".to_owned(), format: LogFormat::Json }).unwrap();
+        assert!(!tracing::enabled!(tracing::Level::INFO));
+        handle.set_level("info").unwrap();
+        assert!(tracing::enabled!(tracing::Level::INFO));
+        assert!(handle.set_level("moor=loud").is_err());
+        assert!(tracing::enabled!(tracing::Level::INFO));
+        assert!(matches!(
+            init(&Log { level: "warn".to_owned(), format: LogFormat::Text }),
+            Err(LogError::Twice(_))
+        ));
+    }
+}

@@ -1,0 +1,77 @@
+//! Every maximum of the gateway that is not a setting, with its unit and its reason.
+
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
+
+/// Length of a wheel tick, milliseconds: how late a deadline may be noticed.
+pub const TICK_MS: u64 = 100;
+/// Slots of the timer wheel; deadlines beyond `WHEEL_SLOTS × TICK_MS` (410 s) are filed again on the way.
+pub const WHEEL_SLOTS: usize = 4096;
+/// Timer entries looked at in one turn; the rest follow in the next, so that a mass expiry stalls nobody.
+pub const TURN_EXPIRIES_MAX: usize = 2048;
+/// Completions applied in one turn before timers, flushes and doorbells get their share.
+pub const TURN_COMPLETIONS_MAX: usize = 4096;
+/// Longest sleep of a worker, milliseconds: its counters are published at least this often.
+pub const TURN_WAIT_MS_MAX: u64 = 1000;
+/// Shortest distance between two publications of the counters, milliseconds.
+pub const PUBLISH_MS: u64 = 100;
+
+/// Submission queue of a worker's ring. Requests beyond it are submitted at once.
+pub const SUBMISSION_ENTRIES: u32 = 1024;
+/// Completion queue of a worker's ring: a burst on a sixth of a table of 20,000 connections fits; what does not
+/// is kept by the kernel and counted as an overflow.
+pub const COMPLETION_ENTRIES: u32 = 16_384;
+/// Slots of the descriptor table beyond the connection limit: the router link, services, descriptors on
+/// their way between workers, and connections being refused with a word.
+pub const RESERVED_SLOTS: u32 = 64;
+/// Services connected to one worker at a time; below [`RESERVED_SLOTS`] so that refusals keep a place.
+pub const SERVICES_MAX: u32 = 32;
+/// Pause before accepting again when the descriptor table was full, milliseconds.
+pub const ACCEPT_BACKOFF_MS: u64 = 100;
+
+/// Bytes queued towards the router. Beyond it a submit is answered OVERLOADED instead of queued.
+pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes queued towards a backend service. Beyond it the service is a slow reader and is closed.
+pub const SERVICE_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
+pub const POOLED_BUFFER_BYTES_MAX: usize = 16 * 1024;
+/// Send buffers kept for the next use.
+pub const POOLED_BUFFERS_MAX: usize = 1024;
+/// A send that makes no progress for this long belongs to a peer that does not read, milliseconds.
+pub const SEND_STALL_MS: u64 = 30_000;
+/// How long a connection that is being closed may take to read its last frames and to hang up, milliseconds.
+pub const FINISH_LINGER_MS: u64 = 1000;
+
+/// Messages between workers waiting in one mailbox.
+pub const MAILBOX_ENTRIES: usize = 8192;
+/// Requests of services that wait for other workers, per worker.
+pub const JOBS_PENDING_MAX: usize = 4096;
+/// How long such a request may wait, milliseconds.
+pub const JOB_TIMEOUT_MS: u64 = 2000;
+
+/// Register batches sent and not yet answered.
+pub const REGISTER_UNANSWERED_MAX: u32 = 4;
+/// Sessions waiting to be registered one by one; beyond it the whole table is walked instead.
+pub const REGISTER_QUEUE_MAX: usize = 65_536;
+/// Without a frame from the router for this long the link is taken for dead, milliseconds.
+pub const LINK_SILENCE_MS: u64 = 3000;
+/// First and longest pause before connecting to the router again, milliseconds; the real one is random
+/// between zero and these (full jitter).
+pub const LINK_RETRY_MS: (u64, u64) = (100, 2000);
+/// Lease assumed until the router has said its own, milliseconds.
+pub const LEASE_MS_DEFAULT: u64 = 1500;
+
+/// Demotions of a hot connection per tick: each cancels one request, whose cost grows with the number of
+/// armed requests per ring (1.5 µs at 10,000, 33 µs at 100,000; kernel 6.18).
+pub const DEMOTIONS_PER_TURN_MAX: u32 = 64;
+/// Above this many connections in a ring no request is cancelled at all and a hot connection stays hot.
+pub const CANCEL_CONNECTIONS_MAX: u32 = 65_536;
+
+// A frame of either protocol fits the queue that carries it.
+const _: () = assert!(LINK_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usize);
+const _: () = assert!(SERVICE_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usize);
+const _: () = assert!(CLIENT_BODY_BYTES_MAX < INTERNAL_BODY_BYTES_MAX);
+const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
+const _: () = assert!(SERVICES_MAX < RESERVED_SLOTS);
+// The link is given up later than its lease, so that a slow answer does not cost a resynchronisation.
+const _: () = assert!(LINK_SILENCE_MS > LEASE_MS_DEFAULT);
+const _: () = assert!(WHEEL_SLOTS.is_power_of_two());

@@ -1,0 +1,236 @@
+//! What a client's frames mean.
+//!
+//! A violation on the connection itself ends the connection with a typed ERROR; trouble with one channel ends
+//! that channel with a CLOSE and touches no other.
+
+use moor_ring::Slot;
+use moor_wire::client::{
+    Class, Close, Connect, Connected, Kind, Open, Opened, Submit, SubmitResult, sync_id,
+};
+use moor_wire::frame::Header;
+use moor_wire::identity::{NameError, check_account, check_app, check_device};
+use moor_wire::internal::Up;
+use moor_wire::limits::{CLIENT_VERSION, CREDENTIAL_BYTES_MAX};
+use moor_wire::{Code, client};
+use prost::Message;
+
+use super::channels::{ACKED_UNKNOWN, ChannelIndex};
+use super::connection::Phase;
+use super::counters::Counter;
+use super::io::Io;
+use super::timers::death_ms;
+use super::wheel::NIL;
+use super::{Now, Worker};
+use crate::limits::LINK_QUEUE_BYTES_MAX;
+
+/// Longest hint or agent name kept or logged, bytes.
+const HINT_BYTES_MAX: usize = 64;
+
+impl<I: Io> Worker<I> {
+    pub(super) fn handle_client_frame(&mut self, slot: Slot, header: Header, body: &[u8], now: Now) {
+        self.counters.add(Counter::FramesReceived);
+        let Some(kind) = Kind::from_byte(header.kind) else {
+            let detail = format!("unknown frame kind {:#04x}", header.kind);
+            return self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
+        };
+        let greeting = self.connections[slot.0].phase == Phase::Greeting;
+        match kind {
+            Kind::Connect if greeting => self.handle_connect(slot, body, now),
+            _ if greeting => {
+                self.refuse_bytes(slot, Code::ProtocolError, "the first frame must be CONNECT", now)
+            }
+            Kind::Open => self.handle_open(slot, header.channel, body, now),
+            Kind::Data | Kind::Ack | Kind::Sync => self.handle_upstream(slot, kind, header, body, now),
+            Kind::Close => {
+                // Not answered: whatever the server still sends on the channel precedes its next OPENED.
+                if let Some(channel) = self.channel_of(slot, header.channel) {
+                    self.release_channel(slot, channel);
+                }
+            }
+            Kind::Ping => self.queue_pong(slot, body, now),
+            Kind::Pong => {}
+            Kind::Connect | Kind::Connected | Kind::Opened | Kind::GoAway | Kind::Error => {
+                let detail = format!("{kind:?} is not for a client to send here");
+                self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
+            }
+        }
+    }
+
+    fn handle_connect(&mut self, slot: Slot, body: &[u8], now: Now) {
+        let Ok(connect) = Connect::decode(body) else {
+            return self.refuse_bytes(slot, Code::ProtocolError, "CONNECT does not decode", now);
+        };
+        if connect.version != CLIENT_VERSION {
+            let detail = format!("this server speaks version {CLIENT_VERSION}, not {}", connect.version);
+            return self.refuse_bytes(slot, Code::Version, &detail, now);
+        }
+        if let Err(error) = check_device(&connect.device) {
+            return self.refuse_bytes(slot, Code::Invalid, &error.to_string(), now);
+        }
+        if connect.agent.len() > HINT_BYTES_MAX || connect.network.len() > HINT_BYTES_MAX {
+            return self.refuse_bytes(
+                slot,
+                Code::Invalid,
+                "agent and network have at most 64 bytes each",
+                now,
+            );
+        }
+        let interval_ms = self.settings.heartbeat.propose(connect.heartbeat_max_ms);
+        let connection = &mut self.connections[slot.0];
+        connection.phase = Phase::Live;
+        connection.device = Some(connect.device.into());
+        connection.interval_ms = interval_ms;
+        self.file_in(slot, death_ms(interval_ms), now);
+        let connected = Connected {
+            version: CLIENT_VERSION,
+            gateway: self.settings.node.to_string(),
+            heartbeat_ms: interval_ms,
+            frame_bytes_max: self.settings.frame_bytes_max,
+            channels_max: u32::from(self.settings.channels_per_connection_max),
+        };
+        self.queue_control(slot, Kind::Connected, 0, &connected, now);
+    }
+
+    fn queue_pong(&mut self, slot: Slot, body: &[u8], now: Now) {
+        // A PONG that finds no place is no loss: the frames ahead of it show that the server lives.
+        let _: super::transmit::Queued =
+            self.queue_frame(slot, Kind::Pong.byte(), Class::Command.flags(), 0, body, now);
+    }
+
+    fn handle_open(&mut self, slot: Slot, number: u16, body: &[u8], now: Now) {
+        if number == 0 {
+            return self.refuse_bytes(slot, Code::ProtocolError, "channel 0 belongs to the connection", now);
+        }
+        if let Some(channel) = self.channel_of(slot, number) {
+            // Whose channel it is now is no longer clear to the client: it ends, the others do not.
+            self.release_channel(slot, channel);
+            return self.refuse_open(slot, number, Code::ProtocolError, "the channel was open already", now);
+        }
+        let Ok(open) = Open::decode(body) else {
+            return self.refuse_open(slot, number, Code::ProtocolError, "OPEN does not decode", now);
+        };
+        if self.connections[slot.0].channels >= self.settings.channels_per_connection_max {
+            let detail =
+                format!("at most {} channels a connection", self.settings.channels_per_connection_max);
+            return self.refuse_open(slot, number, Code::Limit, &detail, now);
+        }
+        if let Err(error) = check_open(&open) {
+            return self.refuse_open(slot, number, Code::Invalid, &error.to_string(), now);
+        }
+        if open.credential.len() > CREDENTIAL_BYTES_MAX {
+            return self.refuse_open(slot, number, Code::TooLarge, "the credential is too long", now);
+        }
+        let acked = open.last_sync_id.unwrap_or(ACKED_UNKNOWN);
+        let channel = self.channels.insert(slot.0, number, &open.app, &open.account, acked);
+        let connection = &mut self.connections[slot.0];
+        let next = std::mem::replace(&mut connection.first_channel, channel.0);
+        connection.channels += 1;
+        if let Some(entry) = self.channels.get_mut(channel) {
+            entry.next_in_connection = next;
+        }
+        self.counters.add(Counter::Opens);
+        let handle = self.channels.handle(channel);
+        self.link.arrive(handle);
+        self.queue_control(slot, Kind::Opened, number, &Opened { session: handle.0 }, now);
+    }
+
+    fn refuse_open(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
+        self.counters.add(Counter::OpensRefused);
+        self.close_frame(slot, number, code, reason, now);
+    }
+
+    fn close_frame(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
+        let close = Close { code: code as i32, reason: reason.to_owned() };
+        self.queue_control(slot, Kind::Close, number, &close, now);
+    }
+
+    /// DATA, ACK and SYNC go to the router with who sent them.
+    fn handle_upstream(&mut self, slot: Slot, kind: Kind, header: Header, body: &[u8], now: Now) {
+        let Some(channel) = self.channel_of(slot, header.channel) else {
+            return self.close_frame(slot, header.channel, Code::NotFound, "no such channel is open", now);
+        };
+        if kind != Kind::Data {
+            let Some(id) = sync_id(body) else {
+                return self.refuse_bytes(slot, Code::ProtocolError, "ACK and SYNC carry eight bytes", now);
+            };
+            if let Some(entry) = self.channels.get_mut(channel) {
+                // What a SYNC takes back is behind what was acknowledged: only ever forget, never invent.
+                let known = entry.acked;
+                entry.acked = if kind == Kind::Ack && known != ACKED_UNKNOWN { known.max(id) } else { id };
+            }
+        }
+        if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {
+            self.refuse_submit(slot, header.channel, body, now);
+        }
+    }
+
+    /// Queues a client's frame for the router; false when it cannot be taken now.
+    fn forward(&mut self, slot: Slot, channel: ChannelIndex, header: Header, body: &[u8], now: Now) -> bool {
+        let Some(link) = self.link.up_slot() else { return false };
+        if self.queued_bytes(link) + body.len() + 1024 > LINK_QUEUE_BYTES_MAX {
+            return false;
+        }
+        let Some(entry) = self.channels.get(channel) else { return false };
+        // The queue of the link lives in the same table as the device's name: take it out for the write.
+        let device = self.connections[slot.0].device.take();
+        let up = Up {
+            session: self.channels.handle(channel),
+            kind: header.kind,
+            flags: header.flags,
+            app: entry.identity.app(),
+            account: entry.identity.account(),
+            device: device.as_deref().unwrap_or_default(),
+            body,
+        };
+        let mut frame = self.pool.buffer();
+        up.put(&mut frame);
+        let queued =
+            self.queue_with(link, Class::Command, frame.len(), now, |out| out.extend_from_slice(&frame));
+        self.pool.give_buffer(frame);
+        self.connections[slot.0].device = device;
+        let taken = queued == super::transmit::Queued::Yes;
+        if taken {
+            self.counters.add(Counter::Upstream);
+        }
+        taken
+    }
+
+    /// Answers a submit that the router cannot get now. Never a faked success: the client keeps it and tries
+    /// again with the same client id.
+    fn refuse_submit(&mut self, slot: Slot, number: u16, body: &[u8], now: Now) {
+        self.counters.add(Counter::UpstreamRefused);
+        let Ok(submit) = Submit::decode(body) else {
+            return self.close_frame(slot, number, Code::ProtocolError, "DATA does not decode", now);
+        };
+        let (code, detail) = if self.link.up_slot().is_some() {
+            (Code::Overloaded, "the router is slow")
+        } else {
+            (Code::Unavailable, "the router is away")
+        };
+        let result = SubmitResult {
+            client_id: submit.client_id,
+            code: code as i32,
+            detail: detail.to_owned(),
+            ..SubmitResult::default()
+        };
+        self.queue_control(slot, client::Kind::Ack, number, &result, now);
+    }
+
+    /// The open channel of a connection with a number.
+    pub(super) fn channel_of(&self, slot: Slot, number: u16) -> Option<ChannelIndex> {
+        let mut at = self.connections[slot.0].first_channel;
+        while at != NIL {
+            let entry = self.channels.get(ChannelIndex(at))?;
+            if entry.number == number {
+                return Some(ChannelIndex(at));
+            }
+            at = entry.next_in_connection;
+        }
+        None
+    }
+}
+
+fn check_open(open: &Open) -> Result<(), NameError> {
+    check_app(&open.app)?;
+    check_account(&open.account)
+}

@@ -1,0 +1,202 @@
+//! A connection: plain data, one entry per descriptor slot.
+//!
+//! The entry's index *is* the slot of the direct descriptor, so nothing maps one to the other. An idle
+//! connection holds no buffer, no task and no timer object; the boxes below exist only while there is
+//! something in them.
+
+use moor_ring::{Slot, Token};
+
+use super::chunked::Chunked;
+use super::outbox::Outbox;
+use super::wheel::{Link, Links, NIL};
+
+/// What the peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Role {
+    /// A client, with channels.
+    #[default]
+    Client,
+    /// A backend service on the internal port.
+    Service,
+    /// The worker's router.
+    Link,
+}
+
+/// Where in its life a connection is. It closes in three steps: begin (`Finishing` or `Resetting`), join
+/// (requests in flight complete), finish (`Closing`, then `Free`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Phase {
+    /// No connection; the kernel may put one here.
+    #[default]
+    Free,
+    /// Accepted; the first frame has not come.
+    Greeting,
+    /// In service.
+    Live,
+    /// Last frames are on their way; what the peer sends is dropped until it hangs up or the deadline comes.
+    Finishing,
+    /// Aborted; requests in flight are completing.
+    Resetting,
+    /// The descriptor is being handed to another worker; no request is armed.
+    Passing,
+    /// The descriptor is being closed; its completion frees the slot.
+    Closing,
+}
+
+/// Which receive request is armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Receive {
+    /// None.
+    #[default]
+    Idle,
+    /// One-shot poll: the cold tier.
+    Poll,
+    /// A single read.
+    Once,
+    /// Multishot read: the hot tier.
+    Multi,
+    /// None, but one is due as soon as the kernel has buffers again.
+    Starved,
+}
+
+impl Receive {
+    /// Whether the kernel will still say something about it.
+    #[must_use]
+    pub const fn is_armed(self) -> bool {
+        matches!(self, Self::Poll | Self::Once | Self::Multi)
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Of the slot; a token with another one belongs to somebody who is gone.
+    generation: u32,
+    /// What the peer is.
+    pub role: Role,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// Which receive request is armed.
+    pub receive: Receive,
+    /// True exactly when a reset request is in flight.
+    pub resetting: bool,
+    /// True exactly when the slot stands in the worker's list of connections to flush.
+    pub dirty: bool,
+    /// True when it belongs to the hot tier: its next receive is multishot.
+    pub hot: bool,
+    /// True when the multishot receive has been told to end.
+    pub cooling: bool,
+    /// Receives since `burst_start_ms`, up to the promotion threshold.
+    pub burst: u8,
+    /// Channels open.
+    pub channels: u16,
+    /// Start of the current burst, milliseconds since the worker's start, low 32 bits.
+    pub burst_start_ms: u32,
+    /// When the last frame came, milliseconds since the worker's start, low 32 bits.
+    pub last_seen_ms: u32,
+    /// Heartbeat interval told to the client, milliseconds; before CONNECT the login timeout.
+    pub interval_ms: u32,
+    /// First of its channels.
+    pub first_channel: u32,
+    /// Place in the timer wheel.
+    pub wheel: Link,
+    /// Start of a frame whose rest has not come.
+    #[allow(clippy::box_collection, reason = "one pointer in an idle connection, not three")]
+    pub remainder: Option<Box<Vec<u8>>>,
+    /// What waits to be sent.
+    pub outbox: Option<Box<Outbox>>,
+    /// The client's device.
+    pub device: Option<Box<str>>,
+}
+
+impl Default for Connection {
+    fn default() -> Self {
+        Self {
+            generation: 1,
+            role: Role::Client,
+            phase: Phase::Free,
+            receive: Receive::Idle,
+            resetting: false,
+            dirty: false,
+            hot: false,
+            cooling: false,
+            burst: 0,
+            channels: 0,
+            burst_start_ms: 0,
+            last_seen_ms: 0,
+            interval_ms: 0,
+            first_channel: NIL,
+            wheel: Link::default(),
+            remainder: None,
+            outbox: None,
+            device: None,
+        }
+    }
+}
+
+impl Connection {
+    /// Token of a request on this connection.
+    #[must_use]
+    pub const fn token(&self, slot: Slot) -> Token {
+        Token::new(slot.0, self.generation)
+    }
+
+    /// Whether any request is in flight, so that the slot must not be closed yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.receive.is_armed()
+            || self.resetting
+            || self.outbox.as_ref().is_some_and(|outbox| outbox.in_flight)
+    }
+
+    /// Milliseconds since the last frame.
+    #[must_use]
+    pub fn silence_ms(&self, now_ms: u64) -> u64 {
+        u64::from(low(now_ms).wrapping_sub(self.last_seen_ms))
+    }
+
+    /// Frees the entry: a new generation, everything else as new.
+    pub fn vacate(&mut self) {
+        debug_assert_eq!(self.first_channel, NIL, "channels are released before the slot");
+        let generation = (self.generation + 1) & Token::GENERATION_MASK;
+        *self = Self { generation, wheel: self.wheel, ..Self::default() };
+    }
+}
+
+/// Low half of a time; differences survive its wrap after 49 days.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+pub const fn low(ms: u64) -> u32 {
+    ms as u32
+}
+
+impl Links for Chunked<Connection> {
+    fn link(&mut self, index: u32) -> &mut Link {
+        &mut self[index].wheel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Connection>() <= 80, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn silence_survives_the_wrap_of_the_clock() {
+        let wrap = u64::from(u32::MAX) - 10;
+        let connection = Connection { last_seen_ms: low(wrap), ..Connection::default() };
+        assert_eq!(connection.silence_ms(wrap + 50), 50);
+    }
+
+    #[test]
+    fn a_freed_slot_has_another_generation() {
+        let mut connection = Connection::default();
+        let before = connection.token(Slot(4));
+        connection.vacate();
+        assert_ne!(before, connection.token(Slot(4)));
+    }
+}

@@ -1,0 +1,186 @@
+//! What a worker counts: plain numbers of its own, published now and then for the control thread to read.
+//!
+//! Counting is an add in the worker's memory. Publishing stores the values, relaxed, into the worker's row of
+//! the [`Board`]: no lock and no read-modify-write on a message's path.
+
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Whether a number only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterKind {
+    /// Only grows; its name ends in `_total`.
+    Total,
+    /// Goes up and down.
+    Gauge,
+}
+
+/// Name and meaning of a counter.
+#[derive(Clone, Copy, Debug)]
+pub struct CounterInfo {
+    /// Metric name without the `gateway_` prefix.
+    pub name: &'static str,
+    /// One line for the operator.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: CounterKind,
+}
+
+macro_rules! counters {
+    ($($variant:ident $kind:ident $name:literal $help:literal;)*) => {
+        /// Index of a counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $(#[doc = $help] $variant,)* }
+
+        /// Every counter, in the order of [`Counter`].
+        pub const COUNTERS: &[CounterInfo] = &[
+            $(CounterInfo { name: $name, help: $help, kind: CounterKind::$kind },)*
+        ];
+    };
+}
+
+counters! {
+    ConnectionsOpen Gauge "connections_open" "Client connections held, logged in or not.";
+    ChannelsOpen Gauge "channels_open" "Channels open: sessions logged in.";
+    ServicesOpen Gauge "services_open" "Backend services connected to the internal port.";
+    LinkUp Gauge "link_up" "Router links that are up (one per worker).";
+    ConnectionsHot Gauge "connections_hot" "Connections with a multishot receive armed.";
+    SendQueuedBytes Gauge "send_queued_bytes" "Bytes waiting in send queues, in flight included.";
+    MailboxEntries Gauge "mailbox_entries" "Messages from other workers waiting.";
+    RegistrationsPending Gauge "registrations_pending" "Sessions not yet announced to the router.";
+    LastTickMs Gauge "last_tick_ms" "Time of the worker's last turn, milliseconds since its start.";
+    Accepted Total "accepted_total" "Connections accepted.";
+    AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY because the connection limit was reached.";
+    AcceptTableFull Total "accept_table_full_total" "Times the descriptor table was full and accepting paused.";
+    AcceptErrors Total "accept_errors_total" "Other errors of accept.";
+    Closed Total "closed_total" "Client connections closed, for any reason.";
+    ClosedByPeer Total "closed_by_peer_total" "Client connections the peer closed or reset.";
+    HeartbeatLost Total "heartbeat_lost_total" "Connections closed because nothing was heard for one and a half intervals.";
+    LoginTimeout Total "login_timeout_total" "Connections closed because CONNECT did not come in time.";
+    ProtocolErrors Total "protocol_errors_total" "Connections closed because of what the client sent.";
+    SlowReadersClosed Total "slow_readers_closed_total" "Connections closed because the peer did not read.";
+    FramesEvicted Total "frames_evicted_total" "Frames dropped from a full send queue, cheapest class first.";
+    FramesReceived Total "frames_received_total" "Frames received from clients.";
+    BytesReceived Total "bytes_received_total" "Bytes received from clients.";
+    BytesSent Total "bytes_sent_total" "Bytes handed to the kernel for clients.";
+    Opens Total "opens_total" "Channels opened.";
+    OpensRefused Total "opens_refused_total" "Channels refused.";
+    Upstream Total "upstream_total" "Client frames forwarded to the router.";
+    UpstreamRefused Total "upstream_refused_total" "Submits answered UNAVAILABLE or OVERLOADED because the router was away or slow.";
+    Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";
+    NotHere Total "not_here_total" "Pushes for a session that is gone.";
+    Kicks Total "kicks_total" "Sessions closed by request.";
+    Registered Total "registered_total" "Sessions announced to the router.";
+    Unregistered Total "unregistered_total" "Sessions reported gone to the router.";
+    LinkConnects Total "link_connects_total" "Router links established.";
+    LinkLost Total "link_lost_total" "Router links lost.";
+    RecvNoBuffer Total "recv_no_buffer_total" "Receives that found no free buffer and were armed again later.";
+    RecvPromoted Total "recv_promoted_total" "Connections promoted to multishot receive.";
+    RecvDemoted Total "recv_demoted_total" "Connections demoted to poll.";
+    LateCompletions Total "late_completions_total" "Completions for a connection that is gone.";
+    MailboxFull Total "mailbox_full_total" "Messages to another worker refused because its mailbox was full.";
+    JobsTimedOut Total "jobs_timed_out_total" "Service requests given up because another worker did not answer.";
+    RingOverflows Total "ring_overflows_total" "Completions the kernel could not queue at once.";
+}
+
+/// A worker's own numbers.
+#[derive(Debug)]
+pub struct Counters([u64; COUNTERS.len()]);
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([0; COUNTERS.len()])
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, counter: Counter) {
+        self.0[counter as usize] += 1;
+    }
+
+    /// Publishes every value in row `worker` of the board.
+    pub fn publish(&self, board: &Board, worker: usize) {
+        for (cell, value) in board.row(worker).iter().zip(self.0) {
+            cell.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Index<Counter> for Counters {
+    type Output = u64;
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl IndexMut<Counter> for Counters {
+    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.0[counter as usize]
+    }
+}
+
+/// Published numbers of every worker, readable from any thread.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<[AtomicU64]>);
+
+impl Board {
+    /// A board for `workers` workers, all zero.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers * COUNTERS.len()).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn row(&self, worker: usize) -> &[AtomicU64] {
+        &self.0[worker * COUNTERS.len()..(worker + 1) * COUNTERS.len()]
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.0.len() / COUNTERS.len()
+    }
+
+    /// One worker's value.
+    #[must_use]
+    pub fn value(&self, worker: usize, counter: usize) -> u64 {
+        self.row(worker)[counter].load(Ordering::Relaxed)
+    }
+
+    /// Sum over all workers.
+    #[must_use]
+    pub fn sum(&self, counter: Counter) -> u64 {
+        (0..self.workers()).map(|worker| self.value(worker, counter as usize)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_house() {
+        for info in COUNTERS {
+            assert_eq!(info.name.ends_with("_total"), info.kind == CounterKind::Total, "{}", info.name);
+        }
+    }
+
+    #[test]
+    fn a_board_shows_what_was_published_and_sums() {
+        let board = Board::new(2);
+        let mut counters = Counters::new();
+        counters[Counter::Deliveries] = 5;
+        counters.publish(&board, 0);
+        counters.add(Counter::Deliveries);
+        counters.publish(&board, 1);
+        assert_eq!((board.value(1, Counter::Deliveries as usize), board.sum(Counter::Deliveries)), (6, 11));
+    }
+}

@@ -1,0 +1,301 @@
+//! How a connection comes and goes.
+//!
+//! Closing takes three steps. Begin: `finish` (last frames go out, then the peer hangs up or a deadline comes)
+//! or `abort` (RST). Join: every request in flight completes. Finish: the descriptor is closed and only its
+//! completion frees the slot. Nothing is ever cancelled to close: closing a descriptor with a request armed
+//! would send no FIN, and cancelling walks the ring's table.
+
+use moor_ring::{Errno, Slot, Token};
+use moor_wire::Code;
+use moor_wire::client::{Close, Error, Kind};
+
+use super::channels::ChannelIndex;
+use super::connection::{Connection, Phase, Receive, Role, low};
+use super::counters::Counter;
+use super::io::{Io, Listener};
+use super::wheel::{NIL, tick_at};
+use super::{Now, Worker, drain};
+use crate::limits::{ACCEPT_BACKOFF_MS, FINISH_LINGER_MS, RESERVED_SLOTS, SERVICES_MAX};
+
+impl<I: Io> Worker<I> {
+    pub(super) fn handle_accepted(
+        &mut self,
+        token: Token,
+        result: Result<Slot, Errno>,
+        more: bool,
+        now: Now,
+    ) {
+        let Some(listener) = Listener::from_index(token.index()) else {
+            debug_assert!(false, "only listeners accept");
+            return;
+        };
+        match result {
+            Ok(slot) => self.admit(slot, listener, now),
+            Err(_) if self.is_draining() => {}
+            Err(error) => {
+                let counter =
+                    if error == Errno::NFILE { Counter::AcceptTableFull } else { Counter::AcceptErrors };
+                self.counters.add(counter);
+                tracing::warn!(worker = self.id.0, %error, ?listener, "accepting pauses");
+            }
+        }
+        if more || self.is_draining() {
+            return;
+        }
+        // A full table would end the next accept at once as well: never spin on it.
+        if result.is_ok() {
+            self.io.accept(listener);
+        } else {
+            self.accept_again_ms[listener as usize] = Some(now.0 + ACCEPT_BACKOFF_MS);
+        }
+    }
+
+    pub(super) fn accept_step(&mut self, now: Now) {
+        for listener in [Listener::Clients, Listener::Internal] {
+            let again = &mut self.accept_again_ms[listener as usize];
+            if again.is_some_and(|at| at <= now.0) {
+                *again = None;
+                if self.drain.is_none() {
+                    self.io.accept(listener);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, slot: Slot, listener: Listener, now: Now) {
+        match listener {
+            Listener::Clients => {
+                self.counters.add(Counter::Accepted);
+                let full = self.clients >= self.settings.connections_max;
+                self.occupy(slot, Role::Client, now);
+                self.clients += 1;
+                if full || self.is_draining() {
+                    self.refuse(slot, now);
+                } else {
+                    self.arm(slot);
+                }
+            }
+            Listener::Internal => {
+                self.occupy(slot, Role::Service, now);
+                if self.services.len() >= SERVICES_MAX as usize || self.is_draining() {
+                    self.close_join(slot);
+                } else {
+                    self.services.insert(slot, super::Service::default());
+                    self.arm(slot);
+                }
+            }
+        }
+    }
+
+    /// Makes a slot hold a new connection.
+    pub(super) fn occupy(&mut self, slot: Slot, role: Role, now: Now) {
+        self.connections.ensure(slot.0);
+        let connection = &mut self.connections[slot.0];
+        assert_eq!(connection.phase, Phase::Free, "the kernel gave out {slot:?} twice");
+        connection.role = role;
+        connection.phase = Phase::Greeting;
+        connection.last_seen_ms = low(now.0);
+        connection.interval_ms = self.settings.first_byte_timeout_ms;
+        let deadline = now.0 + u64::from(connection.interval_ms);
+        self.wheel.file(&mut self.connections, slot.0, tick_at(deadline));
+    }
+
+    /// Over the limit: a word, no receive, and out. When even the reserve is used up, out without a word.
+    fn refuse(&mut self, slot: Slot, now: Now) {
+        self.counters.add(Counter::AcceptRefused);
+        let refused = self.clients.saturating_sub(self.settings.connections_max);
+        if refused <= RESERVED_SLOTS - SERVICES_MAX {
+            let frame = drain::refusal(self.settings.retry_min_ms, self.settings.retry_max_ms);
+            self.queue_bytes(slot, &frame, now);
+            self.connections[slot.0].phase = Phase::Finishing;
+        } else {
+            self.close_join(slot);
+        }
+    }
+
+    /// Ends a connection because of what its peer did, telling it why.
+    pub(super) fn finish_with(&mut self, slot: Slot, code: Code, detail: &str, now: Now) {
+        if self.connections[slot.0].role == Role::Client {
+            let error = Error { code: code as i32, detail: detail.to_owned() };
+            self.queue_control(slot, Kind::Error, 0, &error, now);
+        } else {
+            self.queue_failure(slot, code, detail, now);
+        }
+        self.finish(slot, now);
+    }
+
+    /// Begins a graceful close: what is queued goes out, what comes in is dropped, and the peer has a moment
+    /// to hang up first.
+    pub(super) fn finish(&mut self, slot: Slot, now: Now) {
+        if !matches!(self.connections[slot.0].phase, Phase::Greeting | Phase::Live) {
+            return;
+        }
+        self.release(slot, now);
+        self.connections[slot.0].phase = Phase::Finishing;
+        self.wheel.file(&mut self.connections, slot.0, tick_at(now.0 + FINISH_LINGER_MS));
+    }
+
+    /// Aborts a connection: RST to the peer, its kernel memory free at once.
+    pub(super) fn abort(&mut self, slot: Slot, now: Now) {
+        match self.connections[slot.0].phase {
+            Phase::Greeting | Phase::Live => self.release(slot, now),
+            Phase::Finishing => {}
+            Phase::Free | Phase::Resetting | Phase::Passing | Phase::Closing => return,
+        }
+        self.reset(slot);
+    }
+
+    fn reset(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot.0];
+        connection.phase = Phase::Resetting;
+        if !connection.resetting {
+            connection.resetting = true;
+            let token = connection.token(slot);
+            self.io.reset(slot, token);
+        }
+    }
+
+    /// The peer hung up or the connection broke: nothing more can be said to it.
+    pub(super) fn peer_gone(&mut self, slot: Slot, now: Now) {
+        let connection = &self.connections[slot.0];
+        match connection.phase {
+            Phase::Greeting | Phase::Live => {
+                if connection.role == Role::Client {
+                    self.counters.add(Counter::ClosedByPeer);
+                }
+                self.release(slot, now);
+            }
+            Phase::Finishing | Phase::Resetting => {}
+            Phase::Free | Phase::Passing | Phase::Closing => return,
+        }
+        // A send may be stuck behind a full window; a reset completes it.
+        if self.connections[slot.0].is_busy() { self.reset(slot) } else { self.close_join(slot) }
+    }
+
+    /// Last step but one: closes the descriptor if nothing is in flight on it any more.
+    pub(super) fn close_join(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot.0];
+        if connection.is_busy() || connection.phase == Phase::Closing {
+            return;
+        }
+        connection.phase = Phase::Closing;
+        let token = connection.token(slot);
+        self.io.close(slot, token);
+    }
+
+    pub(super) fn handle_reset(&mut self, token: Token) {
+        let Some(slot) = self.current(token) else { return };
+        self.connections[slot.0].resetting = false;
+        self.close_join(slot);
+    }
+
+    /// The descriptor is closed: the slot is free for whoever the kernel puts there next.
+    pub(super) fn handle_closed(&mut self, token: Token, result: Result<(), Errno>) {
+        let Some(slot) = self.current(token) else { return };
+        if let Err(error) = result {
+            tracing::error!(worker = self.id.0, %error, ?slot, "a descriptor did not close");
+        }
+        self.vacate(slot);
+    }
+
+    /// Frees the entry of a slot whose descriptor is no longer ours.
+    pub(super) fn vacate(&mut self, slot: Slot) {
+        self.wheel.remove(&mut self.connections, slot.0);
+        let connection: &mut Connection = &mut self.connections[slot.0];
+        if connection.hot {
+            self.counters[Counter::ConnectionsHot] -= 1;
+        }
+        if connection.role == Role::Client {
+            self.clients -= 1;
+            self.counters.add(Counter::Closed);
+        }
+        let outbox = connection.outbox.take();
+        connection.vacate();
+        if let Some(outbox) = outbox {
+            self.counters[Counter::SendQueuedBytes] -= outbox.bytes() as u64;
+            self.pool.give_outbox(outbox);
+        }
+    }
+
+    /// Takes everything away that hangs on a connection's being in service.
+    fn release(&mut self, slot: Slot, now: Now) {
+        match self.connections[slot.0].role {
+            Role::Client => {
+                while self.connections[slot.0].first_channel != NIL {
+                    self.release_channel(slot, ChannelIndex(self.connections[slot.0].first_channel));
+                }
+            }
+            Role::Service => {
+                self.services.remove(&slot);
+            }
+            Role::Link => self.link_lost(now),
+        }
+        self.connections[slot.0].remainder = None;
+    }
+
+    /// Closes one channel of a connection and tells the router.
+    pub(super) fn release_channel(&mut self, slot: Slot, channel: ChannelIndex) {
+        let next = self.channels.get(channel).map_or(NIL, |entry| entry.next_in_connection);
+        let connection = &mut self.connections[slot.0];
+        connection.channels -= 1;
+        if connection.first_channel == channel.0 {
+            connection.first_channel = next;
+        } else {
+            let mut at = ChannelIndex(connection.first_channel);
+            while let Some(entry) = self.channels.get_mut(at) {
+                if entry.next_in_connection == channel.0 {
+                    entry.next_in_connection = next;
+                    break;
+                }
+                at = ChannelIndex(entry.next_in_connection);
+            }
+        }
+        let removed = self.channels.remove(channel);
+        let handle = self.channels.handle_of(channel, &removed);
+        self.link.depart(handle, &removed);
+    }
+
+    /// Closes one channel because somebody asked for it, telling the client why.
+    pub(super) fn kick(&mut self, channel: ChannelIndex, code: Code, reason: &str, now: Now) {
+        let Some(entry) = self.channels.get(channel) else { return };
+        let (slot, number) = (Slot(entry.connection), entry.number);
+        self.counters.add(Counter::Kicks);
+        let mut reason = reason.to_owned();
+        truncate(&mut reason, moor_wire::limits::REASON_BYTES_MAX);
+        self.queue_control(slot, Kind::Close, number, &Close { code: code as i32, reason }, now);
+        // The queue may have been full: then the whole connection is on its way out already.
+        if self.channels.get(channel).is_some_and(|entry| entry.connection == slot.0) {
+            self.release_channel(slot, channel);
+        }
+    }
+
+    /// Arms the receive that fits the connection's tier, if none is armed.
+    pub(super) fn arm(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot.0];
+        if connection.receive != Receive::Idle {
+            return;
+        }
+        let token = connection.token(slot);
+        match connection.phase {
+            Phase::Greeting | Phase::Live | Phase::Finishing if !connection.hot => {
+                connection.receive = Receive::Poll;
+                self.io.poll_readable(slot, token);
+            }
+            Phase::Greeting | Phase::Live | Phase::Finishing => {
+                connection.receive = Receive::Multi;
+                self.io.recv_multishot(slot, token);
+            }
+            Phase::Resetting => self.close_join(slot),
+            Phase::Free | Phase::Passing | Phase::Closing => {}
+        }
+    }
+}
+
+/// Cuts a text at a character boundary.
+pub(super) fn truncate(text: &mut String, bytes_max: usize) {
+    let mut end = bytes_max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+}

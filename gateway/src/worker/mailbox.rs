@@ -1,0 +1,219 @@
+//! Messages between workers, and from the control thread to a worker.
+//!
+//! A mailbox is bounded; a full one refuses and the sender says so to whoever asked. The doorbell is rung only
+//! when nobody has rung it since the owner last looked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use moor_wire::Code;
+use moor_wire::internal::Location;
+use moor_wire::session::SessionHandle;
+
+use super::drain::DrainPlan;
+use super::io::WorkerId;
+use crate::limits::MAILBOX_ENTRIES;
+
+/// Work one worker asks of another on behalf of a service.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// A frame for one session.
+    Push {
+        /// Whom it is for.
+        session: SessionHandle,
+        /// Kind of the client frame.
+        kind: u8,
+        /// Flags of the client frame.
+        flags: u8,
+        /// Its body.
+        body: Bytes,
+    },
+    /// A frame for every session of an account.
+    PushAccount {
+        /// App.
+        app: Arc<str>,
+        /// Account.
+        account: Arc<str>,
+        /// Kind of the client frame.
+        kind: u8,
+        /// Flags of the client frame.
+        flags: u8,
+        /// Its body.
+        body: Bytes,
+    },
+    /// Close sessions.
+    Kick(Arc<moor_wire::internal::Kick>),
+    /// Where an account's sessions are.
+    Lookup {
+        /// App.
+        app: Arc<str>,
+        /// Account.
+        account: Arc<str>,
+    },
+}
+
+/// One worker's part of an answer.
+#[derive(Clone, Debug)]
+pub struct JobResult {
+    /// What became of it.
+    pub code: Code,
+    /// Sessions reached.
+    pub reached: u32,
+    /// Sessions found, for a look-up.
+    pub sessions: Vec<Location>,
+}
+
+/// A message in a mailbox.
+#[derive(Debug)]
+pub enum Mail {
+    /// Do this and answer with the ticket.
+    Job {
+        /// Who asks.
+        origin: WorkerId,
+        /// Names the request at the origin.
+        ticket: u64,
+        /// What to do.
+        job: Job,
+    },
+    /// The answer.
+    Done {
+        /// As in the job.
+        ticket: u64,
+        /// This worker's part.
+        result: JobResult,
+    },
+    /// A service's descriptor is on its way here, with what it has sent so far.
+    Service {
+        /// Comes with the descriptor.
+        ticket: u64,
+        /// Bytes received, its HELLO first.
+        received: Vec<u8>,
+    },
+    /// From the control thread: finish gracefully.
+    Drain(DrainPlan),
+    /// From the control thread: stop at once.
+    Stop,
+}
+
+/// A worker's bounded mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    queue: ArrayQueue<Mail>,
+    /// True when the doorbell has been rung since the owner last looked.
+    rung: AtomicBool,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { queue: ArrayQueue::new(MAILBOX_ENTRIES), rung: AtomicBool::new(false) }
+    }
+
+    /// Puts a message in. `Ok(true)`: ring the doorbell; `Ok(false)`: somebody already has.
+    ///
+    /// # Errors
+    /// The message itself when the mailbox is full.
+    pub fn try_put(&self, mail: Mail) -> Result<bool, Mail> {
+        self.queue.push(mail)?;
+        Ok(!self.rung.swap(true, Ordering::AcqRel))
+    }
+
+    /// The owner is about to look: the next message rings again.
+    pub fn listen(&self) {
+        self.rung.store(false, Ordering::Release);
+        // A message put before the store must be seen by the look that follows it.
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    /// The next message.
+    pub fn take(&self) -> Option<Mail> {
+        self.queue.pop()
+    }
+
+    /// Messages waiting.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none is waiting.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Every worker's mailbox, and which workers run.
+#[derive(Clone, Debug)]
+pub struct Mailboxes {
+    boxes: Arc<[Mailbox]>,
+    running: Arc<AtomicU32>,
+}
+
+impl Mailboxes {
+    /// Mailboxes for `workers` workers.
+    #[must_use]
+    pub fn new(workers: u32) -> Self {
+        Self {
+            boxes: (0..workers).map(|_| Mailbox::new()).collect(),
+            running: Arc::new(AtomicU32::new(workers)),
+        }
+    }
+
+    /// Number of workers.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "made from a u32")]
+    pub fn workers(&self) -> u32 {
+        self.boxes.len() as u32
+    }
+
+    /// The mailbox of a worker.
+    #[must_use]
+    pub fn of(&self, worker: WorkerId) -> Option<&Mailbox> {
+        self.boxes.get(worker.index())
+    }
+
+    /// A worker has ended.
+    pub fn worker_ended(&self) {
+        self.running.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Workers that have not ended.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_doorbell_rings_once_until_the_owner_looks() {
+        let mailbox = Mailbox::new();
+        assert!(mailbox.try_put(Mail::Stop).unwrap());
+        assert!(!mailbox.try_put(Mail::Stop).unwrap());
+        mailbox.listen();
+        assert_eq!(std::iter::from_fn(|| mailbox.take()).count(), 2);
+        assert!(mailbox.try_put(Mail::Stop).unwrap());
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_and_gives_the_message_back() {
+        let mailbox = Mailbox::new();
+        for _ in 0..MAILBOX_ENTRIES {
+            mailbox.try_put(Mail::Stop).unwrap();
+        }
+        assert!(matches!(mailbox.try_put(Mail::Stop), Err(Mail::Stop)));
+    }
+}

@@ -1,0 +1,170 @@
+//! What waits to be sent on one connection: frames, back to back, in one buffer.
+//!
+//! At most one send is in flight per connection (a second could overtake it when the socket blocks); whatever
+//! is queued meanwhile goes out together in the next one. A connection has an outbox only while it has
+//! something to send.
+
+use moor_wire::client::Class;
+use moor_wire::frame::{HEADER_BYTES, Header, Split, split};
+
+use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
+
+/// Send state of a connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Whole frames not yet handed to the kernel.
+    pub queued: Vec<u8>,
+    /// Bytes of the buffer in flight that the kernel has taken so far.
+    pub offset: u32,
+    /// True exactly when a send request is armed.
+    pub in_flight: bool,
+    /// Bytes of the buffer in flight; 0 when none is.
+    pub in_flight_bytes: u32,
+    /// When the send in flight last made progress, milliseconds.
+    pub progress_ms: u64,
+}
+
+impl Outbox {
+    /// Bytes held, in flight included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.queued.len() + self.in_flight_bytes as usize
+    }
+
+    /// Drops queued frames of a cheaper class than `class`, cheapest first, until `needed` more bytes fit
+    /// below `bytes_max`. Returns how many frames were dropped.
+    pub fn evict(&mut self, class: Class, needed: usize, bytes_max: usize) -> u32 {
+        let mut dropped = 0;
+        for victim in [Class::Transient, Class::Normal] {
+            if victim <= class || self.bytes() + needed <= bytes_max {
+                break;
+            }
+            dropped += self.drop_class(victim, self.bytes() + needed - bytes_max);
+        }
+        dropped
+    }
+
+    /// Drops frames of one class, oldest first, until `excess` bytes are gone.
+    fn drop_class(&mut self, victim: Class, mut excess: usize) -> u32 {
+        let (mut read, mut write, mut dropped) = (0, 0, 0);
+        while let Some(Ok(header)) = self.queued.get(read..read + HEADER_BYTES).map(TryInto::try_into) {
+            let header = Header::parse(header);
+            let size = header.frame_bytes();
+            if excess > 0 && Class::from_flags(header.flags) == victim {
+                excess = excess.saturating_sub(size);
+                dropped += 1;
+            } else {
+                self.queued.copy_within(read..read + size, write);
+                write += size;
+            }
+            read += size;
+        }
+        debug_assert_eq!(read, self.queued.len(), "the queue holds whole frames");
+        self.queued.truncate(write);
+        dropped
+    }
+
+    /// Whether what is queued is whole frames. For tests and debug builds.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let mut rest = self.queued.as_slice();
+        while let Ok(Split::Frame { rest: tail, .. }) = split(rest, |_| u32::MAX) {
+            rest = tail;
+        }
+        rest.is_empty()
+    }
+}
+
+/// Send buffers and outboxes between two uses.
+#[derive(Debug, Default)]
+pub struct Pool {
+    buffers: Vec<Vec<u8>>,
+    /// Boxed as connections hold them: a pointer each, and no allocation when one is reused.
+    #[allow(clippy::vec_box, reason = "the box is what is pooled")]
+    outboxes: Vec<Box<Outbox>>,
+}
+
+impl Pool {
+    /// An empty buffer.
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= POOLED_BUFFER_BYTES_MAX && self.buffers.len() < POOLED_BUFFERS_MAX {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+
+    /// An empty outbox.
+    pub fn outbox(&mut self) -> Box<Outbox> {
+        self.outboxes.pop().unwrap_or_default()
+    }
+
+    /// Takes an outbox back.
+    pub fn give_outbox(&mut self, mut outbox: Box<Outbox>) {
+        self.give_buffer(std::mem::take(&mut outbox.queued));
+        if self.outboxes.len() < POOLED_BUFFERS_MAX {
+            *outbox = Outbox::default();
+            self.outboxes.push(outbox);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moor_wire::client::{Kind, put};
+
+    fn classes(outbox: &Outbox) -> Vec<(Class, u16)> {
+        let (mut rest, mut seen) = (outbox.queued.as_slice(), Vec::new());
+        while let Ok(Split::Frame { header, rest: tail, .. }) = split(rest, |_| u32::MAX) {
+            seen.push((Class::from_flags(header.flags), header.channel));
+            rest = tail;
+        }
+        seen
+    }
+
+    #[test]
+    fn the_cheapest_and_oldest_go_first_and_reliable_stay() {
+        let mut outbox = Outbox::default();
+        for (number, class) in
+            [Class::Reliable, Class::Transient, Class::Normal, Class::Transient, Class::Command]
+                .into_iter()
+                .enumerate()
+        {
+            put(&mut outbox.queued, Kind::Data, class, u16::try_from(number).unwrap(), &[0; 92]);
+        }
+        assert_eq!(outbox.evict(Class::Reliable, 100, 550), 1);
+        assert_eq!(
+            classes(&outbox),
+            [(Class::Reliable, 0), (Class::Normal, 2), (Class::Transient, 3), (Class::Command, 4)]
+        );
+        assert_eq!(
+            outbox.evict(Class::Command, 400, 500),
+            2,
+            "what is cheaper goes, the rest stays over the limit"
+        );
+        assert_eq!(classes(&outbox), [(Class::Reliable, 0), (Class::Command, 4)]);
+        assert!(outbox.is_whole());
+    }
+
+    #[test]
+    fn a_transient_frame_evicts_nothing() {
+        let mut outbox = Outbox::default();
+        put(&mut outbox.queued, Kind::Data, Class::Transient, 1, &[0; 92]);
+        assert_eq!(outbox.evict(Class::Transient, 100, 150), 0);
+        assert_eq!(outbox.queued.len(), 100);
+    }
+
+    #[test]
+    fn large_buffers_are_not_hoarded() {
+        let mut pool = Pool::default();
+        pool.give_buffer(Vec::with_capacity(POOLED_BUFFER_BYTES_MAX + 1));
+        assert_eq!(pool.buffer().capacity(), 0);
+        pool.give_buffer(Vec::with_capacity(100));
+        assert!(pool.buffer().capacity() >= 100);
+    }
+}

@@ -1,0 +1,259 @@
+//! The internal port: backend services reach sessions here.
+//!
+//! Addressing is by worker: a service's HELLO names the worker it wants, and its descriptor moves there, so that
+//! its pushes land on the owning core without a hop. What concerns other workers as well goes through their
+//! mailboxes (see `jobs`).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_ring::{Errno, Slot, Token};
+use moor_wire::Code;
+use moor_wire::frame::Header;
+use moor_wire::internal::{
+    Hello, Kick, Lookup, Outcome, Push, PushAccount, Role as PeerRole, Stat, Stats, StatsResult, Verb,
+    Welcome,
+};
+use moor_wire::limits::INTERNAL_VERSION;
+use prost::Message;
+
+use super::connection::{Phase, Receive, Role};
+use super::counters::{COUNTERS, Counter};
+use super::io::{Io, WorkerId};
+use super::jobs::Asker;
+use super::mailbox::{Job, Mail};
+use super::{Now, Worker};
+
+/// Heartbeat interval expected of a service, milliseconds.
+const SERVICE_INTERVAL_MS: u32 = 60_000;
+
+/// A connected service.
+#[derive(Debug, Default)]
+pub struct Service {
+    /// What it calls itself.
+    node: String,
+}
+
+impl<I: Io> Worker<I> {
+    pub(super) fn handle_service_frame(
+        &mut self,
+        slot: Slot,
+        header: Header,
+        body: &[u8],
+        rest: &[u8],
+        now: Now,
+    ) {
+        let verb = Verb::from_byte(header.kind);
+        if self.connections[slot.0].phase == Phase::Greeting {
+            return match (verb, Hello::decode(body)) {
+                (Some(Verb::Hello), Ok(hello)) => self.handle_hello(slot, hello, header, body, rest, now),
+                _ => self.refuse_bytes(slot, Code::ProtocolError, "the first frame must be HELLO", now),
+            };
+        }
+        let asker = |cookie| Asker::new(slot, cookie);
+        match verb {
+            Some(Verb::Push) => match Push::parse(body) {
+                Ok(push) => self.handle_service_push(slot, &push, now),
+                Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
+            },
+            Some(Verb::PushAccount) => match PushAccount::parse(body) {
+                Ok(push) => {
+                    let job = Job::PushAccount {
+                        app: push.app.into(),
+                        account: push.account.into(),
+                        kind: push.kind,
+                        flags: push.flags,
+                        body: Bytes::copy_from_slice(push.body),
+                    };
+                    self.ask_all(asker(push.cookie), job, now);
+                }
+                Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
+            },
+            Some(Verb::Kick) => match Kick::decode(body) {
+                Ok(kick) => self.ask_all(asker(kick.cookie), Job::Kick(Arc::new(kick)), now),
+                Err(_) => self.refuse_bytes(slot, Code::ProtocolError, "KICK does not decode", now),
+            },
+            Some(Verb::Lookup) => match Lookup::decode(body) {
+                Ok(lookup) => {
+                    let job = Job::Lookup { app: lookup.app.into(), account: lookup.account.into() };
+                    self.ask_all(asker(lookup.cookie).for_lookup(), job, now);
+                }
+                Err(_) => self.refuse_bytes(slot, Code::ProtocolError, "LOOKUP does not decode", now),
+            },
+            Some(Verb::Stats) => match Stats::decode(body) {
+                Ok(stats) => self.handle_stats(slot, stats.cookie, now),
+                Err(_) => self.refuse_bytes(slot, Code::ProtocolError, "STATS does not decode", now),
+            },
+            Some(Verb::Ping) => self.queue_empty(slot, Verb::Pong, now),
+            Some(Verb::Pong) => {}
+            _ => {
+                let detail = format!("verb {:#04x} is not for a service to send to a gateway", header.kind);
+                self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, slot: Slot, hello: Hello, header: Header, body: &[u8], rest: &[u8], now: Now) {
+        if hello.version != INTERNAL_VERSION {
+            let detail = format!("this gateway speaks version {INTERNAL_VERSION}, not {}", hello.version);
+            return self.refuse_bytes(slot, Code::Version, &detail, now);
+        }
+        if hello.role != PeerRole::Service as i32 {
+            return self.refuse_bytes(
+                slot,
+                Code::ProtocolError,
+                "only services connect to the internal port",
+                now,
+            );
+        }
+        if self
+            .settings
+            .internal_token
+            .as_ref()
+            .is_some_and(|token| !equal_in_constant_time(token, &hello.token))
+        {
+            return self.refuse_bytes(slot, Code::Unauthorized, "the token is not the configured one", now);
+        }
+        let workers = self.mailboxes.workers();
+        match hello.worker.map(WorkerId) {
+            Some(worker) if worker.0 >= workers => {
+                let detail = format!("there is no worker {}; there are {workers}", worker.0);
+                self.refuse_bytes(slot, Code::NotFound, &detail, now);
+            }
+            Some(worker) if worker != self.id => self.pass_service(slot, worker, header, body, rest, now),
+            _ => self.welcome(slot, hello.node, now),
+        }
+    }
+
+    fn welcome(&mut self, slot: Slot, node: String, now: Now) {
+        if let Some(service) = self.services.get_mut(&slot) {
+            service.node = node;
+            tracing::debug!(worker = self.id.0, service = service.node, "service connected");
+        }
+        let connection = &mut self.connections[slot.0];
+        connection.phase = Phase::Live;
+        connection.interval_ms = SERVICE_INTERVAL_MS;
+        self.file_in(slot, super::timers::death_ms(SERVICE_INTERVAL_MS), now);
+        let welcome = Welcome {
+            version: INTERNAL_VERSION,
+            node: self.settings.node.to_string(),
+            epoch: self.settings.epoch,
+            worker: self.id.0,
+            workers: self.mailboxes.workers(),
+            lease_ms: SERVICE_INTERVAL_MS,
+        };
+        self.queue_internal(slot, Verb::Welcome, &welcome, now);
+    }
+
+    /// Sends a service's descriptor and what it has said to the worker it asked for. Nothing is armed on it:
+    /// its HELLO came by a single read, which was the cold tier's.
+    fn pass_service(
+        &mut self,
+        slot: Slot,
+        worker: WorkerId,
+        header: Header,
+        body: &[u8],
+        rest: &[u8],
+        now: Now,
+    ) {
+        debug_assert_eq!(self.connections[slot.0].receive, Receive::Idle);
+        let mut received = header.to_bytes().to_vec();
+        received.extend_from_slice(body);
+        received.extend_from_slice(rest);
+        let ticket = self.jobs.ticket(self.id);
+        if !self.put_mail(worker, Mail::Service { ticket, received }) {
+            return self.finish_with(slot, Code::Overloaded, "the worker asked for is busy", now);
+        }
+        let connection = &mut self.connections[slot.0];
+        connection.phase = Phase::Passing;
+        let token = connection.token(slot);
+        self.services.remove(&slot);
+        self.io.pass(slot, worker, ticket, token);
+    }
+
+    /// The descriptor is with the other worker (or nowhere): give ours up.
+    pub(super) fn handle_passed(&mut self, token: Token, result: Result<(), Errno>, now: Now) {
+        let Some(slot) = self.current(token) else { return };
+        if let Err(error) = result {
+            tracing::warn!(worker = self.id.0, %error, "a service's descriptor could not be handed over");
+        }
+        self.wheel.remove(&mut self.connections, slot.0);
+        self.connections[slot.0].remainder = None;
+        self.connections[slot.0].last_seen_ms = super::connection::low(now.0);
+        self.close_join(slot);
+    }
+
+    /// A service's descriptor arrived from another worker; its first bytes are in the mailbox.
+    pub(super) fn handle_slot_passed(&mut self, value: u64, result: Result<Slot, Errno>, now: Now) {
+        if !self.arriving.contains_key(&value) {
+            self.mail_step(now);
+        }
+        let received = self.arriving.remove(&value);
+        let Ok(slot) = result else { return };
+        self.occupy(slot, Role::Service, now);
+        match received {
+            Some(received) => {
+                self.services.insert(slot, Service::default());
+                self.handle_bytes(slot, &received, now);
+                self.arm(slot);
+            }
+            // Its mail was lost with its sender: nobody knows what it wants.
+            None => self.close_join(slot),
+        }
+    }
+
+    fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, now: Now) {
+        let owner = WorkerId(push.session.worker());
+        if owner == self.id {
+            let code = self.push(push, now);
+            let outcome = Outcome { cookie: push.cookie, code, reached: u32::from(code == Code::Ok) };
+            return self.queue_outcome(slot, outcome, now);
+        }
+        let job = Job::Push {
+            session: push.session,
+            kind: push.kind,
+            flags: push.flags,
+            body: Bytes::copy_from_slice(push.body),
+        };
+        self.ask_one(Asker::new(slot, push.cookie), owner, job, now);
+    }
+
+    fn handle_stats(&mut self, slot: Slot, cookie: u64, now: Now) {
+        let stats = COUNTERS.iter().enumerate().map(|(index, info)| Stat {
+            name: format!("gateway_{}", info.name),
+            value: (0..self.board.workers()).map(|worker| self.board.value(worker, index)).sum(),
+        });
+        let result = StatsResult { cookie, stats: stats.collect() };
+        self.queue_internal(slot, Verb::StatsResult, &result, now);
+    }
+
+    /// Queues a frame for the session a push names.
+    pub(super) fn push(&mut self, push: &Push<'_>, now: Now) -> Code {
+        let Some((_, channel)) = self.channels.resolve(push.session) else {
+            self.counters.add(Counter::NotHere);
+            return Code::NotHere;
+        };
+        let (slot, number) = (Slot(channel.connection), channel.number);
+        match self.queue_frame(slot, push.kind, push.flags, number, push.body, now) {
+            super::transmit::Queued::Yes => {
+                self.counters.add(Counter::Deliveries);
+                Code::Ok
+            }
+            super::transmit::Queued::Dropped => Code::Overloaded,
+            super::transmit::Queued::Gone => Code::NotHere,
+        }
+    }
+
+    /// Answers a push or a kick.
+    pub(super) fn queue_outcome(&mut self, slot: Slot, outcome: Outcome, now: Now) {
+        let mut frame = self.pool.buffer();
+        outcome.put(&mut frame);
+        self.queue_bytes(slot, &frame, now);
+        self.pool.give_buffer(frame);
+    }
+}
+
+/// Compares a secret without telling by time where it differs.
+fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
+}

@@ -1,0 +1,88 @@
+//! What a worker is told at its start. Plain data, checked by the configuration before it gets here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Heartbeat intervals, milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    /// Proposed to a client without a wish.
+    pub interval_ms: u32,
+    /// Never less, whatever the client wishes.
+    pub min_ms: u32,
+    /// Never more.
+    pub max_ms: u32,
+}
+
+impl Heartbeat {
+    /// The interval for a client that can keep `wish_ms` at most; 0: it has no wish.
+    #[must_use]
+    pub fn propose(&self, wish_ms: u32) -> u32 {
+        let wish = if wish_ms == 0 { self.interval_ms } else { wish_ms.min(self.interval_ms) };
+        wish.clamp(self.min_ms, self.max_ms)
+    }
+}
+
+/// When a connection changes its receive tier.
+#[derive(Clone, Copy, Debug)]
+pub struct HotTier {
+    /// So many receives …
+    pub events: u8,
+    /// … within so many milliseconds make a connection hot.
+    pub window_ms: u32,
+    /// A hot connection without a receive for so many milliseconds is cold again.
+    pub idle_ms: u32,
+}
+
+/// Settings of a worker.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The gateway's name.
+    pub node: Arc<str>,
+    /// This process's incarnation.
+    pub epoch: u64,
+    /// Where the router listens.
+    pub router: SocketAddr,
+    /// Where services reach this gateway, as told to the router.
+    pub internal_address: Arc<str>,
+    /// What a service must show; `None`: nothing.
+    pub internal_token: Option<Arc<[u8]>>,
+    /// What is shown to the router.
+    pub router_token: Arc<[u8]>,
+    /// Client connections accepted; more are refused with a word.
+    pub connections_max: u32,
+    /// Longest body of DATA, bytes.
+    pub frame_bytes_max: u32,
+    /// Channels on one connection.
+    pub channels_per_connection_max: u16,
+    /// Bytes queued for one client.
+    pub send_queue_bytes_max: usize,
+    /// Time for CONNECT to come, milliseconds.
+    pub first_byte_timeout_ms: u32,
+    /// Heartbeat intervals.
+    pub heartbeat: Heartbeat,
+    /// Receive tiers.
+    pub hot: HotTier,
+    /// Sessions in one register batch.
+    pub register_batch: usize,
+    /// Sessions announced per second when all are announced again.
+    pub register_per_s: u32,
+    /// Retry window told to refused connections, milliseconds.
+    pub retry_min_ms: u32,
+    /// Retry window told to refused connections, milliseconds.
+    pub retry_max_ms: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_shortens_within_bounds() {
+        let heartbeat = Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 };
+        assert_eq!(heartbeat.propose(0), 270_000);
+        assert_eq!(heartbeat.propose(60_000), 60_000);
+        assert_eq!(heartbeat.propose(1), 10_000);
+        assert_eq!(heartbeat.propose(u32::MAX), 270_000);
+    }
+}

@@ -1,0 +1,9 @@
+//! The worker without a kernel: an in-memory [`Io`] with the faults of a real one, a clock that jumps, and the
+//! tests that drive the very code production runs. No sockets, no sleeping.
+
+mod bed;
+mod chaos;
+mod clients;
+mod kernel;
+mod peers;
+mod trouble;

@@ -1,0 +1,349 @@
+//! The router and the services: registration, pushes, kicks, other workers, draining.
+
+use moor_wire::Code;
+use moor_wire::client::{Class, Close, GoAway, Kind, put, put_sync_id};
+use moor_wire::frame::Frame;
+use moor_wire::internal::{
+    self, Failure, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, Register, Registered,
+    StatsResult, Unregister, Up, Verb, Welcome,
+};
+use moor_wire::session::SessionHandle;
+
+use super::bed::{Bed, Peer, decode, kinds, settings, verbs};
+use crate::worker::counters::Counter;
+use crate::worker::drain::DrainPlan;
+use crate::worker::io::{Listener, WorkerId};
+use crate::worker::mailbox::Mail;
+use crate::worker::settings::Settings;
+
+fn grant(bed: &mut Bed, router: Peer) -> Vec<internal::Registration> {
+    let mut sessions = Vec::new();
+    loop {
+        let batches: Vec<Register> = bed
+            .read(router)
+            .iter()
+            .filter(|frame| frame.header.kind == Verb::Register.byte())
+            .map(decode)
+            .collect();
+        if batches.is_empty() {
+            return sessions;
+        }
+        assert!(batches.len() <= 4, "never more than four unanswered");
+        for batch in batches {
+            let mut out = Vec::new();
+            internal::put_control(&mut out, Verb::Registered, &Registered { batch: batch.batch });
+            bed.write(router, &out);
+            sessions.extend(batch.sessions);
+        }
+        bed.advance(100);
+    }
+}
+
+#[test]
+fn sessions_are_announced_in_batches_and_again_after_the_router_was_away() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let peers: Vec<_> = (0..10)
+        .map(|i| {
+            let peer = bed.client(0, &format!("device-{i}"));
+            for channel in 1..=2 {
+                bed.open(peer, channel, &format!("account-{i}-{channel}"));
+            }
+            peer
+        })
+        .collect();
+    let mut announced: Vec<_> = grant(&mut bed, router).into_iter().map(|r| (r.account, r.device)).collect();
+    announced.sort();
+    assert_eq!(announced.len(), 20);
+    announced.dedup();
+    assert_eq!(announced.len(), 20, "each once");
+    // One acknowledges something, one leaves while the router is away.
+    let mut out = Vec::new();
+    put_sync_id(&mut out, Kind::Ack, 1, 41);
+    bed.write(peers[3], &out);
+    bed.hang_up(router);
+    assert_eq!(bed.counter(Counter::LinkLost), 1);
+    bed.hang_up(peers[9]);
+    assert!(bed.is_open(peers[0]), "clients stay");
+    bed.advance(300);
+    let router = bed.router(0);
+    let again = grant(&mut bed, router);
+    assert_eq!(again.len(), 18);
+    let resumed = again.iter().find(|r| r.account == "account-3-1").unwrap();
+    assert_eq!(resumed.last_sync_id, Some(41), "it goes on from what the device acknowledged");
+}
+
+#[test]
+fn everything_is_announced_before_synced_is_said() {
+    let mut bed = Bed::new();
+    let peer = bed.client(0, "phone");
+    bed.open(peer, 1, "alice");
+    let router = bed.router(0);
+    let frames = bed.read(router);
+    let order: Vec<Verb> = verbs(&frames).into_iter().filter(|verb| *verb != Verb::Ping).collect();
+    assert_eq!(order, [Verb::Register, Verb::Synced]);
+}
+
+#[test]
+fn announcing_again_is_paced() {
+    let mut bed = Bed::with(1, Settings { register_per_s: 10, ..settings() });
+    for i in 0..20 {
+        let peer = bed.client(0, &format!("device-{i}"));
+        bed.open(peer, 1, &format!("account-{i}"));
+    }
+    let (router, started) = (bed.router(0), bed.now);
+    let seen = grant(&mut bed, router).len();
+    let took_ms = bed.now - started;
+    assert_eq!(seen, 20);
+    assert!((1800..=2200).contains(&took_ms), "{took_ms} ms for 20 at 10 per second");
+}
+
+#[test]
+fn a_session_that_ends_is_taken_back() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let peer = bed.client(0, "phone");
+    let session = bed.open(peer, 1, "alice");
+    grant(&mut bed, router);
+    bed.hang_up(peer);
+    let frames = bed.read(router);
+    let gone: Unregister = decode(frames.iter().find(|f| f.header.kind == Verb::Unregister.byte()).unwrap());
+    assert_eq!((gone.sessions.len(), gone.sessions[0].session), (1, session));
+    assert_eq!(gone.sessions[0].account, "alice");
+}
+
+#[test]
+fn what_a_client_sends_reaches_the_router_with_who_sent_it() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let peer = bed.client(0, "phone");
+    let session = bed.open(peer, 3, "alice");
+    bed.read(router);
+    let mut out = Vec::new();
+    put(&mut out, Kind::Data, Class::Reliable, 3, b"opaque to the gateway");
+    bed.write(peer, &out);
+    let frames = bed.read(router);
+    let up = Up::parse(&frames[0].body).unwrap();
+    assert_eq!((up.session.0, up.app, up.account, up.device), (session, "shop", "alice", "phone"));
+    assert_eq!((up.kind, up.body), (Kind::Data.byte(), &b"opaque to the gateway"[..]));
+}
+
+#[test]
+fn the_router_pushes_and_kicks_and_hears_what_is_not_here() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let peer = bed.client(0, "phone");
+    let session = SessionHandle(bed.open(peer, 3, "alice"));
+    let other = bed.open(peer, 4, "bob");
+    bed.read(router);
+    let mut out = Vec::new();
+    Push::data(77, session, Class::Reliable, b"hi").put(&mut out, false);
+    let gone = SessionHandle::new(0, 900, 1);
+    Push::data(78, gone, Class::Reliable, b"hi").put(&mut out, false);
+    internal::put_control(&mut out, Verb::Kick, &Kick { session: session.0, ..Kick::default() });
+    bed.write(router, &out);
+    let frames = bed.read(peer);
+    assert_eq!(kinds(&frames), [Kind::Data, Kind::Close]);
+    assert!(frames.iter().all(|frame| frame.header.channel == 3));
+    let misses: Vec<NotHere> = bed
+        .read(router)
+        .iter()
+        .filter(|f| f.header.kind == Verb::NotHere.byte())
+        .flat_map(|f| NotHere::parse(&f.body).unwrap().collect::<Vec<_>>())
+        .collect();
+    assert_eq!(misses, [NotHere { cookie: 78, session: gone }]);
+    assert!(bed.seats[0].worker.channels.resolve(SessionHandle(other)).is_some());
+}
+
+#[test]
+fn a_silent_router_is_left_and_a_lease_is_kept_alive() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    bed.read(router);
+    bed.advance(1500);
+    let pings = verbs(&bed.read(router)).into_iter().filter(|verb| *verb == Verb::Ping).count();
+    assert!((2..=4).contains(&pings), "{pings} pings in a lease of 1500 ms");
+    assert_eq!(bed.counter(Counter::LinkLost), 0);
+    bed.routers.clear();
+    bed.advance(3500);
+    assert_eq!(bed.counter(Counter::LinkLost), 1, "no frame for three seconds");
+    assert_eq!(bed.seats[0].kernel.borrow().dialled.len(), 2, "and another try was made");
+}
+
+#[test]
+fn a_router_that_cannot_be_reached_is_tried_again_with_growing_pauses() {
+    let mut bed = Bed::new();
+    let router = bed.dialled(0).unwrap();
+    bed.seats[0].kernel.borrow_mut().router_listens = false;
+    bed.hang_up(router);
+    bed.advance(30_000);
+    bed.seats[0].kernel.borrow_mut().router_listens = true;
+    bed.advance(2100);
+    assert_eq!(bed.seats[0].kernel.borrow().dialled.len(), 2);
+}
+
+fn outcomes(frames: &[Frame]) -> Vec<Outcome> {
+    frames
+        .iter()
+        .filter(|frame| frame.header.kind == Verb::Outcome.byte())
+        .map(|frame| Outcome::parse(&frame.body).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_service_is_served_by_the_worker_it_names() {
+    let mut bed = Bed::with(3, settings());
+    // It arrives at worker 0 and asks for worker 2; its HELLO travels with it.
+    let peer = bed.arrive(0, Listener::Internal).unwrap();
+    let mut out = Vec::new();
+    let hello = internal::Hello {
+        version: 1,
+        role: internal::Role::Service as i32,
+        worker: Some(2),
+        ..Default::default()
+    };
+    internal::put_control(&mut out, Verb::Hello, &hello);
+    internal::put_empty(&mut out, Verb::Ping);
+    bed.write(peer, &out);
+    assert!(!bed.is_open(peer), "worker 0 gave its descriptor up");
+    let slot = *bed.seats[2].worker.services.keys().next().expect("worker 2 has it");
+    let moved = Peer { seat: 2, slot };
+    let frames = bed.read(moved);
+    assert_eq!(verbs(&frames), [Verb::Welcome, Verb::Pong]);
+    assert_eq!(decode::<Welcome>(&frames[0]).worker, 2);
+    bed.hang_up(moved);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_service_reaches_every_worker() {
+    let mut bed = Bed::with(3, settings());
+    let phone = bed.client(1, "phone");
+    let phone_session = SessionHandle(bed.open(phone, 1, "alice"));
+    let laptop = bed.client(2, "laptop");
+    bed.open(laptop, 5, "alice");
+    let service = bed.service(0, None);
+    bed.read(service);
+    let mut out = Vec::new();
+    Push::data(1, phone_session, Class::Normal, b"one").put(&mut out, true);
+    PushAccount { cookie: 2, kind: Kind::Data.byte(), flags: 1, app: "shop", account: "alice", body: b"all" }
+        .put(&mut out);
+    PushAccount {
+        cookie: 3,
+        kind: Kind::Data.byte(),
+        flags: 1,
+        app: "shop",
+        account: "nobody",
+        body: b"all",
+    }
+    .put(&mut out);
+    Push::data(4, SessionHandle::new(900, 1, 1), Class::Normal, b"no such worker").put(&mut out, true);
+    bed.write(service, &out);
+    let mut seen = outcomes(&bed.read(service));
+    seen.sort_by_key(|outcome| outcome.cookie);
+    let brief: Vec<_> = seen.iter().map(|o| (o.cookie, o.code, o.reached)).collect();
+    assert_eq!(brief, [(1, Code::Ok, 1), (2, Code::Ok, 2), (3, Code::NotHere, 0), (4, Code::NotHere, 0)]);
+    assert_eq!((bed.read(phone).len(), bed.read(laptop).len()), (2, 1));
+
+    let mut out = Vec::new();
+    internal::put_control(
+        &mut out,
+        Verb::Lookup,
+        &Lookup { cookie: 5, app: "shop".into(), account: "alice".into() },
+    );
+    internal::put_control(&mut out, Verb::Stats, &internal::Stats { cookie: 6 });
+    bed.write(service, &out);
+    let frames = bed.read(service);
+    let stats: StatsResult =
+        decode(frames.iter().find(|f| f.header.kind == Verb::StatsResult.byte()).unwrap());
+    assert!(stats.stats.iter().any(|stat| stat.name == "gateway_channels_open"));
+    let found: LookupResult =
+        decode(frames.iter().find(|f| f.header.kind == Verb::LookupResult.byte()).unwrap());
+    let mut devices: Vec<_> = found.sessions.iter().map(|s| (s.device.as_str(), s.worker)).collect();
+    devices.sort_unstable();
+    assert_eq!(devices, [("laptop", 2), ("phone", 1)]);
+
+    let kick = Kick {
+        cookie: 7,
+        app: "shop".into(),
+        account: "alice".into(),
+        device: "phone".into(),
+        ..Kick::default()
+    };
+    let mut out = Vec::new();
+    internal::put_control(&mut out, Verb::Kick, &kick);
+    bed.write(service, &out);
+    assert_eq!(outcomes(&bed.read(service)), [Outcome { cookie: 7, code: Code::Ok, reached: 1 }]);
+    let frames = bed.read(phone);
+    assert_eq!(decode::<Close>(&frames[0]).code, Code::Kicked as i32);
+    assert!(bed.read(laptop).is_empty());
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_said_to_be_unavailable() {
+    let mut bed = Bed::with(2, settings());
+    let service = bed.service(0, None);
+    bed.read(service);
+    bed.seats[1].ended = true;
+    let mut out = Vec::new();
+    Push::data(9, SessionHandle::new(1, 0, 1), Class::Normal, b"x").put(&mut out, true);
+    bed.write(service, &out);
+    bed.advance(2200);
+    assert_eq!(outcomes(&bed.read(service)), [Outcome { cookie: 9, code: Code::Unavailable, reached: 0 }]);
+    for _ in 0..crate::limits::MAILBOX_ENTRIES {
+        if bed.mailboxes.of(WorkerId(1)).unwrap().try_put(Mail::Stop).is_err() {
+            break;
+        }
+    }
+    bed.write(service, &out);
+    assert_eq!(outcomes(&bed.read(service)), [Outcome { cookie: 9, code: Code::Overloaded, reached: 0 }]);
+}
+
+#[test]
+fn a_service_without_the_token_or_with_nonsense_is_shown_out() {
+    let token: std::sync::Arc<[u8]> = b"secret".to_vec().into();
+    let mut bed = Bed::with(1, Settings { internal_token: Some(token), ..settings() });
+    let stranger = bed.service(0, None);
+    let frames = bed.read(stranger);
+    assert_eq!(decode::<Failure>(&frames[0]).code, Code::Unauthorized as i32);
+    bed.hang_up(stranger);
+    let rude = bed.arrive(0, Listener::Internal).unwrap();
+    bed.write(rude, &[0xff; 40]);
+    let frames = bed.read(rude);
+    assert_eq!(decode::<Failure>(&frames[0]).code, Code::TooLarge as i32);
+    bed.hang_up(rude);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_drain_asks_everybody_takes_sessions_back_and_ends_in_time() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let polite = bed.client(0, "polite");
+    bed.open(polite, 1, "alice");
+    let deaf = bed.client(0, "deaf");
+    bed.open(deaf, 1, "bob");
+    grant(&mut bed, router);
+    let plan = DrainPlan { deadline_ms: 2000, retry_min_ms: 500, retry_max_ms: 5000 };
+    bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Drain(plan)).unwrap();
+    bed.advance(1100);
+    for peer in [polite, deaf] {
+        let frames = bed.read(peer);
+        assert_eq!(kinds(&frames), [Kind::GoAway]);
+        let goaway: GoAway = decode(&frames[0]);
+        assert_eq!((goaway.retry_min_ms, goaway.retry_max_ms), (500, 5000));
+    }
+    assert!(bed.arrive(0, Listener::Clients).is_none(), "nobody new");
+    bed.hang_up(polite);
+    assert!(!bed.seats[0].ended, "one is still here");
+    bed.advance(1000);
+    assert!(bed.seats[0].ended);
+    let gone: usize = bed
+        .read(router)
+        .iter()
+        .filter(|f| f.header.kind == Verb::Unregister.byte())
+        .map(|f| decode::<Unregister>(f).sessions.len())
+        .sum();
+    assert_eq!(gone, 2);
+    assert_eq!(bed.seats[0].kernel.borrow().sockets.keys().copied().collect::<Vec<_>>(), [router.slot.0]);
+}

@@ -1,0 +1,115 @@
+//! The kernel itself behind [`Io`]: a thin translation to the ring.
+
+use std::net::{SocketAddr, TcpListener};
+
+use moor_ring::{
+    Completion, ConnectOptions, ListenerId, RecvBuffer, Ring, RingConfig, RingError, RingHandle, SendBuffer,
+    Slot, Token,
+};
+
+use super::io::{Io, Listener, WorkerId};
+
+/// A worker's ring with its listeners and the rings of the other workers.
+#[derive(Debug)]
+pub struct Uring {
+    ring: Ring,
+    listeners: [Option<ListenerId>; 2],
+    /// Rings of all workers, by index; filled before the first turn.
+    peers: Vec<RingHandle>,
+}
+
+impl Uring {
+    /// Makes the ring of the calling thread.
+    ///
+    /// # Errors
+    /// When the kernel refuses the ring or its tables.
+    pub fn new(config: &RingConfig, clients: TcpListener, internal: TcpListener) -> Result<Self, RingError> {
+        let mut ring = Ring::new(config)?;
+        let listeners = [Some(ring.add_listener(clients)), Some(ring.add_listener(internal))];
+        Ok(Self { ring, listeners, peers: Vec::new() })
+    }
+
+    /// How other workers wake this one.
+    pub fn handle(&self) -> RingHandle {
+        self.ring.handle()
+    }
+
+    /// Tells how to wake the others.
+    pub fn set_peers(&mut self, peers: Vec<RingHandle>) {
+        self.peers = peers;
+    }
+
+    /// The ring, for the loop that waits on it.
+    pub fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// The next thing the kernel finished.
+    pub fn pop(&mut self) -> Option<Completion> {
+        self.ring.pop()
+    }
+}
+
+impl Io for Uring {
+    type Buffer = RecvBuffer;
+
+    fn accept(&mut self, listener: Listener) {
+        if let Some(id) = self.listeners[listener as usize] {
+            self.ring.accept_multishot(id, listener.token());
+        }
+    }
+
+    fn stop_listening(&mut self, listener: Listener) {
+        if let Some(id) = self.listeners[listener as usize].take() {
+            self.ring.remove_listener(id);
+        }
+    }
+
+    fn poll_readable(&mut self, slot: Slot, token: Token) {
+        self.ring.poll_readable(slot, token);
+    }
+
+    fn recv_once(&mut self, slot: Slot, token: Token) {
+        self.ring.recv_once(slot, token);
+    }
+
+    fn recv_multishot(&mut self, slot: Slot, token: Token) {
+        self.ring.recv_multishot(slot, token);
+    }
+
+    fn cancel_recv(&mut self, token: Token) {
+        self.ring.cancel_recv(token);
+    }
+
+    fn send(&mut self, slot: Slot, token: Token, buffer: SendBuffer, offset: u32) {
+        self.ring.send(slot, token, buffer, offset);
+    }
+
+    fn close(&mut self, slot: Slot, token: Token) {
+        self.ring.close(slot, token);
+    }
+
+    fn reset(&mut self, slot: Slot, token: Token) {
+        self.ring.reset(slot, token);
+    }
+
+    fn connect(&mut self, address: SocketAddr, token: Token) {
+        self.ring.connect(address, ConnectOptions { source: None, nodelay: true }, token);
+    }
+
+    fn wake(&mut self, worker: WorkerId) {
+        if let Some(peer) = self.peers.get(worker.index()) {
+            self.ring.message(peer, 0);
+        }
+    }
+
+    fn pass(&mut self, slot: Slot, worker: WorkerId, value: u64, token: Token) {
+        if let Some(peer) = self.peers.get(worker.index()) {
+            self.ring.pass_slot(slot, peer, value, token);
+        }
+    }
+
+    fn recycle(&mut self, buffer: RecvBuffer) {
+        self.ring.recycle(buffer);
+    }
+}

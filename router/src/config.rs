@@ -1,0 +1,195 @@
+//! Settings: what was said (file, flags), then what it means ([`RouterConfig`]).
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::StartError;
+use crate::limits;
+
+/// When an accepted message is on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Fsync {
+    /// Before it is answered. Survives power failure.
+    #[default]
+    Full,
+    /// Soon after. Survives kill -9; a power failure may lose the last moments.
+    Normal,
+    /// When the kernel likes. Survives kill -9; a power failure may damage the file.
+    Off,
+}
+
+/// How a shard thread waits for the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// io_uring where the kernel has it, else epoll.
+    #[default]
+    Auto,
+    /// epoll in any case.
+    Epoll,
+}
+
+/// Everything a router needs to know.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// Where gateways and services connect; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Directory of the message files.
+    pub data: PathBuf,
+    /// Where `/metrics` and its like are served; `None`: nowhere (an embedding process has its own).
+    pub admin: Option<SocketAddr>,
+    /// Shards; `None`: what the directory was made with, 1 for a new one.
+    pub shards: Option<u32>,
+    /// When an accepted message is on disk.
+    pub fsync: Fsync,
+    /// Newest messages kept per account. A client id is remembered as long as its message is kept.
+    pub retention: u64,
+    /// This router's name.
+    pub node: String,
+    /// What every HELLO must carry; `None`: nothing.
+    pub token: Option<String>,
+    /// How the shard threads wait.
+    pub driver: Driver,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7300)),
+            data: PathBuf::from("./moor-data"),
+            admin: None,
+            shards: None,
+            fsync: Fsync::Full,
+            retention: limits::RETENTION_DEFAULT,
+            node: "router".to_owned(),
+            token: None,
+            driver: Driver::Auto,
+        }
+    }
+}
+
+impl RouterConfig {
+    /// Checks the bounds of every setting.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] names the first one that is outside.
+    pub fn check(&self) -> Result<(), StartError> {
+        let wrong = |text: String| Err(StartError::Setting(text));
+        if let Some(shards) = self.shards
+            && !(1..=limits::SHARDS_MAX).contains(&shards)
+        {
+            return wrong(format!("shards is {shards}: choose 1 to {}", limits::SHARDS_MAX));
+        }
+        if self.retention == 0 {
+            return wrong("retention is 0: keep at least 1 message per account".to_owned());
+        }
+        if self.node.is_empty() || self.node.len() > moor_wire::limits::NODE_BYTES_MAX {
+            return wrong(format!("node has {} bytes: choose a name of 1 to 64 bytes", self.node.len()));
+        }
+        Ok(())
+    }
+}
+
+/// What a configuration file may say; every key is optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// See [`RouterConfig::listen`].
+    pub listen: Option<SocketAddr>,
+    /// See [`RouterConfig::data`].
+    pub data: Option<PathBuf>,
+    /// See [`RouterConfig::admin`].
+    pub admin: Option<SocketAddr>,
+    /// See [`RouterConfig::shards`].
+    pub shards: Option<u32>,
+    /// See [`RouterConfig::fsync`].
+    pub fsync: Option<Fsync>,
+    /// See [`RouterConfig::retention`].
+    pub retention: Option<u64>,
+    /// See [`RouterConfig::node`].
+    pub node: Option<String>,
+    /// See [`RouterConfig::token`].
+    pub token: Option<String>,
+    /// See [`RouterConfig::driver`].
+    pub driver: Option<Driver>,
+}
+
+const KEYS: [&str; 9] =
+    ["listen", "data", "admin", "shards", "fsync", "retention", "node", "token", "driver"];
+
+impl ConfigFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] with the file, the place and, for an unknown key, the nearest known one.
+    pub fn read(path: &Path) -> Result<Self, StartError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            StartError::Setting(format!("cannot read the configuration file {} ({error})", path.display()))
+        })?;
+        Self::parse(&text).map_err(|detail| StartError::Setting(format!("{}: {detail}", path.display())))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+        for key in table.keys() {
+            if !KEYS.contains(&key.as_str()) {
+                let nearest = KEYS
+                    .into_iter()
+                    .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)))
+                    .unwrap_or_default();
+                return Err(format!(
+                    "unknown key \"{key}\"; did you mean \"{nearest}\"? Known keys: {}",
+                    KEYS.join(", ")
+                ));
+            }
+        }
+        // Parsed from the text, not from the table, so that an error shows its line.
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// Lays what the file says over `config`.
+    pub fn apply_to(self, config: &mut RouterConfig) {
+        fn lay<T>(said: Option<T>, over: &mut T) {
+            if let Some(value) = said {
+                *over = value;
+            }
+        }
+        lay(self.listen, &mut config.listen);
+        lay(self.data, &mut config.data);
+        lay(self.admin.map(Some), &mut config.admin);
+        lay(self.shards.map(Some), &mut config.shards);
+        lay(self.fsync, &mut config.fsync);
+        lay(self.retention, &mut config.retention);
+        lay(self.node, &mut config.node);
+        lay(self.token.map(Some), &mut config.token);
+        lay(self.driver, &mut config.driver);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest() {
+        let error = ConfigFile::parse("retentoin = 5").unwrap_err();
+        assert!(error.contains("did you mean \"retention\""), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_known_to_both_lists_and_lands() {
+        let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
+                    retention = 7\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n";
+        assert_eq!(text.lines().count(), KEYS.len());
+        let mut config = RouterConfig::default();
+        ConfigFile::parse(text).unwrap().apply_to(&mut config);
+        assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
+        assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
+        config.check().unwrap();
+        config.shards = Some(0);
+        assert!(config.check().is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! The data directory: one owner at a time, and what it was made for.
+//!
+//! Holds the lock file as long as it lives, and remembers the number of shards, which never changes because
+//! accounts are placed by it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::error::StartError;
+
+const FORMAT: u32 = 1;
+
+/// What `router.meta` says.
+#[derive(Serialize, Deserialize)]
+struct Meta {
+    format: u32,
+    shards: u32,
+}
+
+/// An open data directory; the lock goes with it.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Shards the directory is divided into.
+    pub shards: u32,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens or makes the directory. `shards`: the number asked for, if any was.
+    pub fn open(path: &Path, shards: Option<u32>) -> Result<Self, StartError> {
+        let unwritable = |path: &Path| {
+            let path = path.to_owned();
+            move |source: io::Error| StartError::DataDirectory { path, source }
+        };
+        fs::create_dir_all(path).map_err(unwritable(path))?;
+        let lock_path = path.join("router.lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(unwritable(&lock_path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StartError::Locked { path: path.to_owned() }),
+            Err(errno) => return Err(unwritable(&lock_path)(errno.into())),
+        }
+        let meta_path = path.join("router.meta");
+        let meta = match fs::read_to_string(&meta_path) {
+            Ok(text) => toml::from_str::<Meta>(&text).map_err(|error| StartError::Store {
+                path: meta_path.clone(),
+                detail: error.message().to_owned(),
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let meta = Meta { format: FORMAT, shards: shards.unwrap_or(1) };
+                write_durably(path, &meta_path, &meta).map_err(unwritable(&meta_path))?;
+                meta
+            }
+            Err(error) => return Err(unwritable(&meta_path)(error)),
+        };
+        if meta.format != FORMAT {
+            return Err(StartError::Format { path: path.to_owned(), stored: meta.format, known: FORMAT });
+        }
+        if let Some(wanted) = shards
+            && wanted != meta.shards
+        {
+            return Err(StartError::ShardCount { path: path.to_owned(), stored: meta.shards, wanted });
+        }
+        Ok(Self { path: path.to_owned(), shards: meta.shards, _lock: lock })
+    }
+
+    /// The message file of a shard.
+    pub fn messages(&self, shard: u32) -> PathBuf {
+        self.path.join(format!("messages-{shard}.sqlite"))
+    }
+}
+
+/// Writes beside, syncs, renames, syncs the directory: a half-written file is never seen.
+fn write_durably(directory: &Path, path: &Path, meta: &Meta) -> io::Result<()> {
+    let text = toml::to_string(meta).map_err(io::Error::other)?;
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_owner_at_a_time_and_the_shard_count_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/data");
+        let first = DataDir::open(&path, Some(3)).unwrap();
+        assert!(matches!(DataDir::open(&path, None), Err(StartError::Locked { .. })));
+        drop(first);
+        assert!(matches!(
+            DataDir::open(&path, Some(4)),
+            Err(StartError::ShardCount { stored: 3, wanted: 4, .. })
+        ));
+        assert_eq!(DataDir::open(&path, None).unwrap().shards, 3);
+        fs::write(path.join("router.meta"), "format = 9\nshards = 3\n").unwrap();
+        let error = DataDir::open(&path, None).unwrap_err();
+        assert!(error.to_string().contains("format 9"), "{error}");
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        let error = DataDir::open(&path, None).unwrap_err();
+        assert!(error.to_string().contains("--data"), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! Delivery to one session: cursors, window and retries. No I/O, no clock.
+//!
+//! A session's timeline is cut by two cursors: everything up to `acked` is done, everything up to `sent` is
+//! at the gateway. What lies between is its flight, bounded by the window. A flight that makes no progress
+//! in time is sent again from `acked + 1`; after the last retry the session rests.
+
+use std::collections::VecDeque;
+
+use crate::limits::{RETRY_MS, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::registry::Session;
+
+/// What a session has been sent and has not acknowledged.
+#[derive(Debug, Default)]
+pub struct Flight {
+    /// Sync id and payload bytes of each, ascending.
+    messages: VecDeque<(u64, u32)>,
+    bytes: u32,
+    /// When it is sent again.
+    pub due_ms: u64,
+    /// How often it has been sent again.
+    tries: u8,
+    /// True exactly when the shard's queue holds an entry for this session.
+    pub is_timed: bool,
+}
+
+/// What a due flight asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing: it is not due before this time.
+    Later(u64),
+    /// It was wound back; send again and look again at this time.
+    Retry(u64),
+    /// All tries are used: the session rests.
+    Rest,
+    /// Nothing is in flight.
+    Idle,
+}
+
+impl Session {
+    /// True when one more message of `bytes` may be sent now.
+    pub fn window_is_open(&self, bytes: u32) -> bool {
+        !self.is_resting
+            && self.flight.as_ref().is_none_or(|flight| {
+                flight.messages.len() < WINDOW_MESSAGES
+                    && (flight.messages.is_empty() || flight.bytes.saturating_add(bytes) <= WINDOW_BYTES)
+            })
+    }
+
+    /// True when the session could take the message behind `sent`, were it at hand.
+    pub fn is_hungry(&self, head: u64) -> bool {
+        self.is_placed && self.sent < head && self.window_is_open(1)
+    }
+
+    /// A message was handed to the gateway. Returns when to look at the flight, if nobody does yet.
+    pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, now_ms: u64) -> Option<u64> {
+        self.sent = sync_id;
+        let flight = self.flight.get_or_insert_with(Box::default);
+        if flight.messages.is_empty() {
+            flight.due_ms = now_ms + RETRY_MS[usize::from(flight.tries).min(RETRY_MS.len() - 1)];
+        }
+        flight.messages.push_back((sync_id, bytes));
+        flight.bytes += bytes;
+        let wanted = !flight.is_timed;
+        flight.is_timed = true;
+        wanted.then_some(flight.due_ms)
+    }
+
+    /// The device has everything up to `sync_id`. True when that is news.
+    pub fn handle_ack(&mut self, sync_id: u64, head: u64, now_ms: u64) -> bool {
+        let sync_id = sync_id.min(head);
+        self.is_resting = false;
+        if sync_id <= self.acked {
+            return false;
+        }
+        self.acked = sync_id;
+        self.sent = self.sent.max(sync_id);
+        if let Some(flight) = &mut self.flight {
+            while let Some((id, bytes)) = flight.messages.front().copied()
+                && id <= sync_id
+            {
+                flight.messages.pop_front();
+                flight.bytes -= bytes;
+            }
+            flight.tries = 0;
+            flight.due_ms = now_ms + RETRY_MS[0];
+            // A flight with an entry in the queue stays until that fires: the next message will be along.
+            if flight.messages.is_empty() && !flight.is_timed {
+                self.flight = None;
+            }
+        }
+        true
+    }
+
+    /// Puts the cursor behind `sync_id`, forward or back, and forgets what was in flight.
+    pub fn place(&mut self, sync_id: u64, floor: u64, head: u64) {
+        self.acked = sync_id.clamp(floor.saturating_sub(1).min(head), head);
+        self.wind_back();
+        self.is_placed = true;
+        self.is_resting = false;
+        if let Some(flight) = &mut self.flight {
+            flight.tries = 0;
+        }
+    }
+
+    fn wind_back(&mut self) {
+        self.sent = self.acked;
+        if let Some(flight) = &mut self.flight {
+            flight.messages.clear();
+            flight.bytes = 0;
+        }
+    }
+
+    /// The session's place in the queue came up.
+    pub fn handle_due(&mut self, now_ms: u64) -> Due {
+        let Some(flight) = &mut self.flight else { return Due::Idle };
+        if flight.messages.is_empty() {
+            self.flight = None;
+            return Due::Idle;
+        }
+        if now_ms < flight.due_ms {
+            return Due::Later(flight.due_ms);
+        }
+        if usize::from(flight.tries) >= RETRY_MS.len() {
+            self.flight = None;
+            self.sent = self.acked;
+            self.is_resting = true;
+            return Due::Rest;
+        }
+        flight.tries += 1;
+        let tries = usize::from(flight.tries);
+        flight.due_ms = now_ms + RETRY_MS[tries.min(RETRY_MS.len() - 1)];
+        let due_ms = flight.due_ms;
+        self.wind_back();
+        Due::Retry(due_ms)
+    }
+
+    /// Messages in flight.
+    #[cfg(test)]
+    pub fn in_flight(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| flight.messages.len())
+    }
+}

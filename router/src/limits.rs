@@ -1,0 +1,94 @@
+//! Every maximum of the router, with its unit and its reason. Protocol maxima are in `moor_wire::limits`.
+
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
+
+/// Without a frame for this long a link is void with every session under it. Stale locations may live
+/// 2,000 ms after a gateway's death: this, plus one expiry check, plus slack for scheduling.
+pub const LEASE_MS: u32 = 1_500;
+/// Leases, retries and closings are looked at this often.
+pub const TICK_MS: u64 = 50;
+/// A turn that comes this much later than planned was the router's own stall: leases start anew instead of
+/// punishing gateways whose frames lie unread in our sockets.
+pub const STALL_MS: u64 = 500;
+/// A connection that has not said HELLO by then is closed.
+pub const HELLO_TIMEOUT_MS: u64 = 5_000;
+/// How long a link that is being closed may take to read our FAILURE before the socket goes.
+pub const CLOSE_LINGER_MS: u64 = 500;
+/// How long a graceful stop waits for commits and for links to take their answers.
+pub const STOP_FLUSH_MS: u64 = 5_000;
+
+/// Shards a data directory may be divided into.
+pub const SHARDS_MAX: u32 = 256;
+/// Links one shard thread holds: gateways × workers, and services.
+pub const LINKS_PER_THREAD_MAX: usize = 8_192;
+/// Applications whose names are kept.
+pub const APPS_MAX: usize = 65_536;
+/// Sessions of one account, all devices together.
+pub const SESSIONS_PER_ACCOUNT_MAX: u16 = 64;
+/// Sessions of one device name: a new one beside a half-open old one, and some slack. Beyond it the oldest
+/// is closed.
+pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
+/// Receipt subscriptions of one application.
+pub const SUBSCRIBERS_PER_APP_MAX: usize = 256;
+
+/// Bytes one read asks the kernel for.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Bytes waiting for one link before pushes to it are dropped (reliable ones come again).
+pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes waiting for one link, answers included, before it is closed as a slow reader.
+pub const LINK_QUEUE_BYTES_HARD_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of frames waiting to cross to another shard's thread before pushes are dropped.
+pub const CROSSING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Work items waiting to cross to another shard's thread before submits are refused.
+pub const CROSSING_WORK_MAX: usize = 65_536;
+/// Parcels in a mailbox between two shard threads.
+pub const MAILBOX_PARCELS_MAX: usize = 1_024;
+
+/// Submits handed to the store and not yet answered, before new ones are refused as OVERLOADED.
+pub const WRITES_OUTSTANDING_MAX: usize = 32_768;
+/// Payload bytes of those.
+pub const WRITES_OUTSTANDING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Operations committed together; measured: above 512 the rate gains little and the wait doubles.
+pub const COMMIT_OPS_MAX: usize = 1_024;
+/// Payload bytes committed together.
+pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Range reads handed to the store and not yet answered; further accounts wait in a list.
+pub const READS_OUTSTANDING_MAX: usize = 4_096;
+/// Read operations in one snapshot of the store: bounds how long a snapshot pins the log.
+pub const READ_OPS_PER_SNAPSHOT: usize = 256;
+/// Accounts whose head the committer keeps at hand.
+pub const HEADS_CACHED_MAX: usize = 65_536;
+/// Messages trimmed from one account at a time.
+pub const TRIM_SLICE_MESSAGES: u64 = 256;
+/// Log frames (pages of 8 KiB) after which the log is copied into the database file beside the commits.
+pub const CHECKPOINT_FRAMES: u64 = 2_048;
+/// Log frames after which the committer itself stops to copy, so that the log cannot grow without bound.
+pub const CHECKPOINT_FRAMES_HARD: u64 = 32_768;
+
+/// Unacknowledged messages a device may have on their way.
+pub const WINDOW_MESSAGES: usize = 64;
+/// Payload bytes of those.
+pub const WINDOW_BYTES: u32 = 256 * 1024;
+/// Waits before the first, second and third retry; after the last one the session rests until it
+/// registers again, acknowledges or asks for SYNC.
+pub const RETRY_MS: [u64; 3] = [5_000, 10_000, 20_000];
+/// Retries handled in one turn.
+pub const RETRIES_PER_TURN_MAX: usize = 4_096;
+/// Acknowledged positions reach the store this often at the latest.
+pub const CURSOR_FLUSH_MS: u64 = 500;
+/// Registry slots looked at per tick for entries under void links.
+pub const SWEEP_SESSIONS_PER_TICK: u32 = 4_096;
+
+/// Messages kept per account by default.
+pub const RETENTION_DEFAULT: u64 = 10_000;
+
+// A tick must be well inside the 2 s promise.
+const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);
+const _: () = assert!(STALL_MS < LEASE_MS as u64 && STALL_MS > TICK_MS * 4);
+// A message must fit the window of its device, a window the queue of its link.
+const _: () = assert!(CLIENT_BODY_BYTES_MAX <= WINDOW_BYTES);
+const _: () = assert!(WINDOW_BYTES as usize * 8 <= LINK_QUEUE_BYTES_MAX);
+const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
+const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
+const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);

@@ -1,0 +1,223 @@
+//! What each verb means: bytes from the peer become checked work for the shard they concern.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::Code;
+use moor_wire::client::{Kind, Submit as SubmitBody, sync_id};
+use moor_wire::identity::{account_hash, check_account, check_app};
+use moor_wire::internal::{
+    Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult, Subscribe,
+    Unregister, Up, Verb, put_control, put_empty,
+};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, REGISTER_BATCH_MAX};
+use prost::Message as _;
+
+use crate::clock::wall_ms;
+use crate::lease::{Link, ShardIndex};
+use crate::link::Refusal;
+use crate::outbox::Weight;
+use crate::shard::credit::{Answer, Credit};
+use crate::shard::work::Work;
+use crate::store::{AccountKey, Origin, Submit};
+use crate::thread::Node;
+
+fn wrong_role(verb: Verb) -> Refusal {
+    Refusal::protocol(format!("{verb:?} is not for this role"))
+}
+
+fn key(app: &str, account: &str) -> Result<AccountKey, Refusal> {
+    check_app(app)?;
+    check_account(account)?;
+    Ok(AccountKey { hash: account_hash(app, account), app: app.into(), account: account.into() })
+}
+
+/// A frame of a gateway's worker.
+pub fn handle_gateway(
+    node: &mut Node,
+    link: &Arc<Link>,
+    verb: Verb,
+    body: Bytes,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    match verb {
+        Verb::Up => handle_up(node, link, &body, now_ms)?,
+        Verb::Ping => pong(node, link),
+        // Any frame renews the lease; an outcome answers a KICK of ours and changes nothing here.
+        Verb::Pong | Verb::Outcome => {}
+        Verb::Register => handle_register(node, link, body, now_ms)?,
+        Verb::Unregister => {
+            let sessions = Unregister::decode(body)?.sessions;
+            let hashed = sessions.into_iter().map(|gone| (account_hash(&gone.app, &gone.account), gone));
+            for (shard, sessions) in by_shard(node, hashed, |(hash, _)| *hash) {
+                node.hand_to(shard, Work::Unregister { link: link.clone(), sessions }, now_ms);
+            }
+        }
+        Verb::Synced => node.shared.leases.synced(link),
+        Verb::NotHere => {
+            let entries = NotHere::parse(&body)?.collect::<Vec<_>>();
+            for (shard, entries) in by_shard(node, entries.into_iter(), |entry| entry.cookie) {
+                node.hand_to(shard, Work::NotHere { link: link.clone(), entries }, now_ms);
+            }
+        }
+        verb => return Err(wrong_role(verb)),
+    }
+    Ok(())
+}
+
+/// A frame of a backend service.
+pub fn handle_service(
+    node: &mut Node,
+    link: &Arc<Link>,
+    verb: Verb,
+    body: Bytes,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    match verb {
+        Verb::Ping => pong(node, link),
+        Verb::Pong => {}
+        Verb::Send => {
+            let Send { cookie, app, from, to, client_id, payload, .. } = Send::decode(body)?;
+            let origin = Origin::Service { link: link.clone(), cookie };
+            submit(node, origin, &app, &from, SubmitBody { client_id, to, payload }, now_ms);
+        }
+        Verb::Lookup => {
+            let Lookup { cookie, app, account } = Lookup::decode(body)?;
+            let key = key(&app, &account)?;
+            let shard = node.shard_of(key.hash);
+            node.hand_to(shard, Work::Lookup { link: link.clone(), cookie, key }, now_ms);
+        }
+        Verb::Kick => {
+            let kick = Box::new(Kick::decode(body)?);
+            // A handle alone is unique only within its gateway; the account says where to look.
+            let hash = key(&kick.app, &kick.account)?.hash;
+            let shard = node.shard_of(hash);
+            node.hand_to(shard, Work::Kick { link: link.clone(), hash, kick }, now_ms);
+        }
+        Verb::PushAccount => {
+            let all = PushAccount::parse(&body)?;
+            let hash = key(all.app, all.account)?.hash;
+            if all.body.len() > moor_wire::limits::SERVER_BODY_BYTES_MAX as usize {
+                let outcome = Outcome { cookie: all.cookie, code: Code::TooLarge, reached: 0 };
+                node.shard.outbox.put_local(link.id, Weight::Answer, |out| outcome.put(out));
+                return Ok(());
+            }
+            let shard = node.shard_of(hash);
+            node.hand_to(shard, Work::PushAccount { link: link.clone(), hash, body }, now_ms);
+        }
+        Verb::Subscribe => {
+            let Subscribe { cookie, app } = Subscribe::decode(body)?;
+            check_app(&app)?;
+            let shards = node.shared.shards;
+            let credit = Credit::new(link.clone(), Answer::Outcome { cookie }, shards as usize);
+            for shard in 0..shards {
+                let shard = ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX));
+                let work =
+                    Work::Subscribe { link: link.clone(), app: app.as_str().into(), credit: credit.clone() };
+                node.hand_to(shard, work, now_ms);
+            }
+        }
+        Verb::Stats => {
+            let Stats { cookie } = Stats::decode(body)?;
+            let stats = node.shared.report.snapshot().into_iter();
+            let stats = stats.map(|(name, value)| Stat { name: name.to_owned(), value }).collect();
+            let result = StatsResult { cookie, stats };
+            node.shard
+                .outbox
+                .put_local(link.id, Weight::Answer, |out| put_control(out, Verb::StatsResult, &result));
+        }
+        verb => return Err(wrong_role(verb)),
+    }
+    Ok(())
+}
+
+fn pong(node: &Node, link: &Link) {
+    node.shard.outbox.put_local(link.id, Weight::Answer, |out| put_empty(out, Verb::Pong));
+}
+
+/// Sorts items by the shard their hash falls to.
+fn by_shard<T>(
+    node: &Node,
+    items: impl Iterator<Item = T>,
+    hash: impl Fn(&T) -> u64,
+) -> HashMap<ShardIndex, Vec<T>> {
+    let mut sorted: HashMap<ShardIndex, Vec<T>> = HashMap::new();
+    for item in items {
+        sorted.entry(node.shard_of(hash(&item))).or_default().push(item);
+    }
+    sorted
+}
+
+fn handle_register(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u64) -> Result<(), Refusal> {
+    let Register { batch, sessions } = Register::decode(body)?;
+    if sessions.len() > REGISTER_BATCH_MAX {
+        return Err(Refusal::new(
+            Code::TooLarge,
+            format!("{} registrations in a batch; at most {REGISTER_BATCH_MAX} are accepted", sessions.len()),
+        ));
+    }
+    // One part of the credit is this function's own, so that an empty batch is answered too.
+    let credit = Credit::new(link.clone(), Answer::Registered { batch }, sessions.len() + 1);
+    let hashed = sessions.into_iter().map(|new| (account_hash(&new.app, &new.account), new));
+    for (shard, sessions) in by_shard(node, hashed, |(hash, _)| *hash) {
+        let work = Work::Register { link: link.clone(), sessions, credit: credit.clone() };
+        node.hand_to(shard, work, now_ms);
+    }
+    if credit.finish() {
+        node.shard.outbox.put_local(link.id, Weight::Answer, |out| credit.put(out));
+    }
+    Ok(())
+}
+
+fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Result<(), Refusal> {
+    let up = Up::parse(body)?;
+    let hash = account_hash(up.app, up.account);
+    match Kind::from_byte(up.kind) {
+        Some(Kind::Data) => {
+            let origin = Origin::Session { link: link.clone(), session: up.session, hash };
+            match SubmitBody::decode(body.slice_ref(up.body)) {
+                Ok(message) => submit(node, origin, up.app, up.account, message, now_ms),
+                // The client's fault, not the gateway's: the link goes on.
+                Err(error) => refuse(node, &origin, &Bytes::new(), Code::Invalid, &error.to_string()),
+            }
+        }
+        Some(Kind::Ack | Kind::Sync) if sync_id(up.body).is_some() => {
+            let shard = node.shard_of(hash);
+            node.hand_to(shard, Work::Cursor { link: link.clone(), hash, up: body.clone() }, now_ms);
+        }
+        // A client's malformed ACK moves nothing; the gateway answers for its clients' manners.
+        Some(Kind::Ack | Kind::Sync) => node.metrics.strays.increment(),
+        _ => return Err(Refusal::protocol(format!("UP carries a frame of kind {:#04x}", up.kind))),
+    }
+    Ok(())
+}
+
+fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, detail: &str) {
+    node.metrics.refused_invalid.increment();
+    crate::shard::answer(&mut node.shard.outbox, origin, client_id, code, None, detail);
+}
+
+/// Checks a message and hands it to the receiver's shard.
+fn submit(node: &mut Node, origin: Origin, app: &str, from: &str, message: SubmitBody, now_ms: u64) {
+    let SubmitBody { client_id, to, payload } = message;
+    if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
+        return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
+    }
+    if payload.len() > CLIENT_BODY_BYTES_MAX as usize {
+        return refuse(
+            node,
+            &origin,
+            &client_id,
+            Code::TooLarge,
+            "the payload is longer than a frame may be",
+        );
+    }
+    let to = match key(app, &to).and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from)) {
+        Ok(to) => to,
+        Err(refusal) => return refuse(node, &origin, &client_id, refusal.code, &refusal.detail),
+    };
+    let shard = node.shard_of(to.hash);
+    let submit = Submit { to, from: from.into(), client_id, payload, sent_at_ms: wall_ms(), origin };
+    node.hand_to(shard, Work::Submit(Box::new(submit)), now_ms);
+}

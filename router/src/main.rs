@@ -1,0 +1,182 @@
+//! `moor-router`: settings in, a running router until SIGTERM.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use moor_router::{ConfigFile, Driver, Fsync, RouterConfig, RouterHandle, StartError};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Could not start: one sentence on stderr says what to do.
+const EXIT_CANNOT_START: u8 = 2;
+
+/// Where sessions are, what was sent to accounts, and the delivery of one to the other.
+///
+/// Gateways (one link per worker) and backend services connect to --listen. Messages are kept under --data;
+/// a message answered OK survives kill -9 and, with --fsync full, power failure. Settings come from the
+/// defaults, then the file given with --config, then flags.
+#[derive(Debug, Parser)]
+#[command(name = "moor-router", version, after_help = EXAMPLES)]
+struct Flags {
+    /// TOML file with the settings below as keys (listen = "127.0.0.1:7300", shards = 2, ...).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where gateways and services connect; port 0 picks a free one. Default 127.0.0.1:7300. Nothing on this
+    /// port is encrypted and, without a token in the configuration file, nothing is authenticated: keep it inside.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Directory of the message files, made when missing. Default ./moor-data.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Serve /healthz, /readyz, /metrics (Prometheus) and /v1/stats (JSON) here. Default: nowhere.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Shards of a new data directory, each with its own thread and file: about one per core. Fixed once the
+    /// directory is made; later starts may leave it out. Default 1.
+    #[arg(long, value_name = "N")]
+    shards: Option<u32>,
+    /// When an accepted message is on disk: before it is answered (full), soon after (normal), when the kernel
+    /// likes (off). All survive kill -9; only full survives power failure without loss. Default full.
+    #[arg(long, value_name = "POLICY")]
+    fsync: Option<Fsync>,
+    /// Newest messages kept per account. Default 10000.
+    #[arg(long, value_name = "MESSAGES")]
+    retention: Option<u64>,
+    /// This router's name, as gateways and services see it. Default "router".
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// How threads wait for the kernel: io_uring where there is one, or epoll. Default auto.
+    #[arg(long, value_name = "DRIVER")]
+    driver: Option<Driver>,
+    /// Check the settings, say so and exit.
+    #[arg(long)]
+    check: bool,
+    /// Print one line of JSON with the addresses when ready: {"listening":{"router":"127.0.0.1:7300"}}.
+    #[arg(long, value_name = "FORMAT", value_parser = ["json"])]
+    announce: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  moor-router                                          loopback, data in ./moor-data
+  moor-router --data /var/lib/moor --shards 8          a new directory for an eight-core host
+  moor-router --config /etc/moor/router.toml --check   is the file right?
+  moor-gateway --router 127.0.0.1:7300                 then: a gateway that uses it
+
+Exit codes: 0 stopped by SIGTERM or SIGINT with everything flushed; 2 cannot start.
+Log level: RUST_LOG=debug.";
+
+impl Flags {
+    /// Defaults, then the file, then the flags.
+    fn settle(self) -> Result<RouterConfig, StartError> {
+        let mut config = RouterConfig::default();
+        if let Some(path) = &self.config {
+            ConfigFile::read(path)?.apply_to(&mut config);
+        }
+        let said = ConfigFile {
+            listen: self.listen,
+            data: self.data,
+            admin: self.admin,
+            shards: self.shards,
+            fsync: self.fsync,
+            retention: self.retention,
+            node: self.node,
+            // Not a flag: everybody on the host can read a process's arguments.
+            token: None,
+            driver: self.driver,
+        };
+        said.apply_to(&mut config);
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let flags = Flags::parse();
+    let (check, announce) = (flags.check, flags.announce.is_some());
+    match run(flags, check, announce) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("moor-router: {error}");
+            ExitCode::from(EXIT_CANNOT_START)
+        }
+    }
+}
+
+fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
+    let config = flags.settle()?;
+    if check {
+        println!("The settings are right: listen on {}, data in {}.", config.listen, config.data.display());
+        return Ok(());
+    }
+    // Before any other thread, so that none of them takes a signal's default way.
+    let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Thread)?;
+    let data = config.data.clone();
+    let router = moor_router::start(config)?;
+    if announce {
+        announce_json(&router);
+    } else {
+        println!("moor-router {} listens on {}", env!("CARGO_PKG_VERSION"), router.listen_addr());
+        println!("data in {}", data.display());
+        if let Some(admin) = router.admin_addr() {
+            println!("metrics at http://{admin}/metrics");
+        }
+        println!("next: moor-gateway --router {}", router.listen_addr());
+    }
+    notify(&[NotifyState::Ready]);
+    wait(signals, &router);
+    tracing::info!("stopping: answering what was offered, flushing what is stored");
+    notify(&[NotifyState::Stopping]);
+    router.shutdown();
+    Ok(())
+}
+
+fn announce_json(router: &RouterHandle) {
+    let mut listening = serde_json::Map::new();
+    listening.insert("router".to_owned(), router.listen_addr().to_string().into());
+    if let Some(admin) = router.admin_addr() {
+        listening.insert("admin".to_owned(), admin.to_string().into());
+    }
+    println!("{}", serde_json::json!({ "listening": listening }));
+}
+
+/// Blocks until a signal says stop; feeds the service manager's watchdog while the shards live.
+fn wait(mut signals: Signals, router: &RouterHandle) {
+    let interval = sd_notify::watchdog_enabled().map(|timeout| timeout / 3);
+    let (stop, stopped) = flume::bounded::<()>(1);
+    let handle = signals.handle();
+    let waiter = std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            stop.send(()).ok();
+        }
+    });
+    loop {
+        match stopped.recv_timeout(interval.unwrap_or(Duration::from_secs(3600))) {
+            Err(flume::RecvTimeoutError::Timeout) => {
+                if interval.is_some() && router.is_healthy() {
+                    notify(&[NotifyState::Watchdog]);
+                }
+            }
+            Ok(()) | Err(flume::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    handle.close();
+    waiter.join().ok();
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}

@@ -1,0 +1,164 @@
+//! What the router counts. Each shard thread has a set of its own, so that counting shares no cache line;
+//! readers add the sets up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+/// One number of one shard.
+#[derive(Debug, Default)]
+pub struct Value(AtomicU64);
+
+impl Value {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Replaces the value (gauges).
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+macro_rules! metrics {
+    ($($field:ident, $kind:ident, $name:literal, $help:literal;)*) => {
+        /// The numbers of one shard.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $field: Value,)*
+        }
+
+        impl Metrics {
+            fn each(&self, mut see: impl FnMut(&'static str, &'static str, Kind, u64)) {
+                $(see($name, $help, Kind::$kind, self.$field.get());)*
+            }
+        }
+    };
+}
+
+metrics! {
+    links_open, Gauge, "router_links_open", "Connections of gateways and services that said HELLO";
+    links_accepted, Counter, "router_links_accepted_total", "Connections accepted";
+    links_refused, Counter, "router_links_refused_total", "Connections closed for a protocol violation, a bad HELLO or a limit";
+    links_superseded, Counter, "router_links_superseded_total", "Links voided by a newer incarnation or a successor";
+    leases_expired, Counter, "router_leases_expired_total", "Links voided because their lease ended";
+    accounts, Gauge, "router_accounts", "Accounts with at least one session";
+    sessions, Gauge, "router_sessions", "Registered sessions";
+    registers, Counter, "router_registers_total", "Registrations received";
+    registers_refused, Counter, "router_registers_refused_total", "Registrations with bad names or above a limit";
+    unregisters, Counter, "router_unregisters_total", "Sessions unregistered by their gateway";
+    not_here, Counter, "router_not_here_total", "Entries corrected because a gateway did not know the session";
+    swept, Counter, "router_sessions_swept_total", "Entries removed because their link was void";
+    submits, Counter, "router_submits_total", "Messages offered by clients and services";
+    accepted, Counter, "router_submits_accepted_total", "Messages stored and answered OK, for the first time";
+    duplicates, Counter, "router_submits_duplicate_total", "Messages whose client id was known already";
+    refused_overload, Counter, "router_submits_overloaded_total", "Messages refused because the store's queue was full";
+    refused_storage, Counter, "router_submits_storage_total", "Messages refused because the disk refused";
+    refused_invalid, Counter, "router_submits_invalid_total", "Messages refused for a bad name, id or size";
+    deliveries, Counter, "router_deliveries_total", "Deliveries handed to gateways, retries included";
+    retries, Counter, "router_retries_total", "Times a session was sent its unacknowledged messages again";
+    rests, Counter, "router_rests_total", "Sessions given up on until they speak again";
+    acks, Counter, "router_acks_total", "Acknowledgements that moved a cursor";
+    syncs, Counter, "router_syncs_total", "SYNC requests";
+    strays, Counter, "router_strays_total", "ACK or SYNC of a session that is not registered";
+    pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued because the link's queue was full";
+    slow_links, Counter, "router_links_slow_total", "Links closed because they did not read";
+    receipts, Counter, "router_receipts_total", "Receipts sent to services";
+    crossing_full, Counter, "router_crossing_full_total", "Turns in which another shard's mailbox was full";
+    loads, Counter, "router_store_loads_total", "Accounts loaded from the store";
+    ranges, Counter, "router_store_ranges_total", "Ranges of messages read back from the store";
+    read_errors, Counter, "router_store_read_errors_total", "Reads the store refused";
+    commits, Counter, "router_store_commits_total", "Group commits";
+    commit_ops, Counter, "router_store_commit_ops_total", "Operations in them";
+    commit_failures, Counter, "router_store_commit_failures_total", "Group commits rolled back";
+    commit_us, Counter, "router_store_commit_us_total", "Time spent in group commits, microseconds";
+    trimmed, Counter, "router_store_trimmed_total", "Messages removed by retention";
+    checkpoints, Counter, "router_store_checkpoints_total", "Copies of the log into the message file";
+    writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";
+}
+
+/// All shards' numbers.
+#[derive(Clone, Debug)]
+pub struct Report(pub Arc<[Arc<Metrics>]>);
+
+impl Report {
+    /// Every number, added up over the shards.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        self.totals().into_iter().map(|(name, _, _, value)| (name, value)).collect()
+    }
+
+    fn totals(&self) -> Vec<(&'static str, &'static str, Kind, u64)> {
+        let mut totals: Vec<(&'static str, &'static str, Kind, u64)> = Vec::new();
+        for shard in self.0.iter() {
+            let mut position = 0;
+            shard.each(|name, help, kind, value| {
+                match totals.get_mut(position) {
+                    Some(total) => total.3 += value,
+                    None => totals.push((name, help, kind, value)),
+                }
+                position += 1;
+            });
+        }
+        totals
+    }
+}
+
+impl Collector for Report {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, kind, value) in self.totals() {
+            // The text format appends _total to counters itself.
+            let name = name.strip_suffix("_total").unwrap_or(name);
+            match kind {
+                Kind::Counter => {
+                    let metric = ConstCounter::new(value);
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+                Kind::Gauge => {
+                    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_add_up_and_the_text_names_them_once() {
+        let shards: Arc<[Arc<Metrics>]> = Arc::new([Arc::default(), Arc::default()]);
+        shards[0].submits.add(2);
+        shards[1].submits.add(3);
+        let report = Report(shards);
+        assert!(report.snapshot().contains(&("router_submits_total", 5)));
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(report));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert_eq!(text.matches("\nrouter_submits_total 5").count(), 1, "{text}");
+    }
+}

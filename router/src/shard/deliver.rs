@@ -1,0 +1,289 @@
+//! Messages going out: to the devices that are up to date at once, to those behind from the store.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::client::{Class, Delivery, Kind, sync_id};
+use moor_wire::internal::{Push, Receipt, Up, Verb, put_control};
+use prost::Message as _;
+
+use crate::clock::wall_ms;
+use crate::delivery::Due;
+use crate::lease::Link;
+use crate::limits::READS_OUTSTANDING_MAX;
+use crate::outbox::Weight;
+use crate::registry::{AccountIndex, SessionIndex};
+use crate::shard::Shard;
+use crate::store::{Found, Read, Slot, Stored, Submit};
+
+fn size(payload: &Bytes) -> u32 {
+    u32::try_from(payload.len()).unwrap_or(u32::MAX)
+}
+
+impl Shard {
+    /// A message was stored: hands it to every device that has all before it.
+    pub(super) fn deliver_new(&mut self, submit: Submit, stored: Stored, now_ms: u64) {
+        let Some(index) = self.registry.find(&submit.to.app, &submit.to.account, submit.to.hash) else {
+            return;
+        };
+        let Some(account) = self.registry.account_mut(index) else { return };
+        account.head = account.head.max(stored.sync_id);
+        account.floor = account.floor.max(stored.floor);
+        let bytes = size(&submit.payload);
+        let mut delivery = Delivery {
+            sync_id: stored.sync_id,
+            from: submit.from.into(),
+            client_id: submit.client_id,
+            sent_at_ms: submit.sent_at_ms,
+            floor: stored.floor,
+            payload: submit.payload,
+        };
+        let mut body: Option<Bytes> = None;
+        let sessions = self.list_sessions(index);
+        for session in &sessions {
+            let is_next = self.registry.session(*session).is_some_and(|session| {
+                session.is_placed && session.sent + 1 == stored.sync_id && session.window_is_open(bytes)
+            });
+            if is_next {
+                let body = body.get_or_insert_with(|| std::mem::take(&mut delivery).encode_to_vec().into());
+                self.push_delivery(*session, stored.sync_id, body, bytes, now_ms);
+            }
+        }
+        self.scratch = sessions;
+        self.pump(index);
+    }
+
+    /// The sessions of an account in a list that is kept between calls; the caller gives it back.
+    fn list_sessions(&mut self, account: AccountIndex) -> Vec<SessionIndex> {
+        let mut sessions = std::mem::take(&mut self.scratch);
+        sessions.clear();
+        sessions.extend(self.registry.sessions_of(account));
+        sessions
+    }
+
+    fn push_delivery(&mut self, index: SessionIndex, sync_id: u64, body: &[u8], bytes: u32, now_ms: u64) {
+        let Some((session, account)) = self.registry.pair_mut(index) else { return };
+        let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
+        let push = Push::data(account.hash, session.handle, Class::Reliable, body);
+        // A full link drops it; the retry brings it again.
+        self.outbox.put(link, Weight::Push, |out| push.put(out, false));
+        self.metrics.deliveries.increment();
+        let generation = session.generation;
+        if let Some(due_ms) = session.handle_sent(sync_id, bytes, now_ms) {
+            self.retries.push(Reverse((due_ms, index, generation)));
+        }
+    }
+
+    /// Asks the store for messages if a device of the account could take some and none are on their way.
+    pub(super) fn pump(&mut self, index: AccountIndex) {
+        let Some(account) = self.registry.account(index) else { return };
+        if account.is_reading || !account.is_loaded {
+            return;
+        }
+        let head = account.head;
+        let is_wanted = self.registry.sessions_of(index).any(|session| {
+            self.registry
+                .session(session)
+                .is_some_and(|session| session.is_hungry(head) && self.live_link(session.link).is_some())
+        });
+        if !is_wanted {
+            return;
+        }
+        let Some(account) = self.registry.account_mut(index) else { return };
+        account.is_reading = true;
+        let slot = Slot { index, generation: account.generation };
+        if self.ranges_outstanding < READS_OUTSTANDING_MAX {
+            self.read_range(slot);
+        } else {
+            self.backlog.push_back(slot);
+        }
+    }
+
+    pub(super) fn drain_backlog(&mut self) {
+        while self.ranges_outstanding < READS_OUTSTANDING_MAX
+            && let Some(slot) = self.backlog.pop_front()
+        {
+            self.read_range(slot);
+        }
+    }
+
+    /// Reads from behind the hungry device that is furthest back.
+    fn read_range(&mut self, slot: Slot<AccountIndex>) {
+        let Some(account) = self.registry.account(slot.index).filter(|now| now.generation == slot.generation)
+        else {
+            return;
+        };
+        let (head, below_floor) = (account.head, account.floor.saturating_sub(1));
+        let after = self
+            .registry
+            .sessions_of(slot.index)
+            .filter_map(|session| self.registry.session(session))
+            .filter(|session| session.is_hungry(head) && self.live_link(session.link).is_some())
+            .map(|session| session.sent.max(below_floor))
+            .min();
+        match (after, self.key_of(slot.index)) {
+            (Some(after), Some(key)) => {
+                self.ranges_outstanding += 1;
+                self.metrics.ranges.increment();
+                self.reads.push(Read::Range { key, account: slot, after });
+            }
+            _ => {
+                if let Some(account) = self.registry.account_mut(slot.index) {
+                    account.is_reading = false;
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_range(&mut self, slot: Slot<AccountIndex>, after: u64, found: &Found, now_ms: u64) {
+        self.ranges_outstanding -= 1;
+        let Some(account) =
+            self.registry.account_mut(slot.index).filter(|now| now.generation == slot.generation)
+        else {
+            self.drain_backlog();
+            return;
+        };
+        account.is_reading = false;
+        account.head = account.head.max(found.extent.head);
+        account.floor = account.floor.max(found.extent.floor);
+        let floor = account.floor;
+        let sessions = self.list_sessions(slot.index);
+        let mut bodies: Vec<Option<Bytes>> = vec![None; found.messages.len()];
+        for index in &sessions {
+            // Someone who was wound back behind the range meanwhile waits for the next one.
+            let is_served = self.registry.session_mut(*index).is_some_and(|session| {
+                session.sent = session.sent.max(floor.saturating_sub(1));
+                session.is_hungry(found.through.max(1)) && session.sent >= after
+            });
+            if is_served {
+                self.serve(*index, found, floor, &mut bodies, now_ms);
+            }
+        }
+        self.scratch = sessions;
+        self.pump(slot.index);
+        self.drain_backlog();
+    }
+
+    /// Hands one device what it lacks of a range, as far as its window goes.
+    fn serve(
+        &mut self,
+        index: SessionIndex,
+        found: &Found,
+        floor: u64,
+        bodies: &mut [Option<Bytes>],
+        now_ms: u64,
+    ) {
+        for (message, body) in found.messages.iter().zip(bodies) {
+            let Some(session) = self.registry.session(index) else { return };
+            if message.sync_id <= session.sent {
+                continue;
+            }
+            let bytes = size(&message.payload);
+            if !session.window_is_open(bytes) || self.live_link(session.link).is_none() {
+                return;
+            }
+            let body = body.get_or_insert_with(|| {
+                let delivery = Delivery {
+                    sync_id: message.sync_id,
+                    from: message.from.clone(),
+                    client_id: message.client_id.clone(),
+                    sent_at_ms: message.sent_at_ms,
+                    floor,
+                    payload: message.payload.clone(),
+                };
+                delivery.encode_to_vec().into()
+            });
+            self.push_delivery(index, message.sync_id, body, bytes, now_ms);
+        }
+        // Ids that the range covers and the store does not have will not come: never ask for them again.
+        if let Some(session) = self.registry.session_mut(index) {
+            session.sent = session.sent.max(found.through);
+        }
+    }
+
+    /// A client's ACK or SYNC.
+    pub(super) fn handle_cursor(&mut self, link: &Arc<Link>, hash: u64, up: &[u8], now_ms: u64) {
+        let Ok(up) = Up::parse(up) else { return };
+        let Some(position) = sync_id(up.body) else { return };
+        let found = self
+            .registry
+            .find(up.app, up.account, hash)
+            .and_then(|account| self.find_session(account, up.session, link));
+        let Some(index) = found else {
+            // Not announced yet: the announcement will carry the position.
+            self.metrics.strays.increment();
+            return;
+        };
+        let Some((session, account)) = self.registry.pair_mut(index) else { return };
+        if !session.is_placed {
+            self.metrics.strays.increment();
+            return;
+        }
+        let was_resting = session.is_resting;
+        let is_news = if up.kind == Kind::Sync.byte() {
+            self.metrics.syncs.increment();
+            session.place(position, account.floor, account.head);
+            true
+        } else {
+            session.handle_ack(position, account.head, now_ms)
+        };
+        let (acked, owner) = (session.acked, session.account);
+        let is_hungry = session.is_hungry(account.head);
+        if is_news {
+            if !session.is_dirty {
+                session.is_dirty = true;
+                self.dirty.push(Slot { index, generation: session.generation });
+            }
+            if up.kind == Kind::Ack.byte() {
+                self.metrics.acks.increment();
+                self.send_receipts(&up, acked);
+            }
+        }
+        if is_hungry && (is_news || was_resting) {
+            self.pump(owner);
+        }
+    }
+
+    fn send_receipts(&mut self, up: &Up<'_>, acked: u64) {
+        if self.subscriptions.is_empty() {
+            return;
+        }
+        let Some(links) = self.registry.app(up.app).and_then(|app| self.subscriptions.get(&app)) else {
+            return;
+        };
+        if links.is_empty() {
+            return;
+        }
+        let receipt = Receipt {
+            app: up.app.to_owned(),
+            account: up.account.to_owned(),
+            device: up.device.to_owned(),
+            sync_id: acked,
+            at_ms: wall_ms(),
+        };
+        for link in links {
+            self.metrics.receipts.increment();
+            self.outbox.put(link, Weight::Push, |out| put_control(out, Verb::Receipt, &receipt));
+        }
+    }
+
+    /// A session's place in the queue of retries came up.
+    pub(super) fn handle_due(&mut self, index: SessionIndex, generation: u32, now_ms: u64) {
+        let Some(session) = self.registry.session_mut(index).filter(|now| now.generation == generation)
+        else {
+            return;
+        };
+        let account = session.account;
+        match session.handle_due(now_ms) {
+            Due::Later(due_ms) => self.retries.push(Reverse((due_ms, index, generation))),
+            Due::Retry(due_ms) => {
+                self.metrics.retries.increment();
+                self.retries.push(Reverse((due_ms, index, generation)));
+                self.pump(account);
+            }
+            Due::Rest => self.metrics.rests.increment(),
+            Due::Idle => {}
+        }
+    }
+}

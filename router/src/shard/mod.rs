@@ -1,0 +1,250 @@
+//! A shard: the accounts whose hash falls to it, and all that happens to them.
+//!
+//! One owner, one loop. It does no I/O and reads no clock: work, store events and ticks come in with the
+//! time, frames go into the outbox, writes and reads are collected for the store and taken by the thread
+//! that drives it. Nothing here waits.
+
+pub mod credit;
+mod deliver;
+mod service;
+mod sessions;
+mod submit;
+#[cfg(test)]
+mod tests;
+pub mod work;
+
+pub use submit::answer;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use moor_wire::Code;
+
+use crate::lease::{Link, LinkId, ShardIndex};
+use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
+use crate::metrics::Metrics;
+use crate::outbox::{Outbox, Weight};
+use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
+use crate::shard::credit::Credit;
+use crate::shard::work::Work;
+use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
+
+/// One shard's state.
+#[derive(Debug)]
+pub struct Shard {
+    /// Which one.
+    pub index: ShardIndex,
+    registry: Registry,
+    /// Links that sessions here were announced on; void ones go with the next tick.
+    links: HashMap<LinkId, Arc<Link>>,
+    /// Frames on their way out.
+    pub outbox: Outbox,
+    /// When, which session, of which generation.
+    retries: BinaryHeap<Reverse<(u64, SessionIndex, u32)>>,
+    /// Sessions whose acknowledged position the store does not have yet.
+    dirty: Vec<Slot<SessionIndex>>,
+    cursors_due_ms: u64,
+    /// Accounts that wait for a place among the outstanding range reads.
+    backlog: VecDeque<Slot<AccountIndex>>,
+    /// Reads the store refused; tried again with the next flush of cursors.
+    failed_reads: Vec<Read>,
+    subscriptions: HashMap<AppIndex, Vec<Arc<Link>>>,
+    writes: Vec<Write>,
+    reads: Vec<Read>,
+    writes_outstanding: usize,
+    writes_outstanding_bytes: usize,
+    ranges_outstanding: usize,
+    sweep_from: u32,
+    is_stopping: bool,
+    scratch: Vec<SessionIndex>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(index: ShardIndex, outbox: Outbox, metrics: Arc<Metrics>) -> Self {
+        Self {
+            index,
+            registry: Registry::default(),
+            links: HashMap::new(),
+            outbox,
+            retries: BinaryHeap::new(),
+            dirty: Vec::new(),
+            cursors_due_ms: 0,
+            backlog: VecDeque::new(),
+            failed_reads: Vec::new(),
+            subscriptions: HashMap::new(),
+            writes: Vec::new(),
+            reads: Vec::new(),
+            writes_outstanding: 0,
+            writes_outstanding_bytes: 0,
+            ranges_outstanding: 0,
+            sweep_from: 0,
+            is_stopping: false,
+            scratch: Vec::new(),
+            metrics,
+        }
+    }
+
+    /// Carries a piece of work out.
+    pub fn apply(&mut self, work: Work, now_ms: u64) {
+        match work {
+            Work::Register { link, sessions, credit } => {
+                self.handle_register(&link, sessions, &credit, now_ms)
+            }
+            Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
+            Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
+            Work::Submit(submit) => self.handle_submit(submit),
+            Work::Cursor { link, hash, up } => self.handle_cursor(&link, hash, &up, now_ms),
+            Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
+            Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
+            Work::PushAccount { link, hash, body } => self.handle_push_account(&link, hash, &body),
+            Work::Subscribe { link, app, credit } => self.handle_subscribe(link, &app, &credit),
+        }
+    }
+
+    /// Takes what the store has to say.
+    pub fn handle_store(&mut self, event: StoreEvent, now_ms: u64) {
+        match event {
+            StoreEvent::Written(written) => self.handle_written(written, now_ms),
+            StoreEvent::Read(done) => {
+                for ReadDone { read, outcome } in done {
+                    self.handle_read(read, outcome, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Retries, sweeps, flushes: what time brings.
+    pub fn handle_tick(&mut self, now_ms: u64) {
+        self.links.retain(|_, link| !link.is_void());
+        for links in self.subscriptions.values_mut() {
+            links.retain(|link| !link.is_void());
+        }
+        self.retry_due(now_ms);
+        self.sweep();
+        if now_ms >= self.cursors_due_ms {
+            self.cursors_due_ms = now_ms + CURSOR_FLUSH_MS;
+            self.save_cursors();
+            self.reads.append(&mut self.failed_reads);
+        }
+        self.drain_backlog();
+        self.metrics.accounts.set(self.registry.account_count() as u64);
+        self.metrics.sessions.set(self.registry.session_count() as u64);
+        self.metrics.writes_outstanding.set(self.writes_outstanding as u64);
+    }
+
+    fn retry_due(&mut self, now_ms: u64) {
+        for _ in 0..RETRIES_PER_TURN_MAX {
+            match self.retries.peek() {
+                Some(Reverse((due_ms, ..))) if *due_ms <= now_ms => {}
+                _ => return,
+            }
+            if let Some(Reverse((_, index, generation))) = self.retries.pop() {
+                self.handle_due(index, generation, now_ms);
+            }
+        }
+    }
+
+    /// Removes a few of the entries whose link is void. They are dead already; this frees their memory.
+    fn sweep(&mut self) {
+        let slots = self.registry.session_slots();
+        for _ in 0..SWEEP_SESSIONS_PER_TICK.min(slots) {
+            if self.sweep_from >= slots {
+                self.sweep_from = 0;
+            }
+            let index = SessionIndex(self.sweep_from);
+            self.sweep_from += 1;
+            if let Some(session) = self.registry.session(index)
+                && !self.links.contains_key(&session.link)
+            {
+                self.metrics.swept.increment();
+                self.drop_session(index);
+            }
+        }
+    }
+
+    /// Hands the acknowledged positions that changed to the store.
+    fn save_cursors(&mut self) {
+        for slot in std::mem::take(&mut self.dirty) {
+            let Some(session) = self.registry.session_mut(slot.index) else { continue };
+            if session.generation != slot.generation || !session.is_dirty {
+                continue;
+            }
+            session.is_dirty = false;
+            let (device, acked, account) = (session.device.clone(), session.acked, session.account);
+            if let Some(key) = self.key_of(account) {
+                self.writes.push(Write::Cursor(Box::new(CursorSave { key, device, acked })));
+            }
+        }
+    }
+
+    fn key_of(&self, account: AccountIndex) -> Option<AccountKey> {
+        let account = self.registry.account(account)?;
+        let app = (*self.registry.app_name(account.app)).into();
+        Some(AccountKey { hash: account.hash, app, account: account.name.clone() })
+    }
+
+    /// The link of a session, if pushes may go out on it.
+    fn live_link(&self, link: LinkId) -> Option<&Arc<Link>> {
+        self.links.get(&link).filter(|link| link.is_live())
+    }
+
+    fn finish(&mut self, credit: &Credit) {
+        if credit.finish() {
+            self.outbox.put(&credit.link, Weight::Answer, |out| credit.put(out));
+        }
+    }
+
+    /// Writes collected since the last call.
+    pub fn take_writes(&mut self) -> Vec<Write> {
+        std::mem::take(&mut self.writes)
+    }
+
+    /// Reads collected since the last call.
+    pub fn take_reads(&mut self) -> Vec<Read> {
+        std::mem::take(&mut self.reads)
+    }
+
+    /// The store's queue was full: submits are refused, positions saved later by the next acknowledgement.
+    pub fn handle_writes_refused(&mut self, writes: Vec<Write>) {
+        for write in writes {
+            if let Write::Submit(submit) = write {
+                self.forget_outstanding(&submit);
+                self.metrics.refused_overload.increment();
+                self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
+            }
+        }
+    }
+
+    /// The store's queue was full: the reads wait.
+    pub fn handle_reads_refused(&mut self, reads: Vec<Read>) {
+        self.failed_reads.extend(reads);
+    }
+
+    /// From now on submits are refused as UNAVAILABLE; positions not saved yet are handed out.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+        self.save_cursors();
+    }
+
+    /// Another shard's queue was full: a submit is refused, everything else its sender repeats by itself.
+    pub fn refuse_crossing(&mut self, work: Work) {
+        self.metrics.crossing_full.increment();
+        if let Work::Submit(submit) = work {
+            self.metrics.refused_overload.increment();
+            self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
+        }
+    }
+
+    /// True after `stop`.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping
+    }
+
+    /// True when every submit has been answered.
+    pub fn is_settled(&self) -> bool {
+        self.writes_outstanding == 0
+    }
+}

@@ -1,0 +1,130 @@
+//! What backend services ask for: look-ups, kicks, transient pushes, receipts.
+
+use std::sync::Arc;
+
+use moor_wire::Code;
+use moor_wire::internal::{Kick, Location, LookupResult, Outcome, Push, PushAccount, Verb, put_control};
+
+use crate::lease::Link;
+use crate::limits::SUBSCRIBERS_PER_APP_MAX;
+use crate::outbox::Weight;
+use crate::registry::{AccountIndex, SessionIndex};
+use crate::shard::Shard;
+use crate::shard::credit::Credit;
+use crate::store::{AccountKey, Extent, Read};
+
+impl Shard {
+    pub(super) fn handle_lookup(&mut self, link: Arc<Link>, cookie: u64, key: AccountKey) {
+        let extent = self
+            .registry
+            .find(&key.app, &key.account, key.hash)
+            .and_then(|index| self.registry.account(index))
+            .filter(|account| account.is_loaded)
+            .map(|account| Extent { head: account.head, floor: account.floor });
+        match extent {
+            Some(_) => self.answer_lookup(&link, cookie, &key, extent, Code::Ok),
+            None => self.reads.push(Read::Extent { key, link, cookie }),
+        }
+    }
+
+    pub(super) fn answer_lookup(
+        &mut self,
+        link: &Link,
+        cookie: u64,
+        key: &AccountKey,
+        extent: Option<Extent>,
+        code: Code,
+    ) {
+        let account = self.registry.find(&key.app, &key.account, key.hash);
+        let sessions =
+            account.into_iter().flat_map(|index| self.registry.sessions_of(index)).filter_map(|index| {
+                let session = self.registry.session(index)?;
+                let gateway = self.links.get(&session.link).filter(|link| !link.is_void())?;
+                Some(Location {
+                    device: session.device.to_string(),
+                    gateway: gateway.node.to_string(),
+                    epoch: gateway.epoch,
+                    worker: gateway.worker,
+                    session: session.handle.0,
+                    internal_address: gateway.internal_address.to_string(),
+                    acked: session.acked,
+                })
+            });
+        // Nothing stored yet reads as 0 and 0.
+        let (head, floor) = extent.filter(|extent| extent.head > 0).map_or((0, 0), |e| (e.head, e.floor));
+        let result = LookupResult { cookie, code: code.into(), sessions: sessions.collect(), head, floor };
+        self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::LookupResult, &result));
+    }
+
+    /// Asks a session's gateway to close it. False when no live link leads there.
+    pub(super) fn kick_session(&mut self, index: SessionIndex, code: Code, reason: &str) -> bool {
+        let Some(session) = self.registry.session(index) else { return false };
+        let Some(key) = self.key_of(session.account) else { return false };
+        let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return false };
+        let kick = Kick {
+            cookie: key.hash,
+            session: session.handle.0,
+            app: key.app.into(),
+            account: key.account.into(),
+            device: session.device.to_string(),
+            code: code.into(),
+            reason: reason.to_owned(),
+        };
+        self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::Kick, &kick))
+    }
+
+    pub(super) fn handle_kick(&mut self, link: &Link, hash: u64, kick: &Kick) {
+        let code = Code::try_from(kick.code).ok().filter(|code| *code != Code::Ok).unwrap_or(Code::Kicked);
+        let account = self.registry.find(&kick.app, &kick.account, hash);
+        let chosen: Vec<SessionIndex> = account
+            .into_iter()
+            .flat_map(|index| self.registry.sessions_of(index))
+            .filter(|index| {
+                self.registry.session(*index).is_some_and(|session| {
+                    (kick.session == 0 || session.handle.0 == kick.session)
+                        && (kick.device.is_empty() || *session.device == *kick.device)
+                })
+            })
+            .collect();
+        let reached =
+            chosen.into_iter().filter(|index| self.kick_session(*index, code, &kick.reason)).count();
+        self.answer_outcome(link, kick.cookie, reached);
+    }
+
+    pub(super) fn handle_push_account(&mut self, link: &Link, hash: u64, body: &[u8]) {
+        let Ok(all) = PushAccount::parse(body) else { return };
+        let mut reached = 0;
+        let account = self.registry.find(all.app, all.account, hash);
+        for session in account.into_iter().flat_map(|index: AccountIndex| self.registry.sessions_of(index)) {
+            let Some(session) = self.registry.session(session) else { continue };
+            let Some(gateway) = self.links.get(&session.link).filter(|link| link.is_live()) else { continue };
+            let push = Push {
+                cookie: hash,
+                session: session.handle,
+                kind: all.kind,
+                flags: all.flags,
+                body: all.body,
+            };
+            if self.outbox.put(gateway, Weight::Push, |out| push.put(out, false)) {
+                reached += 1;
+            }
+        }
+        self.answer_outcome(link, all.cookie, reached);
+    }
+
+    fn answer_outcome(&mut self, link: &Link, cookie: u64, reached: usize) {
+        let code = if reached == 0 { Code::NotFound } else { Code::Ok };
+        let outcome = Outcome { cookie, code, reached: u32::try_from(reached).unwrap_or(u32::MAX) };
+        self.outbox.put(link, Weight::Answer, |out| outcome.put(out));
+    }
+
+    pub(super) fn handle_subscribe(&mut self, link: Arc<Link>, app: &str, credit: &Credit) {
+        if let Some(app) = self.registry.intern_app(app) {
+            let links = self.subscriptions.entry(app).or_default();
+            if links.len() < SUBSCRIBERS_PER_APP_MAX && links.iter().all(|known| known.id != link.id) {
+                links.push(link);
+            }
+        }
+        self.finish(credit);
+    }
+}

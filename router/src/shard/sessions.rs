@@ -1,0 +1,242 @@
+//! Sessions coming and going, and the correction of entries that turned out wrong.
+
+use std::sync::Arc;
+
+use moor_wire::Code;
+use moor_wire::identity::{check_account, check_app, check_device};
+use moor_wire::internal::{Departure, Kick, NotHere, Registration, Verb, put_control};
+use moor_wire::session::SessionHandle;
+
+use crate::lease::Link;
+use crate::limits::{SESSIONS_PER_ACCOUNT_MAX, SESSIONS_PER_DEVICE_MAX};
+use crate::outbox::Weight;
+use crate::registry::{AccountIndex, NewSession, SessionIndex};
+use crate::shard::Shard;
+use crate::shard::credit::Credit;
+use crate::store::{CursorSave, Found, Read, Slot, StoreError, Write};
+
+impl Shard {
+    pub(super) fn handle_register(
+        &mut self,
+        link: &Arc<Link>,
+        sessions: Vec<(u64, Registration)>,
+        credit: &Arc<Credit>,
+        now_ms: u64,
+    ) {
+        // Voided while its frames were on their way: a newer incarnation speaks for that gateway.
+        let is_void = link.is_void();
+        if !is_void {
+            self.links.entry(link.id).or_insert_with(|| link.clone());
+        }
+        for (hash, registration) in sessions {
+            self.metrics.registers.increment();
+            if is_void || !self.register(link, hash, &registration, credit, now_ms) {
+                self.finish(credit);
+            }
+        }
+    }
+
+    /// True when the store was asked and will finish the credit.
+    fn register(
+        &mut self,
+        link: &Arc<Link>,
+        hash: u64,
+        new: &Registration,
+        credit: &Arc<Credit>,
+        _now_ms: u64,
+    ) -> bool {
+        let is_named = check_app(&new.app).is_ok()
+            && check_account(&new.account).is_ok()
+            && check_device(&new.device).is_ok();
+        let Some(app) = is_named.then(|| self.registry.intern_app(&new.app)).flatten() else {
+            self.refuse(link, new, Code::Invalid);
+            return false;
+        };
+        let handle = SessionHandle(new.session);
+        let account = self.registry.find_or_insert(app, &new.account, hash);
+        let known = self.find_session(account, handle, link);
+        if known.is_none() && !self.make_room(account, &new.device) {
+            self.refuse(link, new, Code::Limit);
+            return false;
+        }
+        let index = known.unwrap_or_else(|| {
+            self.registry.add_session(account, &NewSession { handle, link: link.id, device: &new.device })
+        });
+        let Some((session, owner)) = self.registry.pair_mut(index) else { return false };
+        session.link = link.id;
+        // An entry announced again keeps its own cursor where the gateway names none.
+        let position = new.last_sync_id.or(session.is_placed.then_some(session.acked));
+        if owner.is_loaded
+            && let Some(position) = position
+        {
+            session.place(position, owner.floor, owner.head);
+            self.pump(account);
+            return false;
+        }
+        session.is_placed = false;
+        let session = Slot { index, generation: session.generation };
+        let Some(key) = self.key_of(account) else { return false };
+        self.metrics.loads.increment();
+        self.reads.push(Read::Load {
+            key,
+            device: new.device.as_str().into(),
+            session,
+            credit: credit.clone(),
+            last_sync_id: new.last_sync_id,
+        });
+        true
+    }
+
+    /// Closes the oldest session of a device that has too many. False when the account has too many.
+    fn make_room(&mut self, account: AccountIndex, device: &str) -> bool {
+        if self.registry.account(account).is_some_and(|account| account.sessions >= SESSIONS_PER_ACCOUNT_MAX)
+        {
+            let voids: Vec<_> = self
+                .registry
+                .sessions_of(account)
+                .filter(|index| {
+                    self.registry
+                        .session(*index)
+                        .is_some_and(|session| !self.links.contains_key(&session.link))
+                })
+                .collect();
+            // The last entry would take its account along, which the caller holds.
+            if voids.is_empty() || voids.len() >= usize::from(SESSIONS_PER_ACCOUNT_MAX) {
+                return false;
+            }
+            for index in voids {
+                self.drop_session(index);
+            }
+        }
+        let (count, oldest) = self
+            .registry
+            .sessions_of(account)
+            .filter(|index| self.registry.session(*index).is_some_and(|session| &*session.device == device))
+            .fold((0, None), |(count, _), index| (count + 1, Some(index)));
+        if count >= SESSIONS_PER_DEVICE_MAX {
+            if let Some(oldest) = oldest {
+                self.kick_session(oldest, Code::Limit, "the device opened too many sessions");
+                self.drop_session(oldest);
+            }
+        }
+        true
+    }
+
+    fn refuse(&mut self, link: &Link, new: &Registration, code: Code) {
+        self.metrics.registers_refused.increment();
+        let kick = Kick {
+            cookie: 0,
+            session: new.session,
+            app: new.app.clone(),
+            account: new.account.clone(),
+            device: new.device.clone(),
+            code: code.into(),
+            reason: "the router refuses this session".to_owned(),
+        };
+        self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::Kick, &kick));
+    }
+
+    /// An account's session by handle, announced on this link or an earlier one of the same incarnation.
+    pub(super) fn find_session(
+        &self,
+        account: AccountIndex,
+        handle: SessionHandle,
+        link: &Link,
+    ) -> Option<SessionIndex> {
+        self.registry.sessions_of(account).find(|index| {
+            self.registry.session(*index).is_some_and(|session| {
+                session.handle == handle
+                    && (session.link == link.id
+                        || self.links.get(&session.link).is_some_and(|other| other.is_same_incarnation(link)))
+            })
+        })
+    }
+
+    pub(super) fn handle_loaded(
+        &mut self,
+        slot: Slot<SessionIndex>,
+        last_sync_id: Option<u64>,
+        found: &Found,
+        credit: &Credit,
+    ) {
+        self.finish(credit);
+        let Some((session, account)) = self.registry.pair_mut(slot.index) else { return };
+        if session.generation != slot.generation {
+            return;
+        }
+        account.is_loaded = true;
+        account.head = account.head.max(found.extent.head);
+        account.floor = account.floor.max(found.extent.floor);
+        if !session.is_placed {
+            let position = last_sync_id.or(found.acked).unwrap_or(account.floor.saturating_sub(1));
+            session.place(position, account.floor, account.head);
+        }
+        let account = session.account;
+        self.pump(account);
+    }
+
+    pub(super) fn handle_read(&mut self, read: Read, outcome: Result<Found, StoreError>, now_ms: u64) {
+        let found = match outcome {
+            Ok(found) => found,
+            Err(error) => {
+                self.metrics.read_errors.increment();
+                tracing::error!(%error, "the store refused a read");
+                if let Read::Extent { link, cookie, key } = read {
+                    self.answer_lookup(&link, cookie, &key, None, Code::Storage);
+                } else {
+                    // A session waits for it; it is tried again with the next flush.
+                    self.failed_reads.push(read);
+                }
+                return;
+            }
+        };
+        match read {
+            Read::Load { session, credit, last_sync_id, .. } => {
+                self.handle_loaded(session, last_sync_id, &found, &credit);
+            }
+            Read::Range { account, after, .. } => self.handle_range(account, after, &found, now_ms),
+            Read::Extent { link, cookie, key } => {
+                self.answer_lookup(&link, cookie, &key, Some(found.extent), Code::Ok);
+            }
+        }
+    }
+
+    pub(super) fn handle_unregister(&mut self, link: &Link, sessions: &[(u64, Departure)]) {
+        for (hash, departure) in sessions {
+            let found = self
+                .registry
+                .find(&departure.app, &departure.account, *hash)
+                .and_then(|account| self.find_session(account, SessionHandle(departure.session), link));
+            if let Some(index) = found {
+                self.metrics.unregisters.increment();
+                self.drop_session(index);
+            }
+        }
+    }
+
+    /// A gateway does not know a session we thought it had: the entry was wrong.
+    pub(super) fn handle_not_here(&mut self, link: &Link, entries: &[NotHere]) {
+        for entry in entries {
+            let found = self
+                .registry
+                .find_hash(entry.cookie)
+                .find_map(|account| self.find_session(account, entry.session, link));
+            if let Some(index) = found {
+                self.metrics.not_here.increment();
+                self.drop_session(index);
+            }
+        }
+    }
+
+    /// Takes a session out; its position goes to the store if that does not have it.
+    pub(super) fn drop_session(&mut self, index: SessionIndex) {
+        if let Some(session) = self.registry.session(index)
+            && session.is_dirty
+            && let Some(key) = self.key_of(session.account)
+        {
+            let save = CursorSave { key, device: session.device.clone(), acked: session.acked };
+            self.writes.push(Write::Cursor(Box::new(save)));
+        }
+        self.registry.remove_session(index);
+    }
+}

@@ -1,0 +1,85 @@
+//! What a link's task decodes and a shard carries out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::internal::{Departure, Kick, NotHere, Registration};
+
+use crate::lease::Link;
+use crate::shard::credit::Credit;
+use crate::store::{AccountKey, Submit};
+
+/// One piece of work for the shard that owns the account concerned.
+#[derive(Debug)]
+pub enum Work {
+    /// Sessions are there; each with its account's hash.
+    Register {
+        /// Who says so.
+        link: Arc<Link>,
+        /// The sessions.
+        sessions: Vec<(u64, Registration)>,
+        /// One part per session.
+        credit: Arc<Credit>,
+    },
+    /// Sessions are gone; each with its account's hash.
+    Unregister {
+        /// Who says so.
+        link: Arc<Link>,
+        /// The sessions.
+        sessions: Vec<(u64, Departure)>,
+    },
+    /// A push met no session.
+    NotHere {
+        /// Who says so.
+        link: Arc<Link>,
+        /// Which.
+        entries: Vec<NotHere>,
+    },
+    /// A message for an account's timeline.
+    Submit(Box<Submit>),
+    /// A client's ACK or SYNC, as the body of its UP.
+    Cursor {
+        /// The gateway's link.
+        link: Arc<Link>,
+        /// Hash of the account.
+        hash: u64,
+        /// Body of the UP frame.
+        up: Bytes,
+    },
+    /// Where is an account?
+    Lookup {
+        /// The service that asks.
+        link: Arc<Link>,
+        /// Its request.
+        cookie: u64,
+        /// The account.
+        key: AccountKey,
+    },
+    /// Close sessions of an account.
+    Kick {
+        /// The service that asks.
+        link: Arc<Link>,
+        /// Hash of the account.
+        hash: u64,
+        /// The request.
+        kick: Box<Kick>,
+    },
+    /// Push to all sessions of an account, as the body of PUSH_ACCOUNT.
+    PushAccount {
+        /// The service that asks.
+        link: Arc<Link>,
+        /// Hash of the account.
+        hash: u64,
+        /// Body of the frame.
+        body: Bytes,
+    },
+    /// Send receipts of an app from now on.
+    Subscribe {
+        /// The service that asks.
+        link: Arc<Link>,
+        /// The app.
+        app: Box<str>,
+        /// One part per shard.
+        credit: Arc<Credit>,
+    },
+}

@@ -1,0 +1,304 @@
+//! Where messages and locations are kept: the two traits, and what passes through them.
+//!
+//! Both are batch-oriented and asynchronous by completion: the shard hands a batch over and never waits; what
+//! became of it arrives later as an event. That shape fits a thread with SQLite as well as a client of a
+//! remote cluster.
+
+pub mod checkpoint;
+pub mod reader;
+pub mod schema;
+pub mod sqlite;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::session::SessionHandle;
+
+use crate::lease::Link;
+use crate::registry::{AccountIndex, SessionIndex};
+use crate::shard::credit::Credit;
+
+/// An account's full name, with its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountKey {
+    /// `moor_wire::identity::account_hash` of the two names.
+    pub hash: u64,
+    /// The app.
+    pub app: Box<str>,
+    /// The account.
+    pub account: Box<str>,
+}
+
+/// Who is answered once a message is stored. The store carries it along and never looks inside.
+#[derive(Debug)]
+pub enum Origin {
+    /// A client's session behind a gateway.
+    Session {
+        /// The gateway's link.
+        link: Arc<Link>,
+        /// The session.
+        session: SessionHandle,
+        /// Hash of the sending account: finds the session's entry should it be gone.
+        hash: u64,
+    },
+    /// A service.
+    Service {
+        /// Its link.
+        link: Arc<Link>,
+        /// Its request.
+        cookie: u64,
+    },
+}
+
+/// A message on its way into the receiver's timeline.
+#[derive(Debug)]
+pub struct Submit {
+    /// The receiver.
+    pub to: AccountKey,
+    /// The sending account, in the same app.
+    pub from: Box<str>,
+    /// The sender's own id of it.
+    pub client_id: Bytes,
+    /// The message.
+    pub payload: Bytes,
+    /// When it was accepted, wall clock.
+    pub sent_at_ms: u64,
+    /// Who is answered.
+    pub origin: Origin,
+}
+
+/// A device's acknowledged position.
+#[derive(Debug)]
+pub struct CursorSave {
+    /// The account.
+    pub key: AccountKey,
+    /// The device.
+    pub device: Box<str>,
+    /// Everything up to here is acknowledged.
+    pub acked: u64,
+}
+
+/// One write.
+#[derive(Debug)]
+pub enum Write {
+    /// Append a message, unless its (sender, client id) is known in that timeline.
+    Submit(Box<Submit>),
+    /// Remember a position.
+    Cursor(Box<CursorSave>),
+}
+
+/// A stored message's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sync id.
+    pub sync_id: u64,
+    /// Oldest sync id the account still has.
+    pub floor: u64,
+    /// It had been stored before; nothing was written.
+    pub is_duplicate: bool,
+}
+
+/// Why a write or read failed; nothing of its batch was kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub Arc<str>);
+
+/// What became of a submit.
+#[derive(Debug)]
+pub struct Written {
+    /// The submit itself, back.
+    pub submit: Box<Submit>,
+    /// Its place, or why it has none.
+    pub outcome: Result<Stored, StoreError>,
+}
+
+/// Newest and oldest stored sync id. Nothing stored: 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Newest.
+    pub head: u64,
+    /// Oldest.
+    pub floor: u64,
+}
+
+impl Extent {
+    /// Of an account that never received anything.
+    pub const EMPTY: Self = Self { head: 0, floor: 1 };
+}
+
+/// A message read back.
+#[derive(Debug)]
+pub struct Message {
+    /// Its place.
+    pub sync_id: u64,
+    /// Sending account.
+    pub from: String,
+    /// The sender's id.
+    pub client_id: Bytes,
+    /// When it was accepted, wall clock.
+    pub sent_at_ms: u64,
+    /// The message.
+    pub payload: Bytes,
+}
+
+/// A slot of the registry as it was when something was asked for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Slot<I> {
+    /// Which slot.
+    pub index: I,
+    /// Its generation then.
+    pub generation: u32,
+}
+
+/// One read.
+#[derive(Debug)]
+pub enum Read {
+    /// What a new session needs: the account's extent and its device's stored position.
+    Load {
+        /// The account.
+        key: AccountKey,
+        /// The device.
+        device: Box<str>,
+        /// For whom.
+        session: Slot<SessionIndex>,
+        /// Counted down when done.
+        credit: Arc<Credit>,
+        /// What the client said it has.
+        last_sync_id: Option<u64>,
+    },
+    /// Messages behind `after`, oldest first, up to a window's worth.
+    Range {
+        /// The account.
+        key: AccountKey,
+        /// For whom.
+        account: Slot<AccountIndex>,
+        /// First sync id is above this.
+        after: u64,
+    },
+    /// The account's extent alone.
+    Extent {
+        /// The account.
+        key: AccountKey,
+        /// The service that asked.
+        link: Arc<Link>,
+        /// Its request.
+        cookie: u64,
+    },
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub struct Found {
+    /// Newest and oldest, in the same snapshot as the rest.
+    pub extent: Extent,
+    /// `Load`: the stored position.
+    pub acked: Option<u64>,
+    /// `Range`: the messages.
+    pub messages: Vec<Message>,
+    /// `Range`: every stored message above `after` up to this one is among them.
+    pub through: u64,
+}
+
+/// A read and what became of it.
+#[derive(Debug)]
+pub struct ReadDone {
+    /// The read, back.
+    pub read: Read,
+    /// What it found.
+    pub outcome: Result<Found, StoreError>,
+}
+
+/// What a store tells its shard.
+#[derive(Debug)]
+pub enum StoreEvent {
+    /// A group commit ended, well or not; submits in the order they were handed over.
+    Written(Vec<Written>),
+    /// Reads ended.
+    Read(Vec<ReadDone>),
+}
+
+/// The queue to the store is full: the batch comes back untouched.
+#[derive(Debug)]
+pub struct Full<T>(pub Vec<T>);
+
+/// Keeps messages.
+///
+/// Promises: a submit answered with a [`Stored`] survives whatever the fsync policy says it survives; sync
+/// ids of an account are contiguous and ascend in the order of its submits; a (sender, client id) whose
+/// message is retained is never stored twice, also after a restart; a failed batch leaves no trace. Reads
+/// handed over after a write's event arrived see that write.
+pub trait MessageStore {
+    /// Hands writes over; one [`StoreEvent::Written`] per commit follows.
+    fn try_write(&mut self, batch: Vec<Write>) -> Result<(), Full<Write>>;
+    /// Hands reads over; their events may overtake those of writes.
+    fn try_read(&mut self, batch: Vec<Read>) -> Result<(), Full<Read>>;
+    /// Where events arrive.
+    fn events(&self) -> flume::Receiver<StoreEvent>;
+    /// Commits what it was handed, then ends. Blocks: for the end of a process only.
+    fn close(self: Box<Self>);
+}
+
+/// Where a session is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The device's name.
+    pub device: String,
+    /// The session at its gateway.
+    pub handle: SessionHandle,
+    /// The link that announced it.
+    pub link: crate::lease::LinkId,
+    /// Highest acknowledged sync id.
+    pub acked: u64,
+}
+
+/// A change of whereabouts.
+#[derive(Clone, Debug)]
+pub enum LocationChange {
+    /// A session is there.
+    Arrived {
+        /// The account.
+        key: AccountKey,
+        /// The device.
+        device: Box<str>,
+        /// The session at its gateway.
+        handle: SessionHandle,
+        /// The link that announced it.
+        link: crate::lease::LinkId,
+    },
+    /// It is gone. Only the entry of that very session under that link goes, never its successor.
+    Left {
+        /// The account.
+        key: AccountKey,
+        /// The session at its gateway.
+        handle: SessionHandle,
+        /// The link that announced it.
+        link: crate::lease::LinkId,
+    },
+}
+
+/// What a location store tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocationEvent {
+    /// The changes up to the one with this ticket are seen by every later `try_find`.
+    Applied(u64),
+    /// Answer to a `try_find`.
+    Found {
+        /// Its ticket.
+        ticket: u64,
+        /// The sessions, void ones not filtered.
+        sessions: Vec<Whereabouts>,
+    },
+}
+
+/// Keeps whereabouts: soft state, rebuilt from the gateways, filtered by lease by whoever reads it.
+///
+/// Promises: changes of one account apply in the order given; nothing survives a restart of the store, and
+/// nobody may need it to.
+pub trait LocationStore {
+    /// Hands changes over under a ticket.
+    fn try_apply(&mut self, ticket: u64, batch: Vec<LocationChange>) -> Result<(), Full<LocationChange>>;
+    /// Asks for an account's sessions.
+    fn try_find(&mut self, ticket: u64, key: &AccountKey) -> Result<(), Full<LocationChange>>;
+    /// The next event, if one is there.
+    fn poll_event(&mut self) -> Option<LocationEvent>;
+}

@@ -1,0 +1,110 @@
+//! The reading thread of a shard's file: takes what is queued, answers it from one snapshot.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::limits::{READ_OPS_PER_SNAPSHOT, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::store::schema::{SYNC_ID_MAX, rowid, sync_id, unsigned};
+use crate::store::{AccountKey, Extent, Found, Message, Read, ReadDone, StoreError, StoreEvent};
+
+/// Runs until the queue's senders are gone.
+pub fn run(
+    connection: &mut Connection,
+    queue: &flume::Receiver<Vec<Read>>,
+    events: &flume::Sender<StoreEvent>,
+) {
+    while let Ok(mut batch) = queue.recv() {
+        while batch.len() < READ_OPS_PER_SNAPSHOT
+            && let Ok(more) = queue.try_recv()
+        {
+            batch.extend(more);
+        }
+        let mut batch = batch.into_iter();
+        loop {
+            let slice: Vec<Read> = batch.by_ref().take(READ_OPS_PER_SNAPSHOT).collect();
+            if slice.is_empty() {
+                break;
+            }
+            let done = answer(connection, slice);
+            if events.send(StoreEvent::Read(done)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// One snapshot for all, so that an extent and the messages beside it agree.
+fn answer(connection: &mut Connection, batch: Vec<Read>) -> Vec<ReadDone> {
+    let failed = |error: rusqlite::Error| StoreError(error.to_string().into());
+    match connection.transaction() {
+        Ok(snapshot) => batch
+            .into_iter()
+            .map(|read| ReadDone { outcome: find(&snapshot, &read).map_err(failed), read })
+            .collect(),
+        Err(error) => {
+            let error = failed(error);
+            batch.into_iter().map(|read| ReadDone { read, outcome: Err(error.clone()) }).collect()
+        }
+    }
+}
+
+fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
+    let (Read::Load { key, .. } | Read::Range { key, .. } | Read::Extent { key, .. }) = read;
+    let Some((account, extent)) = find_account(snapshot, key)? else {
+        return Ok(Found { extent: Extent::EMPTY, acked: None, messages: Vec::new(), through: 0 });
+    };
+    let mut found = Found { extent, acked: None, messages: Vec::new(), through: extent.head };
+    match read {
+        Read::Load { device, .. } => {
+            found.acked = snapshot
+                .prepare_cached("SELECT acked FROM cursors WHERE account = ?1 AND device = ?2")?
+                .query_row(params![account, device], |row| row.get(0))
+                .optional()?
+                .map(unsigned);
+        }
+        Read::Range { after, .. } => read_range(snapshot, account, *after, &mut found)?,
+        Read::Extent { .. } => {}
+    }
+    Ok(found)
+}
+
+/// An account's number and extent.
+pub fn find_account(connection: &Connection, key: &AccountKey) -> rusqlite::Result<Option<(i64, Extent)>> {
+    connection
+        .prepare_cached("SELECT id, head, floor FROM accounts WHERE app = ?1 AND account = ?2")?
+        .query_row(params![key.app, key.account], |row| {
+            let extent = Extent { head: unsigned(row.get(1)?), floor: unsigned(row.get(2)?) };
+            Ok((row.get(0)?, extent))
+        })
+        .optional()
+}
+
+fn read_range(snapshot: &Connection, account: i64, after: u64, found: &mut Found) -> rusqlite::Result<()> {
+    let mut statement = snapshot.prepare_cached(
+        "SELECT id, sender, client_id, sent_at_ms, payload FROM messages WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let from = rowid(account, after.min(SYNC_ID_MAX));
+    let limit = i64::try_from(WINDOW_MESSAGES).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![from, rowid(account, SYNC_ID_MAX), limit])?;
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let payload: Vec<u8> = row.get(4)?;
+        bytes += payload.len();
+        let message = Message {
+            sync_id: sync_id(row.get(0)?),
+            from: row.get(1)?,
+            client_id: Bytes::from(row.get::<_, Vec<u8>>(2)?),
+            sent_at_ms: unsigned(row.get(3)?),
+            payload: Bytes::from(payload),
+        };
+        found.through = message.sync_id;
+        found.messages.push(message);
+        if bytes >= WINDOW_BYTES as usize {
+            return Ok(());
+        }
+    }
+    if found.messages.len() < WINDOW_MESSAGES {
+        found.through = found.extent.head;
+    }
+    Ok(())
+}

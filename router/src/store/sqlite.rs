@@ -1,0 +1,335 @@
+//! The embedded message store: one SQLite file per shard, a committing, a reading and a checkpointing thread.
+//!
+//! Group commit comes by itself: the committer takes all that was queued while the last commit ran, up to a
+//! bound. A commit that fails is rolled back as a whole and answered as failed; nothing of it was
+//! acknowledged, and the committer goes on with the next.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use rusqlite::{Connection, params};
+
+use crate::config::Fsync;
+use crate::error::StartError;
+use crate::limits::{
+    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, HEADS_CACHED_MAX, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
+};
+use crate::metrics::Metrics;
+use crate::store::checkpoint::{self, Progress};
+use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
+use crate::store::{
+    AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
+    Written, reader,
+};
+
+/// A handle on the three threads of one file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writes: flume::Sender<Vec<Write>>,
+    reads: flume::Sender<Vec<Read>>,
+    events: flume::Receiver<StoreEvent>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl SqliteStore {
+    /// Opens or makes the file and starts its threads.
+    pub fn open(
+        path: &Path,
+        name: &str,
+        fsync: Fsync,
+        retention: u64,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let writer = schema::open_writer(path, fsync)?;
+        let mut read_connection = schema::open_reader(path)?;
+        let checkpoint_connection = schema::open_writer(path, fsync)?;
+        // One batch holds at least one operation, and those are counted by the shard: never full in practice.
+        let (writes, write_queue) = flume::bounded(WRITES_OUTSTANDING_MAX);
+        let (reads, read_queue) = flume::bounded(WRITES_OUTSTANDING_MAX);
+        let (event_sender, events) = flume::bounded(1024);
+        let spawn = |what: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(format!("{what}-{name}")).spawn(run).map_err(StartError::Thread)
+        };
+
+        let progress = Arc::new(Progress::default());
+        let checkpointer = {
+            let (progress, metrics) = (progress.clone(), metrics.clone());
+            spawn("log", Box::new(move || checkpoint::run(&checkpoint_connection, &progress, &metrics)))?
+        };
+        let reader_events = event_sender.clone();
+        let reading =
+            spawn("read", Box::new(move || reader::run(&mut read_connection, &read_queue, &reader_events)))?;
+        let mut committer = Committer {
+            connection: writer,
+            retention,
+            heads: HashMap::default(),
+            touched: Vec::new(),
+            metrics: metrics.clone(),
+        };
+        let checkpoint_thread = checkpointer.thread().clone();
+        let writing = spawn(
+            "commit",
+            Box::new(move || {
+                committer.run(&write_queue, &event_sender, &progress, &checkpoint_thread);
+                progress.end();
+                checkpoint_thread.unpark();
+            }),
+        )?;
+        Ok(Self { writes, reads, events, threads: vec![writing, reading, checkpointer] })
+    }
+}
+
+impl MessageStore for SqliteStore {
+    fn try_write(&mut self, batch: Vec<Write>) -> Result<(), Full<Write>> {
+        self.writes.try_send(batch).map_err(|error| Full(error.into_inner()))
+    }
+
+    fn try_read(&mut self, batch: Vec<Read>) -> Result<(), Full<Read>> {
+        self.reads.try_send(batch).map_err(|error| Full(error.into_inner()))
+    }
+
+    fn events(&self) -> flume::Receiver<StoreEvent> {
+        self.events.clone()
+    }
+
+    fn close(self: Box<Self>) {
+        let Self { writes, reads, events, threads } = *self;
+        drop((writes, reads));
+        // The threads may be waiting to hand over an event nobody will read.
+        let drain = std::thread::spawn(move || while events.recv().is_ok() {});
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread ended in a panic");
+            }
+        }
+        drain.join().ok();
+    }
+}
+
+/// What the committer remembers of an account.
+#[derive(Debug)]
+struct Head {
+    key: AccountKey,
+    id: i64,
+    extent: Extent,
+    /// True exactly when `extent` is newer than the accounts table, within the open transaction.
+    is_dirty: bool,
+}
+
+struct Committer {
+    connection: Connection,
+    retention: u64,
+    /// By account hash. Emptied when a commit fails, since it may hold what was rolled back.
+    heads: HashMap<u64, Head, foldhash::fast::RandomState>,
+    touched: Vec<u64>,
+    metrics: Arc<Metrics>,
+}
+
+fn bytes_of(batch: &[Write]) -> usize {
+    batch.iter().map(|write| if let Write::Submit(submit) = write { submit.payload.len() } else { 0 }).sum()
+}
+
+impl Committer {
+    fn run(
+        &mut self,
+        queue: &flume::Receiver<Vec<Write>>,
+        events: &flume::Sender<StoreEvent>,
+        progress: &Progress,
+        checkpointer: &std::thread::Thread,
+    ) {
+        while let Ok(mut batch) = queue.recv() {
+            let mut bytes = bytes_of(&batch);
+            while batch.len() < COMMIT_OPS_MAX
+                && bytes < COMMIT_BYTES_MAX
+                && let Ok(more) = queue.try_recv()
+            {
+                bytes += bytes_of(&more);
+                batch.extend(more);
+            }
+            let mut batch = batch.into_iter();
+            loop {
+                let slice: Vec<Write> = batch.by_ref().take(COMMIT_OPS_MAX).collect();
+                if slice.is_empty() {
+                    break;
+                }
+                let operations = slice.len() as u64;
+                let written = self.commit(slice);
+                if !written.is_empty() && events.send(StoreEvent::Written(written)).is_err() {
+                    return;
+                }
+                // A row touches its leaf, an index leaf and its account: an estimate is enough here.
+                progress.handle_commit(operations * 2 + 2, &self.connection, checkpointer, &self.metrics);
+            }
+        }
+    }
+
+    /// One group commit. Submits come back with their outcomes, in order.
+    fn commit(&mut self, batch: Vec<Write>) -> Vec<Written> {
+        let started = Instant::now();
+        let mut submits = Vec::with_capacity(batch.len());
+        let mut cursors = Vec::new();
+        for write in batch {
+            match write {
+                Write::Submit(submit) => submits.push(submit),
+                Write::Cursor(cursor) => cursors.push(cursor),
+            }
+        }
+        let outcome = self.try_commit(&submits, &cursors);
+        let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.metrics.commit_us.add(us);
+        match outcome {
+            Ok(places) => {
+                self.metrics.commits.increment();
+                self.metrics.commit_ops.add((submits.len() + cursors.len()) as u64);
+                submits
+                    .into_iter()
+                    .zip(places)
+                    .map(|(submit, place)| Written { submit, outcome: place })
+                    .collect()
+            }
+            Err(error) => {
+                self.metrics.commit_failures.increment();
+                tracing::error!(%error, messages = submits.len(), "the disk refused a commit; nothing of it was acknowledged");
+                self.roll_back();
+                let error = StoreError(error.to_string().into());
+                submits.into_iter().map(|submit| Written { submit, outcome: Err(error.clone()) }).collect()
+            }
+        }
+    }
+
+    fn roll_back(&mut self) {
+        self.heads.clear();
+        self.touched.clear();
+        // SQLite ends the transaction itself on some errors; then there is nothing left to roll back.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "rollback failed");
+        }
+    }
+
+    fn try_commit(
+        &mut self,
+        submits: &[Box<Submit>],
+        cursors: &[Box<CursorSave>],
+    ) -> rusqlite::Result<Vec<Result<Stored, StoreError>>> {
+        if self.heads.len() > HEADS_CACHED_MAX {
+            self.heads.clear();
+        }
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let mut places = Vec::with_capacity(submits.len());
+        for submit in submits {
+            places.push(self.append(submit)?);
+        }
+        for cursor in cursors {
+            self.save_cursor(cursor)?;
+        }
+        self.save_heads()?;
+        self.connection.execute_batch("COMMIT")?;
+        Ok(places)
+    }
+
+    fn append(&mut self, submit: &Submit) -> rusqlite::Result<Result<Stored, StoreError>> {
+        self.remember(&submit.to, true)?;
+        let Some(head) = self.heads.get_mut(&submit.to.hash) else {
+            return Ok(Err(StoreError("too many accounts in one shard".into())));
+        };
+        let next = head.extent.head + 1;
+        if next > SYNC_ID_MAX {
+            return Ok(Err(StoreError("the account's timeline is full".into())));
+        }
+        let inserted = self
+            .connection
+            .prepare_cached(
+                "INSERT INTO messages (id, account, sender, client_id, sent_at_ms, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (account, sender, client_id) DO NOTHING",
+            )?
+            .execute(params![
+                rowid(head.id, next),
+                head.id,
+                submit.from,
+                &submit.client_id[..],
+                signed(submit.sent_at_ms),
+                &submit.payload[..]
+            ])?;
+        if inserted == 0 {
+            let known: i64 = self
+                .connection
+                .prepare_cached(
+                    "SELECT id FROM messages WHERE account = ?1 AND sender = ?2 AND client_id = ?3",
+                )?
+                .query_row(params![head.id, submit.from, &submit.client_id[..]], |row| row.get(0))?;
+            return Ok(Ok(Stored { sync_id: sync_id(known), floor: head.extent.floor, is_duplicate: true }));
+        }
+        head.extent.head = next;
+        if !head.is_dirty {
+            head.is_dirty = true;
+            self.touched.push(submit.to.hash);
+        }
+        // Late and in slices, so that one account above its limit costs each commit only a little.
+        let excess = (next + 1 - head.extent.floor).saturating_sub(self.retention);
+        if excess > TRIM_SLICE_MESSAGES.min(self.retention / 10) {
+            let floor = head.extent.floor + excess.min(TRIM_SLICE_MESSAGES);
+            let removed = self
+                .connection
+                .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
+                .execute(params![rowid(head.id, head.extent.floor), rowid(head.id, floor)])?;
+            head.extent.floor = floor;
+            self.metrics.trimmed.add(removed as u64);
+        }
+        Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false }))
+    }
+
+    /// Brings an account's head to hand; makes the account where `make` says so.
+    fn remember(&mut self, key: &AccountKey, make: bool) -> rusqlite::Result<()> {
+        match self.heads.get(&key.hash) {
+            Some(head) if head.key == *key => return Ok(()),
+            Some(_) => {
+                // Two names with one hash: the other one's head goes to the file and out of the cache.
+                self.save_heads()?;
+                self.heads.remove(&key.hash);
+            }
+            None => {}
+        }
+        let (id, extent) = match reader::find_account(&self.connection, key)? {
+            Some(known) => known,
+            None if make => {
+                self.connection
+                    .prepare_cached("INSERT INTO accounts (app, account, head, floor) VALUES (?1, ?2, 0, 1)")?
+                    .execute(params![key.app, key.account])?;
+                (self.connection.last_insert_rowid(), Extent::EMPTY)
+            }
+            None => return Ok(()),
+        };
+        if id <= ACCOUNT_MAX {
+            self.heads.insert(key.hash, Head { key: key.clone(), id, extent, is_dirty: false });
+        }
+        Ok(())
+    }
+
+    fn save_cursor(&mut self, cursor: &CursorSave) -> rusqlite::Result<()> {
+        self.remember(&cursor.key, false)?;
+        let Some(head) = self.heads.get(&cursor.key.hash) else { return Ok(()) };
+        self.connection
+            .prepare_cached(
+                "INSERT INTO cursors (account, device, acked) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (account, device) DO UPDATE SET acked = excluded.acked",
+            )?
+            .execute(params![head.id, cursor.device, signed(cursor.acked)])?;
+        Ok(())
+    }
+
+    fn save_heads(&mut self) -> rusqlite::Result<()> {
+        for hash in self.touched.drain(..) {
+            let Some(head) = self.heads.get_mut(&hash) else { continue };
+            self.connection
+                .prepare_cached("UPDATE accounts SET head = ?2, floor = ?3 WHERE id = ?1")?
+                .execute(params![head.id, signed(head.extent.head), signed(head.extent.floor)])?;
+            head.is_dirty = false;
+        }
+        Ok(())
+    }
+}

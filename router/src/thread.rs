@@ -1,0 +1,335 @@
+//! A shard's thread: the event loop that feeds the shard and carries away what it decides.
+//!
+//! Owns the listener's accepting end, the links accepted here, the store's handle and the mailbox from the
+//! other threads. Everything on this thread shares one [`Node`]; no borrow of it lives across an await.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use monoio::net::{TcpListener, TcpStream};
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use crate::clock::now_ms;
+use crate::config::Driver;
+use crate::lease::{LeaseTable, Link, ShardIndex};
+use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
+use crate::link;
+use crate::metrics::{Metrics, Report};
+use crate::outbox::Parcel;
+use crate::shard::Shard;
+use crate::shard::work::Work;
+use crate::store::{Full, MessageStore, StoreEvent};
+
+/// What all shard threads share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Every link of the process.
+    pub leases: LeaseTable,
+    /// How many shards there are.
+    pub shards: u32,
+    /// The router's name.
+    pub name: String,
+    /// This process's incarnation.
+    pub epoch: u64,
+    /// What every HELLO must carry.
+    pub token: Option<String>,
+    /// All shards' numbers.
+    pub report: Report,
+}
+
+/// A letter to a shard's thread.
+#[derive(Debug)]
+pub enum Mail {
+    /// Work and frames from another shard's thread.
+    Parcel(Parcel),
+    /// Finish and end.
+    Stop,
+}
+
+/// What the tasks of a thread share.
+#[derive(Debug)]
+pub struct Node {
+    /// The shard.
+    pub shard: Shard,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The numbers of this thread.
+    pub metrics: Arc<Metrics>,
+    /// Links accepted here that are not closed yet.
+    pub links: Vec<Arc<Link>>,
+    store: Box<dyn StoreHandle>,
+    peers: Vec<flume::Sender<Mail>>,
+    expected_tick_ms: u64,
+}
+
+/// A message store that can be printed, for `Node`'s own sake.
+pub trait StoreHandle: MessageStore + std::fmt::Debug + Send {}
+impl<T: MessageStore + std::fmt::Debug + Send> StoreHandle for T {}
+
+impl Node {
+    /// The shard an account hash falls to.
+    pub fn shard_of(&self, hash: u64) -> ShardIndex {
+        ShardIndex(u16::try_from(hash % u64::from(self.shared.shards)).unwrap_or(0))
+    }
+
+    /// Carries work out here or sends it to the shard concerned.
+    pub fn hand_to(&mut self, shard: ShardIndex, work: Work, now_ms: u64) {
+        if shard == self.shard.index {
+            self.shard.apply(work, now_ms);
+        } else if let Err(work) = self.shard.outbox.cross(shard, work) {
+            self.shard.refuse_crossing(work);
+        }
+    }
+
+    /// Ends a turn: what was collected goes to the store and to the other threads.
+    pub fn flush(&mut self) {
+        let writes = self.shard.take_writes();
+        if !writes.is_empty()
+            && let Err(Full(writes)) = self.store.try_write(writes)
+        {
+            self.shard.handle_writes_refused(writes);
+        }
+        let reads = self.shard.take_reads();
+        if !reads.is_empty()
+            && let Err(Full(reads)) = self.store.try_read(reads)
+        {
+            self.shard.handle_reads_refused(reads);
+        }
+        let peers = &self.peers;
+        self.shard.outbox.dispatch(|shard, parcel| match peers[shard].try_send(Mail::Parcel(parcel)) {
+            Ok(()) => Ok(()),
+            Err(flume::TrySendError::Full(Mail::Parcel(parcel))) => Err(parcel),
+            // The thread has ended: its links with it.
+            Err(_) => Ok(()),
+        });
+    }
+
+    fn handle_parcel(&mut self, parcel: Parcel, now_ms: u64) {
+        for (link, weight, frames) in parcel.frames {
+            self.shard.outbox.put_local(link, weight, |out| out.extend_from_slice(&frames));
+        }
+        for work in parcel.work {
+            self.shard.apply(work, now_ms);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now_ms = now_ms();
+        if now_ms > self.expected_tick_ms + STALL_MS {
+            tracing::warn!(
+                late_ms = now_ms - self.expected_tick_ms,
+                "this thread was stalled; leases start anew"
+            );
+            self.shared.leases.forgive(self.shard.index, now_ms);
+        }
+        self.expected_tick_ms = now_ms + TICK_MS;
+        self.metrics.leases_expired.add(self.shared.leases.expire(self.shard.index, now_ms));
+        let outbox = &self.shard.outbox;
+        self.links.retain(|link| {
+            if link.is_close_wanted() {
+                outbox.close(link.id);
+            }
+            !link.is_close_wanted()
+        });
+        self.shard.handle_tick(now_ms);
+        self.flush();
+    }
+}
+
+/// What a shard's thread is started with.
+#[derive(Debug)]
+pub struct Seed {
+    /// Which shard.
+    pub index: ShardIndex,
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The numbers of this thread.
+    pub metrics: Arc<Metrics>,
+    /// The accepting socket.
+    pub listener: std::net::TcpListener,
+    /// The shard's store.
+    pub store: Box<dyn StoreHandle>,
+    /// Letters to this thread.
+    pub mailbox: flume::Receiver<Mail>,
+    /// Letters to every thread.
+    pub peers: Vec<flume::Sender<Mail>>,
+    /// How to wait.
+    pub driver: Driver,
+}
+
+/// Runs a shard's thread to its end. `ready` learns once whether the loop could be made.
+pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
+    let mut ring = io_uring_06::IoUring::builder();
+    // No interrupt to run completions: the loop enters the kernel often enough. Since kernel 5.19.
+    ring.setup_coop_taskrun();
+    let uring = match seed.driver {
+        Driver::Auto => RuntimeBuilder::<IoUringDriver>::new()
+            .uring_builder(ring)
+            .enable_timer()
+            .build()
+            .or_else(|_| RuntimeBuilder::<IoUringDriver>::new().enable_timer().build()),
+        Driver::Epoll => Err(io::ErrorKind::Unsupported.into()),
+    };
+    match uring {
+        Ok(mut runtime) => runtime.block_on(live(seed, ready)),
+        Err(error) => {
+            if seed.driver == Driver::Auto {
+                tracing::warn!(%error, "no io_uring for the router's threads; they use epoll");
+            }
+            match RuntimeBuilder::<LegacyDriver>::new().enable_timer().build() {
+                Ok(mut runtime) => runtime.block_on(live(seed, ready)),
+                Err(error) => {
+                    ready.send(Err(error)).ok();
+                }
+            }
+        }
+    }
+}
+
+async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
+    let Seed { index, shared, metrics, listener, store, mailbox, peers, .. } = seed;
+    let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
+    let events = store.events();
+    let node = Rc::new(RefCell::new(Node {
+        shard: Shard::new(index, outbox, metrics.clone()),
+        shared,
+        metrics,
+        links: Vec::new(),
+        store,
+        peers,
+        expected_tick_ms: now_ms() + TICK_MS,
+    }));
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            ready.send(Err(error)).ok();
+            return;
+        }
+    };
+    ready.send(Ok(())).ok();
+    monoio::spawn(accept(listener, node.clone()));
+    monoio::spawn(take_events(events, node.clone()));
+    monoio::spawn(tick(node.clone()));
+    while let Ok(mail) = mailbox.recv_async().await {
+        let mut stop = !handle_mail(&mut node.borrow_mut(), mail);
+        while !stop && let Ok(mail) = mailbox.try_recv() {
+            stop = !handle_mail(&mut node.borrow_mut(), mail);
+        }
+        node.borrow_mut().flush();
+        if stop {
+            break;
+        }
+    }
+    stop(&node, &mailbox).await;
+}
+
+/// False when the letter says stop.
+fn handle_mail(node: &mut Node, mail: Mail) -> bool {
+    match mail {
+        Mail::Parcel(parcel) => node.handle_parcel(parcel, now_ms()),
+        Mail::Stop => return false,
+    }
+    true
+}
+
+async fn accept(listener: TcpListener, node: Rc<RefCell<Node>>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let is_full = {
+                    let node = node.borrow();
+                    node.metrics.links_accepted.increment();
+                    node.shard.outbox.link_count() >= LINKS_PER_THREAD_MAX || node.shard.is_stopping()
+                };
+                if is_full {
+                    node.borrow().metrics.links_refused.increment();
+                    drop::<TcpStream>(stream);
+                } else {
+                    monoio::spawn(link::serve(stream, node.clone()));
+                }
+            }
+            Err(error) => {
+                // Out of descriptors, mostly: those who are connected go on, others wait.
+                tracing::warn!(%error, "cannot accept");
+                monoio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn take_events(events: flume::Receiver<StoreEvent>, node: Rc<RefCell<Node>>) {
+    while let Ok(event) = events.recv_async().await {
+        let mut node = node.borrow_mut();
+        let now_ms = now_ms();
+        node.shard.handle_store(event, now_ms);
+        // A few more that are there already, then the links have their turn.
+        for _ in 0..8 {
+            let Ok(event) = events.try_recv() else { break };
+            node.shard.handle_store(event, now_ms);
+        }
+        node.flush();
+    }
+}
+
+async fn tick(node: Rc<RefCell<Node>>) {
+    loop {
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        node.borrow_mut().tick();
+    }
+}
+
+/// Answers what was offered, saves positions, lets the links take their answers, closes the store.
+async fn stop(node: &Rc<RefCell<Node>>, mailbox: &flume::Receiver<Mail>) {
+    {
+        let mut node = node.borrow_mut();
+        node.shard.stop();
+        node.flush();
+    }
+    let give_up_ms = now_ms() + STOP_FLUSH_MS;
+    loop {
+        {
+            let mut node = node.borrow_mut();
+            while let Ok(mail) = mailbox.try_recv() {
+                handle_mail(&mut node, mail);
+            }
+            node.flush();
+            if (node.shard.is_settled() && node.shard.outbox.links().all(|out| out.is_empty()))
+                || now_ms() > give_up_ms
+            {
+                break;
+            }
+        }
+        monoio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let store = {
+        let mut node = node.borrow_mut();
+        for out in node.shard.outbox.links() {
+            out.close();
+        }
+        std::mem::replace(&mut node.store, Box::new(Closed))
+    };
+    store.close();
+}
+
+/// Stands where a store was that is closed.
+#[derive(Debug)]
+struct Closed;
+
+impl MessageStore for Closed {
+    fn try_write(&mut self, batch: Vec<crate::store::Write>) -> Result<(), Full<crate::store::Write>> {
+        Err(Full(batch))
+    }
+
+    fn try_read(&mut self, batch: Vec<crate::store::Read>) -> Result<(), Full<crate::store::Read>> {
+        Err(Full(batch))
+    }
+
+    fn events(&self) -> flume::Receiver<StoreEvent> {
+        flume::bounded(1).1
+    }
+
+    fn close(self: Box<Self>) {}
+}

@@ -1,0 +1,82 @@
+//! One step after the other, each shown, and a summary at the end.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+/// A program to run.
+pub struct Step {
+    name: &'static str,
+    command: Command,
+}
+
+impl Step {
+    /// A cargo command.
+    pub fn cargo(name: &'static str, arguments: &[&str]) -> Self {
+        // Cargo tells its children which cargo it is.
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.args(arguments);
+        Self { name, command }
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.command.env(key, value);
+        self
+    }
+}
+
+/// What has been run, and how it went.
+pub struct Summary {
+    lines: Vec<(String, bool, f64)>,
+    notes: Vec<String>,
+}
+
+impl Summary {
+    /// Nothing yet.
+    pub const fn new() -> Self {
+        Self { lines: Vec::new(), notes: Vec::new() }
+    }
+
+    /// Runs a program; a failure does not keep the next step from running.
+    pub fn run(&mut self, mut step: Step) {
+        let name = step.name;
+        eprintln!("\n=== {name}: {:?}", step.command);
+        self.run_with(name, || {
+            let status = step.command.status()?;
+            if status.success() { Ok(()) } else { bail!("{name} ended with {status}") }
+        });
+    }
+
+    /// Runs a function as a step.
+    pub fn run_with(&mut self, name: &str, act: impl FnOnce() -> Result<()>) {
+        let started = Instant::now();
+        let outcome = act();
+        if let Err(error) = &outcome {
+            eprintln!("=== {name} failed: {error:#}");
+        }
+        self.lines.push((name.to_owned(), outcome.is_ok(), started.elapsed().as_secs_f64()));
+    }
+
+    /// Something the reader of the summary must not miss.
+    pub fn note(&mut self, text: String) {
+        eprintln!("=== {text}");
+        self.notes.push(text);
+    }
+
+    /// Prints the summary.
+    pub fn finish(self) -> Result<()> {
+        println!();
+        for (name, passed, seconds) in &self.lines {
+            println!("{} {name} ({seconds:.1} s)", if *passed { "ok  " } else { "FAIL" });
+        }
+        for note in &self.notes {
+            println!("note {note}");
+        }
+        let failed = self.lines.iter().filter(|(_, passed, _)| !passed).count();
+        println!("{} passed, {failed} failed", self.lines.len() - failed);
+        if failed > 0 { bail!("{failed} step(s) failed") } else { Ok(()) }
+    }
+}
