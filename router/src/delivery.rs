@@ -6,12 +6,16 @@
 
 use std::collections::VecDeque;
 
+use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
+
 use crate::limits::{RETRY_MS, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::registry::Session;
 
 /// What a session has been sent and has not acknowledged.
 #[derive(Debug, Default)]
 pub struct Flight {
+    /// Highest sync id handed to the gateway.
+    sent: u64,
     /// Sync id and payload bytes of each, ascending.
     messages: VecDeque<(u64, u32)>,
     bytes: u32,
@@ -37,24 +41,39 @@ pub enum Due {
 }
 
 impl Session {
-    /// True when one more message of `bytes` may be sent now.
-    pub fn window_is_open(&self, bytes: u32) -> bool {
-        !self.is_resting
+    /// Highest sync id handed to the gateway. Without a flight that is what was acknowledged.
+    pub fn sent(&self) -> u64 {
+        self.flight.as_ref().map_or(self.acked, |flight| flight.sent.max(self.acked))
+    }
+
+    /// What lies between `sent` and `sync_id` is past retention and will not come.
+    pub fn skip_to(&mut self, sync_id: u64) {
+        match &mut self.flight {
+            Some(flight) => flight.sent = flight.sent.max(sync_id),
+            None => self.acked = self.acked.max(sync_id),
+        }
+    }
+
+    /// True when one more message, however long, may be sent now. Asked without its length, so that the
+    /// answer is the same before a message is read from the store and after: else a device with a nearly full
+    /// window would have it read for ever.
+    pub fn window_is_open(&self) -> bool {
+        !self.is_resting()
             && self.flight.as_ref().is_none_or(|flight| {
                 flight.messages.len() < WINDOW_MESSAGES
-                    && (flight.messages.is_empty() || flight.bytes.saturating_add(bytes) <= WINDOW_BYTES)
+                    && flight.bytes <= WINDOW_BYTES - CLIENT_BODY_BYTES_MAX
             })
     }
 
     /// True when the session could take the message behind `sent`, were it at hand.
     pub fn is_hungry(&self, head: u64) -> bool {
-        self.is_placed && self.sent < head && self.window_is_open(1)
+        self.is_placed() && self.sent() < head && self.window_is_open()
     }
 
     /// A message was handed to the gateway. Returns when to look at the flight, if nobody does yet.
     pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, now_ms: u64) -> Option<u64> {
-        self.sent = sync_id;
         let flight = self.flight.get_or_insert_with(Box::default);
+        flight.sent = sync_id;
         if flight.messages.is_empty() {
             flight.due_ms = now_ms + RETRY_MS[usize::from(flight.tries).min(RETRY_MS.len() - 1)];
         }
@@ -68,12 +87,11 @@ impl Session {
     /// The device has everything up to `sync_id`. True when that is news.
     pub fn handle_ack(&mut self, sync_id: u64, head: u64, now_ms: u64) -> bool {
         let sync_id = sync_id.min(head);
-        self.is_resting = false;
+        self.set_resting(false);
         if sync_id <= self.acked {
             return false;
         }
         self.acked = sync_id;
-        self.sent = self.sent.max(sync_id);
         if let Some(flight) = &mut self.flight {
             while let Some((id, bytes)) = flight.messages.front().copied()
                 && id <= sync_id
@@ -95,16 +113,16 @@ impl Session {
     pub fn place(&mut self, sync_id: u64, floor: u64, head: u64) {
         self.acked = sync_id.clamp(floor.saturating_sub(1).min(head), head);
         self.wind_back();
-        self.is_placed = true;
-        self.is_resting = false;
+        self.set_placed(true);
+        self.set_resting(false);
         if let Some(flight) = &mut self.flight {
             flight.tries = 0;
         }
     }
 
     fn wind_back(&mut self) {
-        self.sent = self.acked;
         if let Some(flight) = &mut self.flight {
+            flight.sent = self.acked;
             flight.messages.clear();
             flight.bytes = 0;
         }
@@ -122,8 +140,7 @@ impl Session {
         }
         if usize::from(flight.tries) >= RETRY_MS.len() {
             self.flight = None;
-            self.sent = self.acked;
-            self.is_resting = true;
+            self.set_resting(true);
             return Due::Rest;
         }
         flight.tries += 1;
@@ -132,11 +149,5 @@ impl Session {
         let due_ms = flight.due_ms;
         self.wind_back();
         Due::Retry(due_ms)
-    }
-
-    /// Messages in flight.
-    #[cfg(test)]
-    pub fn in_flight(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| flight.messages.len())
     }
 }

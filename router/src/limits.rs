@@ -22,9 +22,9 @@ pub const SHARDS_MAX: u32 = 256;
 /// Links one shard thread holds: gateways × workers, and services.
 pub const LINKS_PER_THREAD_MAX: usize = 8_192;
 /// Applications whose names are kept.
-pub const APPS_MAX: usize = 65_536;
+pub const APPS_MAX: usize = 65_535;
 /// Sessions of one account, all devices together.
-pub const SESSIONS_PER_ACCOUNT_MAX: u16 = 64;
+pub const SESSIONS_PER_ACCOUNT_MAX: u8 = 64;
 /// Sessions of one device name: a new one beside a half-open old one, and some slack. Beyond it the oldest
 /// is closed.
 pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
@@ -61,9 +61,9 @@ pub const HEADS_CACHED_MAX: usize = 65_536;
 /// Messages trimmed from one account at a time.
 pub const TRIM_SLICE_MESSAGES: u64 = 256;
 /// Log frames (pages of 8 KiB) after which the log is copied into the database file beside the commits.
-pub const CHECKPOINT_FRAMES: u64 = 2_048;
+pub const CHECKPOINT_FRAMES: u64 = 8_192;
 /// Log frames after which the committer itself stops to copy, so that the log cannot grow without bound.
-pub const CHECKPOINT_FRAMES_HARD: u64 = 32_768;
+pub const CHECKPOINT_FRAMES_HARD: u64 = 65_536;
 
 /// Unacknowledged messages a device may have on their way.
 pub const WINDOW_MESSAGES: usize = 64;
@@ -86,7 +86,7 @@ pub const RETENTION_DEFAULT: u64 = 10_000;
 const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);
 const _: () = assert!(STALL_MS < LEASE_MS as u64 && STALL_MS > TICK_MS * 4);
 // A message must fit the window of its device, a window the queue of its link.
-const _: () = assert!(CLIENT_BODY_BYTES_MAX <= WINDOW_BYTES);
+const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= WINDOW_BYTES);
 const _: () = assert!(WINDOW_BYTES as usize * 8 <= LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);

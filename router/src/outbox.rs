@@ -291,15 +291,15 @@ mod tests {
         assert_eq!(out.put(Weight::Push, fill(1)), Ok(false));
         assert_eq!(out.put(Weight::Answer, fill(LINK_QUEUE_BYTES_HARD_MAX)), Ok(true));
         assert_eq!(out.put(Weight::Answer, fill(1)), Err(TooSlow));
-        let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(Some(buffer)) = out.poll_take(&mut context) else { panic!("bytes are there") };
+        let context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(buffer)) = out.poll_take(&context) else { panic!("bytes are there") };
         // Still counted while the kernel has not taken them.
         assert!(!out.is_empty());
         assert_eq!(out.put(Weight::Push, fill(1)), Ok(false));
         out.give_back(buffer);
-        assert!(out.poll_take(&mut context).is_pending() && out.is_empty());
+        assert!(out.poll_take(&context).is_pending() && out.is_empty());
         out.close();
         assert_eq!(out.put(Weight::Answer, fill(1)), Ok(false));
-        assert!(matches!(out.poll_take(&mut context), Poll::Ready(None)));
+        assert!(matches!(out.poll_take(&context), Poll::Ready(None)));
     }
 }

@@ -96,7 +96,7 @@ pub const KEYS: &[Key] = &[
         internal_token_file,
         "internal-token-file",
         "FILE",
-        "File with that secret",
+        "File with the secret of the internal and router ports",
         "Its first line is the token; under systemd use LoadCredential."
     ),
     key!(

@@ -12,7 +12,7 @@ mod resources;
 mod validate;
 mod value;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use moor_ring::FeatureMask;
@@ -210,22 +210,6 @@ impl Config {
         }
     }
 
-    /// The router's address, its name looked up; `None` when it is embedded.
-    ///
-    /// # Errors
-    /// The name cannot be looked up.
-    pub fn router_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
-        let RouterChoice::Address(address) = &self.router else { return Ok(None) };
-        let unknown = |reason: String| {
-            ConfigError::Wrong(format!(
-                "the router's name {address} cannot be looked up ({reason}); make `router` an address such as \
-                 10.0.0.5:7300 or a name that this host's resolver knows"
-            ))
-        };
-        let mut found = address.to_socket_addrs().map_err(|error| unknown(error.to_string()))?;
-        found.next().map(Some).ok_or_else(|| unknown("it has no address".to_owned()))
-    }
-
     /// Where backend services reach the internal port bound at `bound`; routers tell it to services.
     #[must_use]
     pub fn internal_address(&self, bound: SocketAddr) -> String {
@@ -243,19 +227,11 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn with_router(text: &str) -> Config {
-        Config { router: RouterChoice::parse(text).unwrap(), ..Config::default() }
-    }
-
     #[test]
-    fn the_routers_name_is_looked_up() {
-        assert_eq!(with_router("embedded").router_address().unwrap(), None);
-        assert_eq!(with_router("[::1]:7300").router_address().unwrap(), "[::1]:7300".parse().ok());
-        let error = with_router("no-such-host.invalid:7300").router_address().unwrap_err();
-        assert!(
-            error.to_string().starts_with("the router's name no-such-host.invalid:7300 cannot"),
-            "{error}"
-        );
+    fn a_router_is_embedded_or_a_host_and_port() {
+        for right in ["embedded", "router-1:7300", "[::1]:7300"] {
+            assert_eq!(RouterChoice::parse(right).unwrap().to_string(), right);
+        }
         for wrong in ["router-1", ":7300", "router-1:0", "router-1:70000", "::1:7300", "Embedded"] {
             assert!(RouterChoice::parse(wrong).is_err(), "{wrong}");
         }

@@ -13,7 +13,7 @@ use crate::delivery::Due;
 use crate::lease::Link;
 use crate::limits::READS_OUTSTANDING_MAX;
 use crate::outbox::Weight;
-use crate::registry::{AccountIndex, SessionIndex};
+use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::store::{Found, Read, Slot, Stored, Submit};
 
@@ -43,7 +43,7 @@ impl Shard {
         let sessions = self.list_sessions(index);
         for session in &sessions {
             let is_next = self.registry.session(*session).is_some_and(|session| {
-                session.is_placed && session.sent + 1 == stored.sync_id && session.window_is_open(bytes)
+                session.is_placed() && session.sent() + 1 == stored.sync_id && session.window_is_open()
             });
             if is_next {
                 let body = body.get_or_insert_with(|| std::mem::take(&mut delivery).encode_to_vec().into());
@@ -69,7 +69,7 @@ impl Shard {
         // A full link drops it; the retry brings it again.
         self.outbox.put(link, Weight::Push, |out| push.put(out, false));
         self.metrics.deliveries.increment();
-        let generation = session.generation;
+        let generation = session.generation();
         if let Some(due_ms) = session.handle_sent(sync_id, bytes, now_ms) {
             self.retries.push(Reverse((due_ms, index, generation)));
         }
@@ -78,7 +78,7 @@ impl Shard {
     /// Asks the store for messages if a device of the account could take some and none are on their way.
     pub(super) fn pump(&mut self, index: AccountIndex) {
         let Some(account) = self.registry.account(index) else { return };
-        if account.is_reading || !account.is_loaded {
+        if account.reading != Reading::Idle {
             return;
         }
         let head = account.head;
@@ -91,7 +91,7 @@ impl Shard {
             return;
         }
         let Some(account) = self.registry.account_mut(index) else { return };
-        account.is_reading = true;
+        account.reading = Reading::Asked;
         let slot = Slot { index, generation: account.generation };
         if self.ranges_outstanding < READS_OUTSTANDING_MAX {
             self.read_range(slot);
@@ -120,7 +120,7 @@ impl Shard {
             .sessions_of(slot.index)
             .filter_map(|session| self.registry.session(session))
             .filter(|session| session.is_hungry(head) && self.live_link(session.link).is_some())
-            .map(|session| session.sent.max(below_floor))
+            .map(|session| session.sent().max(below_floor))
             .min();
         match (after, self.key_of(slot.index)) {
             (Some(after), Some(key)) => {
@@ -130,7 +130,7 @@ impl Shard {
             }
             _ => {
                 if let Some(account) = self.registry.account_mut(slot.index) {
-                    account.is_reading = false;
+                    account.reading = Reading::Idle;
                 }
             }
         }
@@ -144,7 +144,7 @@ impl Shard {
             self.drain_backlog();
             return;
         };
-        account.is_reading = false;
+        account.reading = Reading::Idle;
         account.head = account.head.max(found.extent.head);
         account.floor = account.floor.max(found.extent.floor);
         let floor = account.floor;
@@ -153,8 +153,10 @@ impl Shard {
         for index in &sessions {
             // Someone who was wound back behind the range meanwhile waits for the next one.
             let is_served = self.registry.session_mut(*index).is_some_and(|session| {
-                session.sent = session.sent.max(floor.saturating_sub(1));
-                session.is_hungry(found.through.max(1)) && session.sent >= after
+                if session.is_placed() && session.sent() + 1 < floor {
+                    session.skip_to(floor - 1);
+                }
+                session.is_hungry(found.through) && session.sent() >= after
             });
             if is_served {
                 self.serve(*index, found, floor, &mut bodies, now_ms);
@@ -176,11 +178,11 @@ impl Shard {
     ) {
         for (message, body) in found.messages.iter().zip(bodies) {
             let Some(session) = self.registry.session(index) else { return };
-            if message.sync_id <= session.sent {
+            if message.sync_id <= session.sent() {
                 continue;
             }
             let bytes = size(&message.payload);
-            if !session.window_is_open(bytes) || self.live_link(session.link).is_none() {
+            if !session.window_is_open() || self.live_link(session.link).is_none() {
                 return;
             }
             let body = body.get_or_insert_with(|| {
@@ -198,7 +200,7 @@ impl Shard {
         }
         // Ids that the range covers and the store does not have will not come: never ask for them again.
         if let Some(session) = self.registry.session_mut(index) {
-            session.sent = session.sent.max(found.through);
+            session.skip_to(found.through);
         }
     }
 
@@ -216,11 +218,11 @@ impl Shard {
             return;
         };
         let Some((session, account)) = self.registry.pair_mut(index) else { return };
-        if !session.is_placed {
+        if !session.is_placed() {
             self.metrics.strays.increment();
             return;
         }
-        let was_resting = session.is_resting;
+        let was_resting = session.is_resting();
         let is_news = if up.kind == Kind::Sync.byte() {
             self.metrics.syncs.increment();
             session.place(position, account.floor, account.head);
@@ -231,9 +233,9 @@ impl Shard {
         let (acked, owner) = (session.acked, session.account);
         let is_hungry = session.is_hungry(account.head);
         if is_news {
-            if !session.is_dirty {
-                session.is_dirty = true;
-                self.dirty.push(Slot { index, generation: session.generation });
+            if !session.is_dirty() {
+                session.set_dirty(true);
+                self.dirty.push(Slot { index, generation: session.generation() });
             }
             if up.kind == Kind::Ack.byte() {
                 self.metrics.acks.increment();

@@ -90,9 +90,7 @@ impl Shard {
     /// Carries a piece of work out.
     pub fn apply(&mut self, work: Work, now_ms: u64) {
         match work {
-            Work::Register { link, sessions, credit } => {
-                self.handle_register(&link, sessions, &credit, now_ms)
-            }
+            Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
             Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
             Work::Submit(submit) => self.handle_submit(submit),
@@ -169,10 +167,10 @@ impl Shard {
     fn save_cursors(&mut self) {
         for slot in std::mem::take(&mut self.dirty) {
             let Some(session) = self.registry.session_mut(slot.index) else { continue };
-            if session.generation != slot.generation || !session.is_dirty {
+            if session.generation() != slot.generation || !session.is_dirty() {
                 continue;
             }
-            session.is_dirty = false;
+            session.set_dirty(false);
             let (device, acked, account) = (session.device.clone(), session.acked, session.account);
             if let Some(key) = self.key_of(account) {
                 self.writes.push(Write::Cursor(Box::new(CursorSave { key, device, acked })));

@@ -8,7 +8,7 @@ use moor_wire::internal::{Kick, Location, LookupResult, Outcome, Push, PushAccou
 use crate::lease::Link;
 use crate::limits::SUBSCRIBERS_PER_APP_MAX;
 use crate::outbox::Weight;
-use crate::registry::{AccountIndex, SessionIndex};
+use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::credit::Credit;
 use crate::store::{AccountKey, Extent, Read};
@@ -19,7 +19,7 @@ impl Shard {
             .registry
             .find(&key.app, &key.account, key.hash)
             .and_then(|index| self.registry.account(index))
-            .filter(|account| account.is_loaded)
+            .filter(|account| account.reading != Reading::Unloaded)
             .map(|account| Extent { head: account.head, floor: account.floor });
         match extent {
             Some(_) => self.answer_lookup(&link, cookie, &key, extent, Code::Ok),

@@ -10,7 +10,7 @@ use moor_wire::session::SessionHandle;
 use crate::lease::Link;
 use crate::limits::{SESSIONS_PER_ACCOUNT_MAX, SESSIONS_PER_DEVICE_MAX};
 use crate::outbox::Weight;
-use crate::registry::{AccountIndex, NewSession, SessionIndex};
+use crate::registry::{AccountIndex, NewSession, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::credit::Credit;
 use crate::store::{CursorSave, Found, Read, Slot, StoreError, Write};
@@ -21,7 +21,6 @@ impl Shard {
         link: &Arc<Link>,
         sessions: Vec<(u64, Registration)>,
         credit: &Arc<Credit>,
-        now_ms: u64,
     ) {
         // Voided while its frames were on their way: a newer incarnation speaks for that gateway.
         let is_void = link.is_void();
@@ -30,21 +29,14 @@ impl Shard {
         }
         for (hash, registration) in sessions {
             self.metrics.registers.increment();
-            if is_void || !self.register(link, hash, &registration, credit, now_ms) {
+            if is_void || !self.register(link, hash, &registration, credit) {
                 self.finish(credit);
             }
         }
     }
 
     /// True when the store was asked and will finish the credit.
-    fn register(
-        &mut self,
-        link: &Arc<Link>,
-        hash: u64,
-        new: &Registration,
-        credit: &Arc<Credit>,
-        _now_ms: u64,
-    ) -> bool {
+    fn register(&mut self, link: &Arc<Link>, hash: u64, new: &Registration, credit: &Arc<Credit>) -> bool {
         let is_named = check_app(&new.app).is_ok()
             && check_account(&new.account).is_ok()
             && check_device(&new.device).is_ok();
@@ -65,16 +57,16 @@ impl Shard {
         let Some((session, owner)) = self.registry.pair_mut(index) else { return false };
         session.link = link.id;
         // An entry announced again keeps its own cursor where the gateway names none.
-        let position = new.last_sync_id.or(session.is_placed.then_some(session.acked));
-        if owner.is_loaded
+        let position = new.last_sync_id.or(session.is_placed().then_some(session.acked));
+        if owner.reading != Reading::Unloaded
             && let Some(position) = position
         {
             session.place(position, owner.floor, owner.head);
             self.pump(account);
             return false;
         }
-        session.is_placed = false;
-        let session = Slot { index, generation: session.generation };
+        session.set_placed(false);
+        let session = Slot { index, generation: session.generation() };
         let Some(key) = self.key_of(account) else { return false };
         self.metrics.loads.increment();
         self.reads.push(Read::Load {
@@ -113,11 +105,11 @@ impl Shard {
             .sessions_of(account)
             .filter(|index| self.registry.session(*index).is_some_and(|session| &*session.device == device))
             .fold((0, None), |(count, _), index| (count + 1, Some(index)));
-        if count >= SESSIONS_PER_DEVICE_MAX {
-            if let Some(oldest) = oldest {
-                self.kick_session(oldest, Code::Limit, "the device opened too many sessions");
-                self.drop_session(oldest);
-            }
+        if count >= SESSIONS_PER_DEVICE_MAX
+            && let Some(oldest) = oldest
+        {
+            self.kick_session(oldest, Code::Limit, "the device opened too many sessions");
+            self.drop_session(oldest);
         }
         true
     }
@@ -161,13 +153,15 @@ impl Shard {
     ) {
         self.finish(credit);
         let Some((session, account)) = self.registry.pair_mut(slot.index) else { return };
-        if session.generation != slot.generation {
+        if session.generation() != slot.generation {
             return;
         }
-        account.is_loaded = true;
+        if account.reading == Reading::Unloaded {
+            account.reading = Reading::Idle;
+        }
         account.head = account.head.max(found.extent.head);
         account.floor = account.floor.max(found.extent.floor);
-        if !session.is_placed {
+        if !session.is_placed() {
             let position = last_sync_id.or(found.acked).unwrap_or(account.floor.saturating_sub(1));
             session.place(position, account.floor, account.head);
         }
@@ -231,7 +225,7 @@ impl Shard {
     /// Takes a session out; its position goes to the store if that does not have it.
     pub(super) fn drop_session(&mut self, index: SessionIndex) {
         if let Some(session) = self.registry.session(index)
-            && session.is_dirty
+            && session.is_dirty()
             && let Some(key) = self.key_of(session.account)
         {
             let save = CursorSave { key, device: session.device.clone(), acked: session.acked };

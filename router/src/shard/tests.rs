@@ -1,1 +1,423 @@
+//! A shard with a real store and a clock that jumps.
 
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use moor_wire::Code;
+use moor_wire::client::{Delivery, Kind, SubmitResult};
+use moor_wire::frame::FrameReader;
+use moor_wire::identity::account_hash;
+use moor_wire::internal::{NotHere, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::session::SessionHandle;
+use prost::Message as _;
+
+use super::Shard;
+use super::credit::{Answer, Credit};
+use super::work::Work;
+use crate::config::Fsync;
+use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
+use crate::limits::{CURSOR_FLUSH_MS, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::metrics::Metrics;
+use crate::outbox::{LinkOut, Outbox};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{AccountKey, MessageStore, Origin, StoreEvent, Submit, Write};
+
+const HERE: ShardIndex = ShardIndex(0);
+
+struct Wire {
+    link: Arc<Link>,
+    out: Rc<LinkOut>,
+    reader: FrameReader,
+}
+
+struct Rig {
+    shard: Shard,
+    store: Box<SqliteStore>,
+    leases: LeaseTable,
+    now_ms: u64,
+    next_id: u64,
+    metrics: Arc<Metrics>,
+    directory: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(retention: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::open(directory, retention)
+    }
+
+    fn open(directory: tempfile::TempDir, retention: u64) -> Self {
+        let metrics = Arc::<Metrics>::default();
+        let path = directory.path().join("messages.sqlite");
+        let store = SqliteStore::open(&path, "test", Fsync::Off, retention, &metrics).unwrap();
+        let shard = Shard::new(HERE, Outbox::new(HERE, 1, metrics.clone()), metrics.clone());
+        Self {
+            shard,
+            store: Box::new(store),
+            leases: LeaseTable::new(1500),
+            now_ms: 1_000_000,
+            next_id: 0,
+            metrics,
+            directory,
+        }
+    }
+
+    /// Everything in memory is gone; the file stays.
+    fn restart(mut self, retention: u64) -> Self {
+        self.shard.stop();
+        self.settle();
+        self.store.close();
+        Self::open(self.directory, retention)
+    }
+
+    fn link(&mut self, node: &str, epoch: u64) -> Wire {
+        let peer = Peer {
+            role: Role::Gateway,
+            node: node.to_owned(),
+            epoch,
+            worker: 0,
+            internal_address: String::new(),
+        };
+        let (link, _) = self.leases.admit(peer, HERE, self.now_ms).unwrap();
+        let out = Rc::new(LinkOut::default());
+        self.shard.outbox.add(link.id, out.clone());
+        Wire { link, out, reader: frame_reader() }
+    }
+
+    /// Lets the store do all it was asked for, and what that leads to.
+    fn settle(&mut self) {
+        let events = self.store.events();
+        let (mut writes, mut reads) = (0, 0);
+        loop {
+            let batch = self.shard.take_writes();
+            if !batch.is_empty() {
+                writes += batch.iter().filter(|write| matches!(write, Write::Submit(_))).count();
+                self.store.try_write(batch).unwrap();
+            }
+            let batch = self.shard.take_reads();
+            if !batch.is_empty() {
+                reads += batch.len();
+                self.store.try_read(batch).unwrap();
+            }
+            if writes + reads == 0 {
+                return;
+            }
+            let event = events.recv().unwrap();
+            match &event {
+                StoreEvent::Written(written) => writes -= written.len(),
+                StoreEvent::Read(done) => reads -= done.len(),
+            }
+            self.shard.handle_store(event, self.now_ms);
+        }
+    }
+
+    fn later(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.shard.handle_tick(self.now_ms);
+        self.settle();
+    }
+
+    fn register(&mut self, wire: &Wire, session: u64, device: &str, last_sync_id: Option<u64>) {
+        let registration = Registration {
+            session,
+            app: "shop".into(),
+            account: "alice".into(),
+            device: device.into(),
+            last_sync_id,
+        };
+        let credit = Credit::new(wire.link.clone(), Answer::Registered { batch: 1 }, 1);
+        let sessions = vec![(alice().hash, registration)];
+        self.shard.apply(Work::Register { link: wire.link.clone(), sessions, credit }, self.now_ms);
+        self.settle();
+    }
+
+    fn offer(&mut self, wire: &Wire, client_id: u64, payload_bytes: usize) {
+        let origin = Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 };
+        let submit = Submit {
+            to: alice(),
+            from: "bob".into(),
+            client_id: Bytes::copy_from_slice(&client_id.to_be_bytes()),
+            payload: vec![7; payload_bytes].into(),
+            sent_at_ms: 1,
+            origin,
+        };
+        self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
+    }
+
+    /// Submits `count` new messages and lets them be stored.
+    fn submit(&mut self, wire: &Wire, count: usize) {
+        for _ in 0..count {
+            self.next_id += 1;
+            self.offer(wire, self.next_id, 10);
+        }
+        self.settle();
+    }
+
+    fn cursor(&mut self, wire: &Wire, session: u64, kind: Kind, position: u64) {
+        let mut frame = Vec::new();
+        let up = Up {
+            session: SessionHandle(session),
+            kind: kind.byte(),
+            flags: 0,
+            app: "shop",
+            account: "alice",
+            device: "phone",
+            body: &position.to_be_bytes(),
+        };
+        up.put(&mut frame);
+        let up = Bytes::copy_from_slice(&frame[moor_wire::frame::HEADER_BYTES..]);
+        self.shard.apply(Work::Cursor { link: wire.link.clone(), hash: alice().hash, up }, self.now_ms);
+        self.settle();
+    }
+
+    fn ack(&mut self, wire: &Wire, session: u64, position: u64) {
+        self.cursor(wire, session, Kind::Ack, position);
+    }
+}
+
+impl Wire {
+    fn pushes(&mut self) -> Vec<(u64, u8, Vec<u8>)> {
+        let context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(bytes)) = self.out.poll_take(&context) {
+            self.reader.push(&bytes);
+        }
+        let mut pushes = Vec::new();
+        while let Some(frame) = self.reader.try_next().unwrap() {
+            if frame.header.kind == Verb::Push.byte() {
+                let push = Push::parse(&frame.body).unwrap();
+                pushes.push((push.session.0, push.kind, push.body.to_vec()));
+            }
+        }
+        pushes
+    }
+
+    /// Sync ids delivered to a session since the last look.
+    fn delivered(&mut self, session: u64) -> Vec<u64> {
+        self.deliveries(session).into_iter().map(|delivery| delivery.sync_id).collect()
+    }
+
+    fn deliveries(&mut self, session: u64) -> Vec<Delivery> {
+        self.pushes()
+            .into_iter()
+            .filter(|(to, kind, _)| *to == session && *kind == Kind::Data.byte())
+            .map(|(_, _, body)| Delivery::decode(&body[..]).unwrap())
+            .collect()
+    }
+
+    fn results(&mut self) -> Vec<SubmitResult> {
+        self.pushes()
+            .into_iter()
+            .filter(|(_, kind, _)| *kind == Kind::Ack.byte())
+            .map(|(_, _, body)| SubmitResult::decode(&body[..]).unwrap())
+            .collect()
+    }
+}
+
+fn alice() -> AccountKey {
+    AccountKey { hash: account_hash("shop", "alice"), app: "shop".into(), account: "alice".into() }
+}
+
+const NOTHING: [u64; 0] = [];
+
+fn ids(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+    range.collect()
+}
+
+#[test]
+fn unacknowledged_messages_come_again_three_times_and_then_rest() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 3);
+    assert_eq!(wire.delivered(1), ids(1..=3));
+    for wait_ms in [5_000, 10_000, 20_000] {
+        rig.later(wait_ms - 1);
+        assert_eq!(wire.delivered(1), NOTHING, "before {wait_ms} ms");
+        rig.later(1);
+        assert_eq!(wire.delivered(1), ids(1..=3), "after {wait_ms} ms");
+    }
+    rig.later(20_000);
+    rig.later(3_600_000);
+    rig.submit(&sender, 1);
+    assert_eq!(wire.delivered(1), NOTHING, "it rests");
+    // Any word from it wakes it, even one that is no news.
+    rig.ack(&wire, 1, 0);
+    assert_eq!(wire.delivered(1), ids(1..=4));
+    rig.ack(&wire, 1, 4);
+    rig.later(3_600_000);
+    assert_eq!(wire.delivered(1), NOTHING);
+    assert_eq!((rig.metrics.retries.get(), rig.metrics.rests.get()), (3, 1));
+}
+
+#[test]
+fn progress_starts_the_retries_anew() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 4);
+    assert_eq!(wire.delivered(1), ids(1..=4));
+    rig.later(4_000);
+    rig.ack(&wire, 1, 2);
+    rig.later(4_999);
+    assert_eq!(wire.delivered(1), NOTHING);
+    rig.later(1);
+    assert_eq!(wire.delivered(1), ids(3..=4));
+}
+
+#[test]
+fn a_window_of_messages_and_of_bytes() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 200);
+    let window = WINDOW_MESSAGES as u64;
+    assert_eq!(wire.delivered(1), ids(1..=window));
+    rig.ack(&wire, 1, 10);
+    assert_eq!(wire.delivered(1), ids(window + 1..=window + 10));
+    rig.ack(&wire, 1, window + 10);
+    rig.ack(&wire, 1, 200);
+    assert_eq!(wire.delivered(1).last(), Some(&(window * 2 + 10)));
+    // An ACK ahead of what was sent is believed up to the head; nothing is left to send.
+    rig.later(60_000);
+    assert_eq!(wire.delivered(1), NOTHING);
+    // 60 KiB each: four fit, the fifth does not.
+    for id in 1000..1008 {
+        rig.offer(&sender, id, 60 * 1024);
+    }
+    rig.settle();
+    assert_eq!(wire.delivered(1).len(), WINDOW_BYTES as usize / (60 * 1024));
+}
+
+#[test]
+fn sync_goes_back_and_two_devices_go_their_own_ways() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, mut other) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&other, 10);
+    rig.register(&other, 2, "pad", Some(4));
+    assert_eq!(wire.delivered(1), ids(1..=10));
+    assert_eq!(other.delivered(2), ids(5..=10));
+    rig.ack(&wire, 1, 10);
+    rig.cursor(&wire, 1, Kind::Sync, 7);
+    assert_eq!(wire.delivered(1), ids(8..=10));
+    assert_eq!(other.delivered(2), NOTHING);
+    // A position beyond the end is cut to it.
+    rig.cursor(&wire, 1, Kind::Sync, 1_000_000);
+    rig.submit(&other, 1);
+    assert_eq!(wire.delivered(1), ids(11..=11));
+}
+
+#[test]
+fn what_is_past_retention_is_told_by_the_floor() {
+    let mut rig = Rig::new(20);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.submit(&sender, 100);
+    rig.register(&wire, 1, "phone", Some(3));
+    let deliveries = wire.deliveries(1);
+    let first = deliveries.first().unwrap();
+    assert_eq!(first.sync_id, first.floor);
+    assert!((79..=81).contains(&first.sync_id), "{}", first.sync_id);
+    assert_eq!(deliveries.last().unwrap().sync_id, 100);
+    assert_eq!(deliveries.len() as u64, 101 - first.sync_id);
+    // Trimmed under a device in flight: it goes on at the floor.
+    rig.submit(&sender, 200);
+    wire.delivered(1);
+    rig.later(5_000);
+    let again = wire.deliveries(1);
+    assert_eq!(again.first().unwrap().sync_id, again.first().unwrap().floor);
+    assert_eq!(again.last().unwrap().sync_id, 300);
+}
+
+#[test]
+fn a_known_client_id_is_answered_with_its_place_also_after_a_restart() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, mut sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    // Twice in one commit, once later, once after a restart.
+    rig.offer(&sender, 5, 1);
+    rig.offer(&sender, 5, 1);
+    rig.settle();
+    rig.offer(&sender, 5, 1);
+    rig.settle();
+    let seen: Vec<_> = sender.results().iter().map(|r| (r.code(), r.sync_id, r.duplicate)).collect();
+    assert_eq!(seen, [(Code::Ok, 1, false), (Code::Ok, 1, true), (Code::Ok, 1, true)]);
+    assert_eq!(wire.delivered(1), ids(1..=1));
+    let mut rig = rig.restart(1000);
+    let mut sender = rig.link("west", 1);
+    rig.offer(&sender, 5, 1);
+    rig.offer(&sender, 6, 1);
+    rig.settle();
+    let seen: Vec<_> = sender.results().iter().map(|r| (r.code(), r.sync_id, r.duplicate)).collect();
+    assert_eq!(seen, [(Code::Ok, 1, true), (Code::Ok, 2, false)]);
+}
+
+#[test]
+fn a_device_s_position_survives_a_restart() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 5);
+    wire.delivered(1);
+    rig.ack(&wire, 1, 3);
+    rig.later(CURSOR_FLUSH_MS);
+    let mut rig = rig.restart(1000);
+    let mut wire = rig.link("east", 2);
+    rig.register(&wire, 9, "phone", None);
+    assert_eq!(wire.delivered(9), ids(4..=5));
+    // A device never seen gets all that is kept.
+    rig.register(&wire, 10, "pad", None);
+    assert_eq!(wire.delivered(10), ids(1..=5));
+}
+
+#[test]
+fn a_lingering_link_gets_nothing_and_its_successor_everything() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.leases.close(&wire.link);
+    rig.submit(&sender, 2);
+    assert_eq!(wire.delivered(1), NOTHING);
+    let mut successor = rig.link("east", 1);
+    // The gateway names no position: the entry's own holds.
+    rig.register(&successor, 1, "phone", None);
+    assert_eq!(successor.delivered(1), ids(1..=2));
+    rig.leases.synced(&successor.link);
+    rig.later(50);
+    assert_eq!(rig.shard.registry.session_count(), 1);
+}
+
+#[test]
+fn entries_of_void_links_are_swept_and_not_here_removes_at_once() {
+    let mut rig = Rig::new(1000);
+    let (wire, other) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.register(&other, 2, "pad", None);
+    let entries = vec![NotHere { cookie: alice().hash, session: SessionHandle(2) }];
+    rig.shard.apply(Work::NotHere { link: other.link.clone(), entries }, rig.now_ms);
+    assert_eq!(rig.shard.registry.session_count(), 1);
+    rig.link("east", 2);
+    rig.later(50);
+    assert_eq!((rig.shard.registry.session_count(), rig.shard.registry.account_count()), (0, 0));
+    // A registration that was on its way when its link was voided must not come to life.
+    rig.register(&wire, 3, "phone", None);
+    assert_eq!(rig.shard.registry.session_count(), 0);
+}
+
+#[test]
+fn idle_accounts_hold_no_memory() {
+    let mut rig = Rig::new(1000);
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.submit(&sender, 10);
+    assert_eq!(rig.shard.registry.account_count(), 0);
+    rig.register(&wire, 1, "phone", None);
+    assert_eq!(wire.delivered(1).len(), 10);
+    rig.ack(&wire, 1, 10);
+    rig.later(5_000);
+    rig.later(5_000);
+    assert!(rig.shard.retries.is_empty() && rig.shard.dirty.is_empty() && rig.shard.backlog.is_empty());
+    let index = rig.shard.registry.find("shop", "alice", alice().hash).unwrap();
+    let session = rig.shard.registry.sessions_of(index).next().unwrap();
+    assert!(rig.shard.registry.session(session).unwrap().flight.is_none());
+}
