@@ -1,0 +1,107 @@
+//! What a session tells its app.
+
+use bytes::Bytes;
+use moor_wire::Code;
+
+/// Something the app should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The connection is logged in.
+    Connected {
+        /// The gateway's name.
+        gateway: String,
+        /// The interval the server asked for, milliseconds.
+        heartbeat_ms: u64,
+    },
+    /// The connection is gone; the session comes back by itself.
+    Disconnected(Disconnect),
+    /// A channel is logged in.
+    Opened {
+        /// Which.
+        channel: u16,
+        /// The handle by which services reach this very session.
+        session: u64,
+    },
+    /// A channel was closed by the server. Retryable codes are tried again by themselves.
+    Closed {
+        /// Which.
+        channel: u16,
+        /// Why.
+        code: Code,
+        /// In words.
+        reason: String,
+        /// Whether the session opens it again by itself.
+        reopens: bool,
+    },
+    /// A message, once, in order.
+    Message {
+        /// On which channel.
+        channel: u16,
+        /// Its place in the timeline; `None` for a transient one.
+        sync_id: Option<u64>,
+        /// Who sent it.
+        from: String,
+        /// The sender's id of it.
+        client_id: Bytes,
+        /// When the router took it, milliseconds since 1970.
+        sent_at_ms: u64,
+        /// What it says.
+        payload: Bytes,
+    },
+    /// Messages that are past retention and will not come.
+    Expired {
+        /// On which channel.
+        channel: u16,
+        /// First of them.
+        from: u64,
+        /// Last of them.
+        to: u64,
+    },
+    /// The router has a submit.
+    Accepted {
+        /// On which channel.
+        channel: u16,
+        /// Which.
+        client_id: Bytes,
+        /// Its place in the receiver's timeline.
+        sync_id: u64,
+        /// The router had it already: an earlier answer was lost.
+        duplicate: bool,
+    },
+    /// A submit will not be accepted; it is forgotten.
+    Refused {
+        /// On which channel.
+        channel: u16,
+        /// Which.
+        client_id: Bytes,
+        /// Why.
+        code: Code,
+        /// In words.
+        detail: String,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disconnect {
+    /// The peer hung up or the network broke.
+    HungUp,
+    /// Nothing was heard in time.
+    Silent,
+    /// The server sent what no server sends.
+    Garbled,
+    /// GOAWAY.
+    SentAway {
+        /// Why.
+        code: Code,
+        /// Another address to prefer; empty: the same one.
+        alternate: String,
+    },
+    /// ERROR.
+    Refused {
+        /// Why.
+        code: Code,
+        /// In words.
+        detail: String,
+    },
+}

@@ -1,0 +1,399 @@
+//! The session core: one connection's worth of state, no I/O, no clock.
+//!
+//! Owns everything that must survive a broken connection: which channels should be open, what each device has
+//! received without a gap, which submits are not answered yet. The driver feeds it what happened
+//! (`handle_*`, with the time) and takes what to do (`poll_*`). It never waits, and it never reports a message as
+//! accepted that the router did not accept.
+
+mod channel;
+mod event;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use moor_wire::client::{
+    Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Opened, SubmitResult, frame_reader, put,
+    put_control,
+};
+use moor_wire::frame::{Frame, FrameReader};
+use moor_wire::limits::CLIENT_VERSION;
+use moor_wire::Code;
+use prost::Message;
+
+pub use channel::{QueueFull, SUBMITS_PENDING_MAX};
+pub use event::{Disconnect, Event};
+
+use channel::Channel;
+
+/// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
+/// doubles from base to cap (full jitter).
+const RECONNECT_MS: (u64, u64) = (100, 30_000);
+/// Silence after a PING that means a dead connection: half the heartbeat, but at least this, milliseconds.
+const PONG_MS_MIN: u64 = 5000;
+/// Time for CONNECTED to come, milliseconds.
+const GREETING_MS: u64 = 10_000;
+/// Events nobody has taken. Beyond it the driver is told to stop reading (see [`Session::is_congested`]).
+const EVENTS_MAX: usize = 4096;
+
+/// How a session presents itself.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The device's stable name, 1 to 128 bytes.
+    pub device: String,
+    /// Software and version, for the operator's eye.
+    pub agent: String,
+    /// Longest heartbeat interval this client can keep, milliseconds; 0: the server's proposal.
+    pub heartbeat_max_ms: u32,
+    /// True: a delivered message counts as processed once its event has been taken. False: the app calls
+    /// [`Session::acknowledge`].
+    pub auto_acknowledge: bool,
+}
+
+impl Options {
+    /// Defaults for a device.
+    #[must_use]
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            agent: concat!("moor-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            heartbeat_max_ms: 0,
+            auto_acknowledge: true,
+        }
+    }
+}
+
+/// A pause that nobody else draws: anywhere between zero and a bound that doubles with every attempt.
+#[must_use]
+pub fn full_jitter(base_ms: u64, cap_ms: u64, attempt: u32, rng: &mut fastrand::Rng) -> u64 {
+    rng.u64(0..=base_ms.saturating_mul(1 << attempt.min(20)).min(cap_ms))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not connected; the next try is due at this time.
+    Down { retry_ms: u64 },
+    /// The driver is connecting.
+    Dialling,
+    /// CONNECT is said, CONNECTED has not come.
+    Greeting { deadline_ms: u64 },
+    /// Logged in.
+    Live,
+    /// The driver is to hang up.
+    Leaving,
+}
+
+/// One device's session with a gateway.
+#[derive(Debug)]
+pub struct Session {
+    options: Options,
+    rng: fastrand::Rng,
+    state: State,
+    attempt: u32,
+    /// From GOAWAY: when to come back.
+    return_ms: Option<u64>,
+    reader: FrameReader,
+    out: Vec<u8>,
+    events: VecDeque<Event>,
+    channels: Vec<Channel>,
+    heartbeat_ms: u64,
+    sent_ms: u64,
+    heard_ms: u64,
+    /// When the PING was sent that has not been followed by anything yet.
+    pinged_ms: Option<u64>,
+}
+
+impl Session {
+    /// A session that wants to be connected at once. Sessions that start together need different seeds.
+    #[must_use]
+    pub fn new(options: Options, seed: u64) -> Self {
+        Self {
+            options,
+            rng: fastrand::Rng::with_seed(seed),
+            state: State::Down { retry_ms: 0 },
+            attempt: 0,
+            return_ms: None,
+            reader: frame_reader(),
+            out: Vec::new(),
+            events: VecDeque::new(),
+            channels: Vec::new(),
+            heartbeat_ms: 0,
+            sent_ms: 0,
+            heard_ms: 0,
+            pinged_ms: None,
+        }
+    }
+
+    // --- what the app wants -----------------------------------------------------------------------------
+
+    /// Wants an account logged in on a channel, now and after every reconnect. `last_sync_id` is what the app
+    /// holds without a gap; `None` leaves it to what the router last saw this device acknowledge. A channel
+    /// that exists is replaced.
+    pub fn open(&mut self, number: u16, app: &str, account: &str, credential: Bytes, last_sync_id: Option<u64>) {
+        self.close(number);
+        let mut channel = Channel::new(number, app, account, credential, last_sync_id);
+        if self.state == State::Live {
+            channel.put_open(&mut self.out);
+        }
+        self.channels.push(channel);
+    }
+
+    /// Logs a channel out. Its unanswered submits are forgotten.
+    pub fn close(&mut self, number: u16) {
+        let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
+        let channel = self.channels.swap_remove(at);
+        if self.state == State::Live && channel.is_wanted() {
+            put_control(&mut self.out, Kind::Close, number, &Close { code: Code::Normal as i32, reason: String::new() });
+        }
+    }
+
+    /// Sends a message; [`Event::Accepted`] or [`Event::Refused`] with the same client id says what became of it.
+    /// Until then it is kept, over reconnects, and sent again.
+    ///
+    /// # Errors
+    /// [`QueueFull`] when the channel does not exist or has [`SUBMITS_PENDING_MAX`] submits unanswered.
+    pub fn submit(
+        &mut self,
+        number: u16,
+        client_id: Bytes,
+        to: &str,
+        payload: Bytes,
+        now: u64,
+    ) -> Result<(), QueueFull> {
+        let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else { return Err(QueueFull) };
+        channel.submit(client_id, to, payload, now, &mut self.out)
+    }
+
+    /// Says that everything up to `sync_id` on a channel is processed and will not be lost.
+    pub fn acknowledge(&mut self, number: u16, sync_id: u64, now: u64) {
+        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+            channel.acknowledge(sync_id, now, &mut self.out);
+        }
+    }
+
+    /// What a channel holds without a gap: to be kept by the app for the next [`Session::open`].
+    #[must_use]
+    pub fn last_sync_id(&self, number: u16) -> Option<u64> {
+        self.channels.iter().find(|c| c.number == number)?.processed()
+    }
+
+    /// Submits that are not answered yet, over all channels.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.channels.iter().map(Channel::unanswered).sum()
+    }
+
+    /// Channels that are open right now.
+    #[must_use]
+    pub fn channels_open(&self) -> usize {
+        if self.is_live() { self.channels.iter().filter(|c| c.is_open()).count() } else { 0 }
+    }
+
+    // --- what the driver asks ---------------------------------------------------------------------------
+
+    /// Whether the driver should connect now.
+    #[must_use]
+    pub fn wants_connection(&self, now: u64) -> bool {
+        matches!(self.state, State::Down { retry_ms } if now >= retry_ms)
+    }
+
+    /// Whether the driver should hang up and then call [`Session::handle_disconnected`].
+    #[must_use]
+    pub fn wants_hang_up(&self) -> bool {
+        self.state == State::Leaving
+    }
+
+    /// Logged in.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.state == State::Live
+    }
+
+    /// Whether the driver should leave what the server sends unread until events are taken.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.events.len() >= EVENTS_MAX
+    }
+
+    /// Bytes to send.
+    pub fn poll_transmit(&mut self, now: u64) -> Option<Vec<u8>> {
+        if self.out.is_empty() {
+            return None;
+        }
+        self.sent_ms = now;
+        Some(std::mem::take(&mut self.out))
+    }
+
+    /// Something the app should know.
+    pub fn poll_event(&mut self, now: u64) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let (true, Event::Message { channel, sync_id: Some(id), .. }) = (self.options.auto_acknowledge, &event) {
+            let (channel, id) = (*channel, *id);
+            self.acknowledge(channel, id, now);
+        }
+        Some(event)
+    }
+
+    /// When [`Session::handle_timeout`] (or a connect) is due; `None`: when something happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        match self.state {
+            State::Down { retry_ms } => Some(retry_ms),
+            State::Dialling | State::Leaving => None,
+            State::Greeting { deadline_ms } => Some(deadline_ms),
+            State::Live => {
+                let beat = self.pinged_ms.map_or(self.sent_ms + self.beat_ms(), |pinged| pinged + self.pong_ms());
+                self.channels.iter().filter_map(Channel::next_ms).chain([beat]).min()
+            }
+        }
+    }
+
+    // --- what the driver tells --------------------------------------------------------------------------
+
+    /// The driver has begun to connect.
+    pub fn handle_dialling(&mut self) {
+        self.state = State::Dialling;
+    }
+
+    /// The connection stands.
+    pub fn handle_connected(&mut self, now: u64) {
+        self.reader = frame_reader();
+        self.out.clear();
+        self.state = State::Greeting { deadline_ms: now + GREETING_MS };
+        self.heard_ms = now;
+        self.pinged_ms = None;
+        let connect = Connect {
+            version: CLIENT_VERSION,
+            device: self.options.device.clone(),
+            agent: self.options.agent.clone(),
+            network: String::new(),
+            heartbeat_max_ms: self.options.heartbeat_max_ms,
+        };
+        put_control(&mut self.out, Kind::Connect, 0, &connect);
+        for channel in &mut self.channels {
+            channel.put_open(&mut self.out);
+        }
+    }
+
+    /// The connection is gone, or could not be made.
+    pub fn handle_disconnected(&mut self, now: u64) {
+        if matches!(self.state, State::Greeting { .. } | State::Live) {
+            self.events.push_back(Event::Disconnected(Disconnect::HungUp));
+        }
+        let (base, cap) = RECONNECT_MS;
+        let pause = full_jitter(base, cap, self.attempt, &mut self.rng);
+        self.attempt = self.attempt.saturating_add(1);
+        let retry_ms = self.return_ms.take().unwrap_or(now + pause);
+        self.state = State::Down { retry_ms };
+        self.out.clear();
+        for channel in &mut self.channels {
+            channel.handle_disconnected();
+        }
+    }
+
+    /// Bytes arrived.
+    pub fn handle_bytes(&mut self, bytes: &[u8], now: u64) {
+        self.reader.push(bytes);
+        while matches!(self.state, State::Greeting { .. } | State::Live) {
+            match self.reader.try_next() {
+                Ok(Some(frame)) => {
+                    self.heard_ms = now;
+                    self.pinged_ms = None;
+                    if self.handle_frame(&frame, now).is_none() {
+                        self.leave(Disconnect::Garbled);
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => self.leave(Disconnect::Garbled),
+            }
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: u64) {
+        match self.state {
+            State::Greeting { deadline_ms } if now >= deadline_ms => self.leave(Disconnect::Silent),
+            State::Live => {
+                if self.pinged_ms.is_some_and(|pinged| now >= pinged + self.pong_ms()) {
+                    return self.leave(Disconnect::Silent);
+                }
+                for channel in &mut self.channels {
+                    channel.handle_timeout(now, &mut self.out);
+                }
+                if self.out.is_empty() && self.pinged_ms.is_none() && now >= self.sent_ms + self.beat_ms() {
+                    put(&mut self.out, Kind::Ping, Class::Command, 0, &[]);
+                    self.pinged_ms = Some(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The driver hangs up; the next try comes after the usual pause, or GOAWAY's.
+    fn leave(&mut self, why: Disconnect) {
+        self.state = State::Leaving;
+        self.events.push_back(Event::Disconnected(why));
+    }
+
+    /// A little earlier than promised, so that a late wake-up is still in time.
+    const fn beat_ms(&self) -> u64 {
+        self.heartbeat_ms * 9 / 10
+    }
+
+    fn pong_ms(&self) -> u64 {
+        (self.heartbeat_ms / 2).max(PONG_MS_MIN)
+    }
+
+    /// `None`: the server sent what no server sends.
+    fn handle_frame(&mut self, frame: &Frame, now: u64) -> Option<()> {
+        let number = frame.header.channel;
+        let kind = Kind::from_byte(frame.header.kind)?;
+        match kind {
+            Kind::Connected => {
+                let connected = Connected::decode(frame.body.clone()).ok()?;
+                self.state = State::Live;
+                self.attempt = 0;
+                self.heartbeat_ms = u64::from(connected.heartbeat_ms.max(1));
+                self.events.push_back(Event::Connected { gateway: connected.gateway, heartbeat_ms: self.heartbeat_ms });
+            }
+            Kind::Ping => put(&mut self.out, Kind::Pong, Class::Command, 0, &frame.body),
+            Kind::Pong => {}
+            Kind::GoAway => {
+                let away = GoAway::decode(frame.body.clone()).ok()?;
+                let (min, max) = (u64::from(away.retry_min_ms), u64::from(away.retry_max_ms));
+                self.return_ms = Some(now + self.rng.u64(min..=max.max(min)));
+                self.leave(Disconnect::SentAway { code: code_of(away.code), alternate: away.alternate });
+            }
+            Kind::Error => {
+                let error = Error::decode(frame.body.clone()).ok()?;
+                self.leave(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
+            }
+            Kind::Opened | Kind::Close | Kind::Data | Kind::Ack => {
+                // A channel that was closed meanwhile: what comes for it is of no interest.
+                let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else { return Some(()) };
+                let (out, events) = (&mut self.out, &mut self.events);
+                match kind {
+                    Kind::Opened => {
+                        channel.handle_opened(&Opened::decode(frame.body.clone()).ok()?, now, out, events);
+                    }
+                    Kind::Close => {
+                        let close = Close::decode(frame.body.clone()).ok()?;
+                        channel.handle_close(code_of(close.code), close.reason, now, &mut self.rng, events);
+                    }
+                    Kind::Data => channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events),
+                    _ => {
+                        let result = SubmitResult::decode(frame.body.clone()).ok()?;
+                        channel.handle_result(result, now, &mut self.rng, events);
+                    }
+                }
+            }
+            Kind::Connect | Kind::Open | Kind::Sync => return None,
+        }
+        Some(())
+    }
+}
+
+fn code_of(code: i32) -> Code {
+    Code::try_from(code).unwrap_or(Code::Internal)
+}

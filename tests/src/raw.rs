@@ -1,0 +1,227 @@
+//! A client that speaks bytes.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use moor_wire::Code;
+use moor_wire::client::{
+    Class, Close, Connect, Connected, Delivery, Kind, Open, Opened, Submit, SubmitResult, frame_reader, put,
+    put_control, put_sync_id,
+};
+use moor_wire::frame::{Frame, FrameReader, put_message};
+use prost::Message;
+
+/// How long an answer may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A connection to a gateway's client port.
+#[derive(Debug)]
+pub struct RawClient {
+    stream: TcpStream,
+    reader: FrameReader,
+    /// Told by the server.
+    pub heartbeat_ms: u32,
+}
+
+impl RawClient {
+    /// A connection that has said nothing yet.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn dial(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, reader: frame_reader(), heartbeat_ms: 0 })
+    }
+
+    /// A connection with CONNECT answered.
+    ///
+    /// # Errors
+    /// When the server does not answer CONNECTED.
+    pub fn connect(address: SocketAddr, device: &str) -> Result<Self> {
+        Self::connect_with(address, device, 0)
+    }
+
+    /// Likewise, with a wish for the heartbeat.
+    ///
+    /// # Errors
+    /// When the server does not answer CONNECTED.
+    pub fn connect_with(address: SocketAddr, device: &str, heartbeat_max_ms: u32) -> Result<Self> {
+        let mut client = Self::dial(address)?;
+        let connect = Connect { version: 1, device: device.into(), heartbeat_max_ms, ..Connect::default() };
+        let mut out = Vec::new();
+        put_control(&mut out, Kind::Connect, 0, &connect);
+        client.write(&out)?;
+        let connected: Connected = client.expect(Kind::Connected)?;
+        client.heartbeat_ms = connected.heartbeat_ms;
+        Ok(client)
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn send(&mut self, kind: Kind, channel: u16, body: &[u8]) -> Result<()> {
+        let mut out = Vec::new();
+        put(&mut out, kind, Class::Reliable, channel, body);
+        self.write(&out)
+    }
+
+    /// Opens a channel in the app `shop`; the session's handle.
+    ///
+    /// # Errors
+    /// When the server does not answer OPENED.
+    pub fn open(&mut self, channel: u16, account: &str, last_sync_id: Option<u64>) -> Result<u64> {
+        let open = Open { app: "shop".into(), account: account.into(), last_sync_id, ..Open::default() };
+        let mut out = Vec::new();
+        put_control(&mut out, Kind::Open, channel, &open);
+        self.write(&out)?;
+        Ok(self.expect::<Opened>(Kind::Opened)?.session)
+    }
+
+    /// Submits a message without waiting for its answer.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn submit(&mut self, channel: u16, client_id: &str, to: &str, payload: &[u8]) -> Result<()> {
+        let submit = Submit {
+            client_id: client_id.as_bytes().to_vec().into(),
+            to: to.into(),
+            payload: payload.to_vec().into(),
+        };
+        let mut out = Vec::new();
+        put_message(&mut out, Kind::Data.byte(), Class::Reliable.flags(), channel, &submit);
+        self.write(&out)
+    }
+
+    /// Submits until the server says that it has the message; its sync id.
+    ///
+    /// # Errors
+    /// When it does not within [`PATIENCE`].
+    pub fn submit_until_accepted(&mut self, channel: u16, client_id: &str, to: &str, payload: &[u8]) -> Result<u64> {
+        let started = Instant::now();
+        loop {
+            self.submit(channel, client_id, to, payload)?;
+            let result: SubmitResult = self.expect(Kind::Ack)?;
+            if result.code == Code::Ok as i32 {
+                return Ok(result.sync_id);
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("still refused with {:?}: {}", result.code, result.detail);
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// Acknowledges.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn ack(&mut self, channel: u16, sync_id: u64) -> Result<()> {
+        let mut out = Vec::new();
+        put_sync_id(&mut out, Kind::Ack, channel, sync_id);
+        self.write(&out)
+    }
+
+    /// PING and its PONG: everything said before has been handled.
+    ///
+    /// # Errors
+    /// When the answer does not come.
+    pub fn ping(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        self.send(Kind::Ping, 0, b"x")?;
+        self.next_of(Kind::Pong)?;
+        Ok(started.elapsed())
+    }
+
+    /// The next frame within `limit`; `None` when none came.
+    ///
+    /// # Errors
+    /// [`Hung up`](ErrorKind::UnexpectedEof) or reset.
+    pub fn next_within(&mut self, limit: Duration) -> Result<Option<Frame>> {
+        let deadline = Instant::now() + limit;
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            if let Some(frame) = self.reader.try_next()? {
+                return Ok(Some(frame));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()),
+                Ok(length) => self.reader.push(&buffer[..length]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The next frame of a kind; others are passed over.
+    ///
+    /// # Errors
+    /// When it does not come within [`PATIENCE`].
+    pub fn next_of(&mut self, kind: Kind) -> Result<Frame> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let frame = self.next_within(left)?.with_context(|| format!("no {kind:?} in {PATIENCE:?}"))?;
+            if frame.header.kind == kind.byte() {
+                return Ok(frame);
+            }
+            if frame.header.kind == Kind::Close.byte() && kind != Kind::Close {
+                bail!("the channel was closed: {:?}", Close::decode(frame.body)?);
+            }
+        }
+    }
+
+    /// The decoded body of the next frame of a kind.
+    ///
+    /// # Errors
+    /// When it does not come or does not decode.
+    pub fn expect<M: Message + Default>(&mut self, kind: Kind) -> Result<M> {
+        Ok(M::decode(self.next_of(kind)?.body)?)
+    }
+
+    /// The next delivery.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn delivery(&mut self) -> Result<Delivery> {
+        self.expect(Kind::Data)
+    }
+
+    /// Reads until the server hangs up; how long that took.
+    ///
+    /// # Errors
+    /// When it does not within `limit`.
+    pub fn until_closed(&mut self, limit: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        loop {
+            let left = limit.saturating_sub(started.elapsed());
+            match self.next_within(left) {
+                Ok(Some(_)) => {}
+                Ok(None) => bail!("still open after {limit:?}"),
+                Err(_) => return Ok(started.elapsed()),
+            }
+        }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub const fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}

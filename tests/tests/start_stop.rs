@@ -1,0 +1,105 @@
+//! Starting, refusing to start, draining: what an operator sees.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use moor_tests::process::{all_in_one, gateway, router, run};
+use moor_tests::raw::RawClient;
+use moor_wire::Code;
+use moor_wire::client::{GoAway, Kind};
+
+/// One sentence on standard error, exit code 2.
+fn refused(arguments: &[&str], says: &[&str]) -> Result<()> {
+    let (code, _, err) = run("moor-gateway", arguments)?;
+    let last = err.lines().filter(|line| line.starts_with("moor-gateway:")).collect::<Vec<_>>();
+    assert_eq!((code, last.len()), (Some(2), 1), "{arguments:?} said {err}");
+    for words in says {
+        assert!(last[0].contains(words), "{arguments:?} said {}", last[0]);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_start_says_what_to_do() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let running = all_in_one(data.path(), &[])?;
+    let taken = running.address("clients").to_string();
+    let other = tempfile::tempdir()?;
+    let other = other.path().to_string_lossy();
+    let free = ["--internal", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--router-listen", "127.0.0.1:0"];
+    refused(&[&["--listen", &taken, "--data", &other], &free[..]].concat(), &[&taken, "in use"])?;
+    refused(
+        &[&["--listen", "127.0.0.1:0", "--data", "/proc/no-such-place"], &free[..]].concat(),
+        &["/proc/no-such-place", "--data"],
+    )?;
+    let held = data.path().to_string_lossy();
+    refused(&[&["--listen", "127.0.0.1:0", "--data", &held], &free[..]].concat(), &["another process"])?;
+    refused(&["--internal", "0.0.0.0:0"], &["token"])?;
+    Ok(())
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest_known_one() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, "workers = 2\nlisen = \"127.0.0.1:0\"\n")?;
+    let file = file.to_string_lossy();
+    refused(&["--config", &file], &["lisen", "listen"])?;
+    refused(&["--config", &file, "--check"], &["lisen", "listen"])?;
+    std::fs::write(&*file, "workers = 2\nlisten = \"127.0.0.1:0\"\n")?;
+    let (code, _, err) = run("moor-gateway", &["--config", &file, "--check"])?;
+    assert_eq!(code, Some(0), "{err}");
+    Ok(())
+}
+
+#[test]
+fn every_program_has_a_version_and_help_that_teaches() -> Result<()> {
+    for name in ["moor-gateway", "moor-router", "moor-bench", "moor"] {
+        let (code, out, _) = run(name, &["--version"])?;
+        assert!(code == Some(0) && out.contains(env!("CARGO_PKG_VERSION")), "{name}: {out}");
+        let (code, out, _) = run(name, &["--help"])?;
+        assert!(code == Some(0) && out.lines().count() > 10, "{name}: {out}");
+    }
+    Ok(())
+}
+
+#[test]
+fn sigterm_sends_everybody_away_within_a_window_and_ends_with_zero() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let router = router(data.path())?;
+    let mut gateway = gateway("gateway-a", router.address("router"), &["--drain-deadline-ms", "3000"])?;
+    let mut clients = Vec::new();
+    for i in 0..50 {
+        let mut client = RawClient::connect(gateway.address("clients"), &format!("device-{i}"))?;
+        client.open(1, &format!("account-{i}"), None)?;
+        clients.push(client);
+    }
+    router.wait_stat("stats.router_sessions", Duration::from_secs(5), |sessions| sessions == 50)?;
+    let (address, ended) = (gateway.address("clients"), std::thread::spawn(move || gateway.terminate(Duration::from_secs(6))));
+    let mut stays = clients.pop();
+    for mut client in clients {
+        let goaway: GoAway = client.expect(Kind::GoAway)?;
+        assert_eq!(goaway.code, Code::Draining as i32);
+        assert!(goaway.retry_max_ms > goaway.retry_min_ms);
+    }
+    assert!(RawClient::connect(address, "late").is_err(), "nobody new is taken");
+    if let Some(client) = &mut stays {
+        // It was asked and did not go: it is cut at the deadline.
+        client.until_closed(Duration::from_secs(5))?;
+    }
+    let status = ended.join().expect("the thread ends")?;
+    assert_eq!(status.code(), Some(0));
+    router.wait_stat("stats.router_sessions", Duration::from_secs(2), |sessions| sessions == 0)?;
+    Ok(())
+}
+
+#[test]
+fn without_newer_kernel_features_it_still_works() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let gateway = all_in_one(data.path(), &["--workers", "2", "--disable-features", "all"])?;
+    let mut client = RawClient::connect(gateway.address("clients"), "phone")?;
+    client.open(1, "alice", None)?;
+    assert!(client.submit_until_accepted(1, "id-1", "alice", b"to myself")? > 0);
+    assert_eq!(&client.delivery()?.payload[..], b"to myself");
+    Ok(())
+}
