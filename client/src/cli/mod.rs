@@ -1,0 +1,94 @@
+//! Arguments of `moor`, and which command does what.
+
+mod http;
+mod output;
+mod service;
+mod session;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Anything a person should read: one sentence that says what to do.
+pub type Failure = Box<dyn std::error::Error>;
+
+const EXAMPLES: &str = "\
+Examples (with the appliance running: cargo run --release):
+  moor listen --account alice                 wait for alice's messages, go on where she left off
+  moor send --from bob --to alice \"hi\"        a reliable message; says when the router has it
+  echo hello | moor send --from bob --to alice -
+  moor push --to alice \"look up\"              transient, to every session of alice right now
+  moor who alice                              where she is
+  moor stats --json | jq .router
+
+Exit codes: 0 done, 1 it could not be done, 2 wrong usage.";
+
+/// Talk to a Moor gateway and its router.
+///
+/// `listen` and `send` are clients like any app: they log in at a gateway. `push`, `who`, `kick` and `stats` are
+/// what a backend service does: they speak to the router.
+#[derive(Debug, Parser)]
+#[command(name = "moor", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+/// Where things are, and how to answer.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Gateways' client addresses, the first that listens is used: HOST:PORT[,HOST:PORT...]
+    #[arg(long, global = true, env = "MOOR_TARGET", default_value = "127.0.0.1:7100", value_delimiter = ',')]
+    target: Vec<String>,
+    /// The router.
+    #[arg(long, global = true, env = "MOOR_ROUTER", default_value = "127.0.0.1:7300")]
+    router: String,
+    /// A gateway's internal port, for `push --session`.
+    #[arg(long, global = true, env = "MOOR_INTERNAL", default_value = "127.0.0.1:7200")]
+    internal: String,
+    /// A gateway's admin port, for `stats`.
+    #[arg(long, global = true, env = "MOOR_ADMIN", default_value = "127.0.0.1:7400")]
+    admin: String,
+    /// Secret of the internal and router ports.
+    #[arg(long, global = true, env = "MOOR_INTERNAL_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The app whose accounts are meant.
+    #[arg(long, global = true, default_value = "shop")]
+    app: String,
+    /// One JSON object a line instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Log an account in and print what it receives.
+    Listen(session::Listen),
+    /// Send a reliable message and wait until the router has it.
+    Send(session::Send),
+    /// Push a transient message to every session of an account, or to one session.
+    Push(service::Push),
+    /// Show where an account is logged in.
+    Who(service::Who),
+    /// Close an account's sessions.
+    Kick(service::Kick),
+    /// Show the router's and the gateway's counters.
+    Stats,
+}
+
+/// Does what the arguments say.
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Listen(listen) => on_tokio(session::listen(listen, global)),
+        Command::Send(send) => on_tokio(session::send(send, global)),
+        Command::Push(push) => service::push(push, global),
+        Command::Who(who) => service::who(who, global),
+        Command::Kick(kick) => service::kick(kick, global),
+        Command::Stats => service::stats(global),
+    }
+}
+
+fn on_tokio(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,119 @@
+//! `push`, `who`, `kick`, `stats`: what a backend service does, through the router.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, Global, output};
+use moor_router_client::blocking::Router;
+
+#[derive(Debug, Args)]
+pub struct Push {
+    /// Account whose sessions get it.
+    #[arg(long, required_unless_present = "session")]
+    to: Option<String>,
+    /// One session (its number, as `listen` prints it), through a gateway's internal port.
+    #[arg(long, conflicts_with = "to")]
+    session: Option<u64>,
+    /// Who it is said to come from.
+    #[arg(long, default_value = "moor")]
+    from: String,
+    /// What to say.
+    text: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Who {
+    /// The account.
+    account: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Kick {
+    /// The account.
+    account: String,
+    /// Only this device.
+    #[arg(long)]
+    device: Option<String>,
+    /// Told to the client.
+    #[arg(long, default_value = "closed by an operator")]
+    reason: String,
+}
+
+fn router(global: &Global) -> Result<Router, Failure> {
+    Ok(Router::connect(&global.router, global.token.as_deref().map(str::as_bytes))?)
+}
+
+/// Pushes a transient message.
+pub fn push(push: &Push, global: &Global) -> Result<(), Failure> {
+    let reached = match (push.session, &push.to) {
+        (Some(session), _) => {
+            let token = global.token.as_deref().map(str::as_bytes);
+            Router::connect(&global.internal, token)?.push(session, &push.from, push.text.as_bytes())?
+        }
+        (None, Some(to)) => router(global)?.push_account(&global.app, to, &push.from, push.text.as_bytes())?,
+        (None, None) => return Err("say --to ACCOUNT or --session NUMBER".into()),
+    };
+    output::line(global, &format!("reached {reached} session(s)"), &json!({ "reached": reached }))?;
+    if reached == 0 { Err("nobody is there to push to".into()) } else { Ok(()) }
+}
+
+/// Shows where an account is.
+pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
+    let found = router(global)?.lookup(&global.app, &who.account)?;
+    if global.json {
+        for s in &found.sessions {
+            let object = json!({
+                "account": who.account, "device": s.device, "gateway": s.gateway, "worker": s.worker,
+                "session": s.session, "internal": s.internal_address, "acked": s.acked,
+            });
+            output::line(global, "", &object)?;
+        }
+        return Ok(());
+    }
+    let account = &who.account;
+    let waiting = match (found.floor, found.head) {
+        (_, 0) => "no messages stored".to_owned(),
+        (floor, head) => format!("messages #{floor} to #{head} stored"),
+    };
+    let sessions = found.sessions.len();
+    output::line(global, &format!("{account} of {}: {sessions} session(s), {waiting}", global.app), &Value::Null)?;
+    for s in &found.sessions {
+        let line = format!(
+            "  device {}  gateway {}  worker {}  acknowledged #{}  session {}",
+            s.device, s.gateway, s.worker, s.acked, s.session
+        );
+        output::line(global, &line, &Value::Null)?;
+    }
+    Ok(())
+}
+
+/// Closes an account's sessions.
+pub fn kick(kick: &Kick, global: &Global) -> Result<(), Failure> {
+    let reached = router(global)?.kick(&global.app, &kick.account, kick.device.as_deref(), &kick.reason)?;
+    output::line(global, &format!("closed {reached} session(s)"), &json!({ "closed": reached }))
+}
+
+/// Shows counters: the router's, and the gateway's when its admin port answers.
+pub fn stats(global: &Global) -> Result<(), Failure> {
+    let router = router(global)?.stats()?;
+    let gateway = super::http::get_json(&global.admin, "/v1/stats");
+    if global.json {
+        let router: serde_json::Map<_, _> = router.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let gateway = gateway.unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        return output::line(global, "", &json!({ "router": router, "gateway": gateway }));
+    }
+    output::line(global, &format!("router {}", global.router), &Value::Null)?;
+    for (name, value) in router {
+        output::line(global, &format!("  {name:<44} {value:>14}"), &Value::Null)?;
+    }
+    match gateway {
+        Ok(stats) => {
+            output::line(global, &format!("gateway {}", global.admin), &Value::Null)?;
+            for (name, value) in stats["gateway"].as_object().into_iter().flatten() {
+                output::line(global, &format!("  {name:<44} {value:>14}"), &Value::Null)?;
+            }
+        }
+        Err(error) => output::line(global, &format!("gateway {}: {error}", global.admin), &Value::Null)?,
+    }
+    Ok(())
+}
