@@ -112,7 +112,10 @@ fn main() {
         stats["router_store_checkpoints_total"]
     );
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    println!("resident {} MiB", status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 >> 20);
+    println!(
+        "resident {} MiB",
+        status.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096 / 1024 / 1024
+    );
     for entry in std::fs::read_dir(directory.path()).unwrap() {
         let entry = entry.unwrap();
         println!("{:?} {} MiB", entry.file_name(), entry.metadata().unwrap().len() >> 20);

@@ -70,6 +70,15 @@ impl Session {
         self.is_placed() && self.sent() < head && self.window_is_open()
     }
 
+    /// True when it is worth reading messages for it: at least half of its window is free. A read per
+    /// acknowledged message would fetch a window's worth to hand out one.
+    pub fn wants_range(&self, head: u64) -> bool {
+        self.is_hungry(head)
+            && self.flight.as_ref().is_none_or(|flight| {
+                flight.messages.len() <= WINDOW_MESSAGES / 2 && flight.bytes <= WINDOW_BYTES / 2
+            })
+    }
+
     /// A message was handed to the gateway. Returns when to look at the flight, if nobody does yet.
     pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, now_ms: u64) -> Option<u64> {
         let flight = self.flight.get_or_insert_with(Box::default);

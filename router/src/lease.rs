@@ -189,14 +189,13 @@ impl LeaseTable {
         inner.links.retain(|_, link| !link.is_void());
     }
 
-    /// Voids the gateways' links whose lease has ended; services have no lease but are closed after ten.
-    /// Looks only at the links of one owner. Returns how many.
+    /// Voids the gateways' links whose lease has ended; services hold nothing and need none. Looks only at
+    /// the links of one owner. Returns how many.
     pub fn expire(&self, owner: ShardIndex, now_ms: u64) -> u64 {
         let mut inner = self.inner();
         let mut expired = 0;
-        for link in inner.links.values().filter(|link| link.owner == owner) {
-            let lease = if link.role == Role::Gateway { self.lease_ms } else { self.lease_ms * 10 };
-            if now_ms.saturating_sub(link.seen_ms.load(Ordering::Relaxed)) > lease {
+        for link in inner.links.values().filter(|link| link.owner == owner && link.role == Role::Gateway) {
+            if now_ms.saturating_sub(link.seen_ms.load(Ordering::Relaxed)) > self.lease_ms {
                 link.void();
                 expired += 1;
             }

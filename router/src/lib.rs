@@ -32,6 +32,7 @@ mod thread;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 
 pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
@@ -55,7 +56,8 @@ pub struct RouterHandle {
     mailboxes: Vec<flume::Sender<Mail>>,
     threads: Vec<JoinHandle<()>>,
     admin: Option<Admin>,
-    _data: DataDir,
+    /// Holds the directory's lock until the last thread is done.
+    data: DataDir,
 }
 
 impl RouterHandle {
@@ -134,7 +136,6 @@ pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
     let data = DataDir::open(&config.data, config.shards)?;
     let shards = data.shards;
     let report = Report((0..shards).map(|_| Arc::new(Metrics::default())).collect());
-    let admin = config.admin.map(|address| Admin::start(address, report.clone(), listen_addr)).transpose()?;
     let shared = Arc::new(Shared {
         leases: LeaseTable::new(LEASE_MS),
         shards,
@@ -142,6 +143,7 @@ pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
         epoch: clock::wall_ms(),
         token: config.token.clone(),
         report: report.clone(),
+        settled: AtomicU32::new(0),
     });
     let (mailboxes, receivers): (Vec<_>, Vec<_>) =
         (0..shards).map(|_| flume::bounded(MAILBOX_PARCELS_MAX)).unzip();
@@ -150,18 +152,22 @@ pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
         report,
         mailboxes: mailboxes.clone(),
         threads: Vec::new(),
-        admin,
-        _data: data,
+        admin: None,
+        data,
     };
-    for (position, mailbox) in receivers.into_iter().enumerate() {
+    // All files before the first thread: a broken one must not leave half a router to be stopped.
+    let mut stores = Vec::new();
+    for (position, metrics) in handle.report.0.iter().enumerate() {
         let index = u16::try_from(position).unwrap_or(u16::MAX);
-        let metrics = handle.report.0[position].clone();
-        let path = handle._data.messages(u32::from(index));
-        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, config.retention, &metrics)?;
+        let path = handle.data.messages(u32::from(index));
+        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, config.retention, metrics)?;
+        stores.push((ShardIndex(index), store));
+    }
+    for ((index, store), mailbox) in stores.into_iter().zip(receivers) {
         let seed = Seed {
-            index: ShardIndex(index),
+            index,
             shared: shared.clone(),
-            metrics,
+            metrics: handle.report.0[usize::from(index.0)].clone(),
             listener: listener.try_clone().map_err(StartError::Thread)?,
             store: Box::new(store),
             mailbox,
@@ -169,6 +175,10 @@ pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
             driver: config.driver,
         };
         handle.threads.push(spawn_shard(seed)?);
+    }
+    // Last: who answers on /readyz is ready.
+    if let Some(address) = config.admin {
+        handle.admin = Some(Admin::start(address, handle.report.clone(), listen_addr)?);
     }
     Ok(handle)
 }

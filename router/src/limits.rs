@@ -17,9 +17,13 @@ pub const CLOSE_LINGER_MS: u64 = 500;
 /// How long a graceful stop waits for commits and for links to take their answers.
 pub const STOP_FLUSH_MS: u64 = 5_000;
 
+/// A silent connection is probed by the kernel after this long, this often and this many times, so that a
+/// service that vanished without a word (it has no lease) does not stay for ever.
+pub const KEEPALIVE_S: (u64, u64, u32) = (30, 10, 3);
+
 /// Shards a data directory may be divided into.
 pub const SHARDS_MAX: u32 = 256;
-/// Links one shard thread holds: gateways × workers, and services.
+/// Connections one shard thread holds: gateways × workers, services, and whoever has not said HELLO yet.
 pub const LINKS_PER_THREAD_MAX: usize = 8_192;
 /// Applications whose names are kept.
 pub const APPS_MAX: usize = 65_535;

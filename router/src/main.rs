@@ -161,14 +161,10 @@ fn wait(mut signals: Signals, router: &RouterHandle) {
             stop.send(()).ok();
         }
     });
-    loop {
-        match stopped.recv_timeout(interval.unwrap_or(Duration::from_secs(3600))) {
-            Err(flume::RecvTimeoutError::Timeout) => {
-                if interval.is_some() && router.is_healthy() {
-                    notify(&[NotifyState::Watchdog]);
-                }
-            }
-            Ok(()) | Err(flume::RecvTimeoutError::Disconnected) => break,
+    let interval_or_long = interval.unwrap_or(Duration::from_secs(3600));
+    while stopped.recv_timeout(interval_or_long) == Err(flume::RecvTimeoutError::Timeout) {
+        if interval.is_some() && router.is_healthy() {
+            notify(&[NotifyState::Watchdog]);
         }
     }
     handle.close();

@@ -197,11 +197,6 @@ impl Outbox {
         }
     }
 
-    /// How many links this thread has.
-    pub fn link_count(&self) -> usize {
-        self.local.len()
-    }
-
     /// The queues of this thread's links.
     pub fn links(&self) -> impl Iterator<Item = &Rc<LinkOut>> {
         self.local.values()

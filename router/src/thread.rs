@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use monoio::net::{TcpListener, TcpStream};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub token: Option<String>,
     /// All shards' numbers.
     pub report: Report,
+    /// Shards that have answered everything and are about to end.
+    pub settled: AtomicU32,
 }
 
 /// A letter to a shard's thread.
@@ -60,6 +63,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// Links accepted here that are not closed yet.
     pub links: Vec<Arc<Link>>,
+    /// Connections of this thread, with or without HELLO.
+    pub connections: usize,
     store: Box<dyn StoreHandle>,
     peers: Vec<flume::Sender<Mail>>,
     expected_tick_ms: u64,
@@ -198,6 +203,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
         shared,
         metrics,
         links: Vec::new(),
+        connections: 0,
         store,
         peers,
         expected_tick_ms: now_ms() + TICK_MS,
@@ -242,13 +248,18 @@ async fn accept(listener: TcpListener, node: Rc<RefCell<Node>>) {
                 let is_full = {
                     let node = node.borrow();
                     node.metrics.links_accepted.increment();
-                    node.shard.outbox.link_count() >= LINKS_PER_THREAD_MAX || node.shard.is_stopping()
+                    node.connections >= LINKS_PER_THREAD_MAX || node.shard.is_stopping()
                 };
                 if is_full {
                     node.borrow().metrics.links_refused.increment();
                     drop::<TcpStream>(stream);
                 } else {
-                    monoio::spawn(link::serve(stream, node.clone()));
+                    let node = node.clone();
+                    node.borrow_mut().connections += 1;
+                    monoio::spawn(async move {
+                        link::serve(stream, node.clone()).await;
+                        node.borrow_mut().connections -= 1;
+                    });
                 }
             }
             Err(error) => {
@@ -289,6 +300,7 @@ async fn stop(node: &Rc<RefCell<Node>>, mailbox: &flume::Receiver<Mail>) {
         node.flush();
     }
     let give_up_ms = now_ms() + STOP_FLUSH_MS;
+    let mut is_counted = false;
     loop {
         {
             let mut node = node.borrow_mut();
@@ -296,7 +308,17 @@ async fn stop(node: &Rc<RefCell<Node>>, mailbox: &flume::Receiver<Mail>) {
                 handle_mail(&mut node, mail);
             }
             node.flush();
-            if (node.shard.is_settled() && node.shard.outbox.links().all(|out| out.is_empty()))
+            let is_settled = node.shard.is_settled();
+            if is_settled && !is_counted {
+                is_counted = true;
+                node.shared.settled.fetch_add(1, Ordering::AcqRel);
+            }
+            // Other shards may still answer over the links of this thread.
+            let are_all_settled = node.shared.settled.load(Ordering::Acquire) >= node.shared.shards;
+            if (is_settled
+                && are_all_settled
+                && mailbox.is_empty()
+                && node.shard.outbox.links().all(|out| out.is_empty()))
                 || now_ms() > give_up_ms
             {
                 break;

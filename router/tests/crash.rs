@@ -1,6 +1,5 @@
 //! kill -9 of the real binary under load: what was answered OK is delivered, what is sent again is known.
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 
@@ -92,7 +91,10 @@ fn every_accepted_message_outlives_kill_9_and_is_known_when_sent_again() {
         let directory = tempfile::tempdir().unwrap();
         let (mut next, mut accepted) = (0, BTreeMap::new());
         for round in 0..ROUNDS {
-            let arguments = if round == 0 { vec!["--shards", shards] } else { Vec::new() };
+            let mut arguments = vec!["--retention", "1000000"];
+            if round == 0 {
+                arguments.extend(["--shards", shards]);
+            }
             let router = RouterProcess::start(directory.path(), "127.0.0.1:0", &arguments);
             let mut gateway = Peer::gateway(router.address, "east", round + 1, 0);
             let until = Instant::now() + Duration::from_millis(700);

@@ -1,6 +1,5 @@
 //! A full disk: STORAGE answers, nothing acknowledged that is not kept, and recovery when space returns.
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What is not the protocol: a typed FAILURE, a close, and nobody else notices.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Leases and incarnations over real sockets: how long a wrong location lives.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 

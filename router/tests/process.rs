@@ -1,5 +1,5 @@
 //! The binary: how it starts, refuses to start, stops, and what it shows.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 
@@ -68,8 +68,8 @@ fn a_stop_answers_everything_and_a_start_has_it_all() {
     let mut gateway = Peer::gateway(router.address, "east", 1, 0);
     let bob = Who::new(1, "bob", "phone");
     gateway.register(1, vec![bob.registration(None)]);
-    for id in 0..500u32 {
-        gateway.put_submit(&bob, "alice", &id.to_be_bytes(), b"m");
+    for id in 0..8_000u32 {
+        gateway.put_submit(&bob, "alice", &id.to_be_bytes(), &[7; 200]);
     }
     gateway.flush();
     // One answer: the rest is on its way.
@@ -81,15 +81,17 @@ fn a_stop_answers_everything_and_a_start_has_it_all() {
     admin.read_to_string(&mut text).unwrap();
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("router_registers_total 1"), "{text}");
 
-    assert_eq!(router.terminate(), Some(0));
+    // It reads while the router stops, as a gateway does.
+    let stopping = std::thread::spawn(move || router.terminate());
     let mut accepted = 1;
-    while let Some((verb, body)) = gateway.next(std::time::Duration::from_millis(500)) {
+    while let Some((verb, body)) = gateway.next(common::PATIENCE) {
         if verb == moor_wire::internal::Verb::Push {
             let push = moor_wire::internal::Push::parse(&body).unwrap();
             let result: moor_wire::client::SubmitResult = prost::Message::decode(push.body).unwrap();
             accepted += u64::from(result.code() == Code::Ok);
         }
     }
+    assert_eq!(stopping.join().unwrap(), Some(0));
     let router = RouterProcess::start(directory.path(), "127.0.0.1:0", &[]);
     let mut service = Peer::service(router.address, "svc");
     assert_eq!(service.lookup("shop", "alice").head, accepted);

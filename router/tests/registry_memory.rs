@@ -1,6 +1,5 @@
 //! The registry's memory per session, as the kernel sees it. In a test binary of its own: nobody else allocates.
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 use moor_router::LinkId;
 use moor_router::registry::{NewSession, Registry};

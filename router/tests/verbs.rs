@@ -1,5 +1,5 @@
 //! What each verb of the internal protocol does, over real sockets against a router in this process.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
 

@@ -25,12 +25,12 @@ use moor_wire::Code;
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::NameError;
 use moor_wire::internal::{Failure, Hello, LayoutError, Role, Verb, Welcome, frame_reader, put_control};
-use moor_wire::limits::{INTERNAL_VERSION, NODE_BYTES_MAX, REASON_BYTES_MAX};
+use moor_wire::limits::{CONTROL_BODY_BYTES_MAX, INTERNAL_VERSION, NODE_BYTES_MAX, REASON_BYTES_MAX};
 use prost::Message as _;
 
 use crate::clock::now_ms;
 use crate::lease::{Link, Peer};
-use crate::limits::{CLOSE_LINGER_MS, HELLO_TIMEOUT_MS, LEASE_MS, READ_BYTES};
+use crate::limits::{CLOSE_LINGER_MS, HELLO_TIMEOUT_MS, KEEPALIVE_S, LEASE_MS, READ_BYTES};
 use crate::outbox::{LinkOut, Weight};
 use crate::thread::Node;
 
@@ -154,10 +154,14 @@ async fn write_all(mut half: OwnedWriteHalf<TcpStream>, out: Rc<LinkOut>) {
 pub async fn serve(stream: TcpStream, node: Rc<RefCell<Node>>) {
     // Frames are small and answers awaited; a socket that refuses the option still works.
     stream.set_nodelay(true).ok();
+    let (idle_s, interval_s, probes) = KEEPALIVE_S;
+    let (idle, interval) = (Duration::from_secs(idle_s), Duration::from_secs(interval_s));
+    stream.set_tcp_keepalive(Some(idle), Some(interval), Some(probes)).ok();
     let (read_half, write_half) = stream.into_split();
     let out = Rc::new(LinkOut::default());
     monoio::spawn(write_all(write_half, out.clone()));
-    let mut receiver = Receiver { half: read_half, frames: frame_reader(), out: out.clone() };
+    let mut receiver =
+        Receiver { half: read_half, frames: FrameReader::new(CONTROL_BODY_BYTES_MAX), out: out.clone() };
 
     let deadline = Duration::from_millis(HELLO_TIMEOUT_MS);
     let greeting = monoio::time::timeout(deadline, greet(&mut receiver, &node)).await;
@@ -201,6 +205,10 @@ async fn greet(receiver: &mut Receiver, node: &Rc<RefCell<Node>>) -> Result<Opti
             return Ok(None);
         }
     };
+    // Only now, with long frames allowed: a stranger makes us hold little.
+    let rest = std::mem::take(receiver.frames.buffer_mut());
+    receiver.frames = frame_reader();
+    *receiver.frames.buffer_mut() = rest;
     if Verb::from_byte(frame.header.kind) != Some(Verb::Hello) {
         return Err(Refusal::protocol("the first frame is not HELLO"));
     }

@@ -85,7 +85,7 @@ impl Shard {
         let is_wanted = self.registry.sessions_of(index).any(|session| {
             self.registry
                 .session(session)
-                .is_some_and(|session| session.is_hungry(head) && self.live_link(session.link).is_some())
+                .is_some_and(|session| session.wants_range(head) && self.live_link(session.link).is_some())
         });
         if !is_wanted {
             return;
@@ -119,7 +119,7 @@ impl Shard {
             .registry
             .sessions_of(slot.index)
             .filter_map(|session| self.registry.session(session))
-            .filter(|session| session.is_hungry(head) && self.live_link(session.link).is_some())
+            .filter(|session| session.wants_range(head) && self.live_link(session.link).is_some())
             .map(|session| session.sent().max(below_floor))
             .min();
         match (after, self.key_of(slot.index)) {
@@ -231,7 +231,7 @@ impl Shard {
             session.handle_ack(position, account.head, now_ms)
         };
         let (acked, owner) = (session.acked, session.account);
-        let is_hungry = session.is_hungry(account.head);
+        let wants_range = session.wants_range(account.head);
         if is_news {
             if !session.is_dirty() {
                 session.set_dirty(true);
@@ -242,7 +242,7 @@ impl Shard {
                 self.send_receipts(&up, acked);
             }
         }
-        if is_hungry && (is_news || was_resting) {
+        if wants_range && (is_news || was_resting) {
             self.pump(owner);
         }
     }
@@ -272,7 +272,7 @@ impl Shard {
 
     /// A session's place in the queue of retries came up.
     pub(super) fn handle_due(&mut self, index: SessionIndex, generation: u32, now_ms: u64) {
-        let Some(session) = self.registry.session_mut(index).filter(|now| now.generation == generation)
+        let Some(session) = self.registry.session_mut(index).filter(|now| now.generation() == generation)
         else {
             return;
         };

@@ -45,12 +45,16 @@ impl Shard {
             return false;
         };
         let handle = SessionHandle(new.session);
-        let account = self.registry.find_or_insert(app, &new.account, hash);
-        let known = self.find_session(account, handle, link);
-        if known.is_none() && !self.make_room(account, &new.device) {
+        let account = self.registry.find(&new.app, &new.account, hash);
+        let known = account.and_then(|account| self.find_session(account, handle, link));
+        if let (Some(account), None) = (account, known)
+            && !self.make_room(account, &new.device)
+        {
             self.refuse(link, new, Code::Limit);
             return false;
         }
+        // Again: making room may have taken the account's last entry, and the account with it.
+        let account = self.registry.find_or_insert(app, &new.account, hash);
         let index = known.unwrap_or_else(|| {
             self.registry.add_session(account, &NewSession { handle, link: link.id, device: &new.device })
         });
@@ -79,39 +83,45 @@ impl Shard {
         true
     }
 
-    /// Closes the oldest session of a device that has too many. False when the account has too many.
+    /// Makes room for one more session: entries under void links go first, then the device's oldest session
+    /// is closed. False when the account has too many live ones.
     fn make_room(&mut self, account: AccountIndex, device: &str) -> bool {
-        if self.registry.account(account).is_some_and(|account| account.sessions >= SESSIONS_PER_ACCOUNT_MAX)
-        {
-            let voids: Vec<_> = self
+        let is_crowded = |shard: &Self| {
+            shard
                 .registry
-                .sessions_of(account)
-                .filter(|index| {
-                    self.registry
-                        .session(*index)
-                        .is_some_and(|session| !self.links.contains_key(&session.link))
-                })
-                .collect();
-            // The last entry would take its account along, which the caller holds.
-            if voids.is_empty() || voids.len() >= usize::from(SESSIONS_PER_ACCOUNT_MAX) {
-                return false;
-            }
-            for index in voids {
-                self.drop_session(index);
-            }
+                .account(account)
+                .is_some_and(|account| account.sessions >= SESSIONS_PER_ACCOUNT_MAX)
+        };
+        if !is_crowded(self) && self.oldest_of_full_device(account, device).is_none() {
+            return true;
         }
+        let voids: Vec<_> = self
+            .registry
+            .sessions_of(account)
+            .filter(|index| {
+                self.registry
+                    .session(*index)
+                    .is_some_and(|session| self.links.get(&session.link).is_none_or(|link| link.is_void()))
+            })
+            .collect();
+        for index in voids {
+            self.drop_session(index);
+        }
+        if let Some(oldest) = self.oldest_of_full_device(account, device) {
+            self.kick_session(oldest, Code::Limit, "the device opened too many sessions");
+            self.drop_session(oldest);
+        }
+        !is_crowded(self)
+    }
+
+    /// The oldest session of a device that may have no more.
+    fn oldest_of_full_device(&self, account: AccountIndex, device: &str) -> Option<SessionIndex> {
         let (count, oldest) = self
             .registry
             .sessions_of(account)
             .filter(|index| self.registry.session(*index).is_some_and(|session| &*session.device == device))
             .fold((0, None), |(count, _), index| (count + 1, Some(index)));
-        if count >= SESSIONS_PER_DEVICE_MAX
-            && let Some(oldest) = oldest
-        {
-            self.kick_session(oldest, Code::Limit, "the device opened too many sessions");
-            self.drop_session(oldest);
-        }
-        true
+        oldest.filter(|_| count >= SESSIONS_PER_DEVICE_MAX)
     }
 
     fn refuse(&mut self, link: &Link, new: &Registration, code: Code) {

@@ -5,6 +5,7 @@
 //! remote cluster.
 
 pub mod checkpoint;
+pub mod memory;
 pub mod reader;
 pub mod schema;
 pub mod sqlite;
