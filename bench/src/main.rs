@@ -1,2 +1,35 @@
-//! bench
-fn main() {}
+//! `moor-bench`: the load harness. Each subcommand is one measurement; all of them end by themselves.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod args;
+mod calibrate;
+mod driver;
+mod fleet;
+mod measure;
+mod memory;
+mod progress;
+mod pusher;
+mod report;
+mod shared;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// It could not be measured at all.
+const EXIT_REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    match measure::run(&arguments) {
+        Ok(verdict) => ExitCode::from(verdict.exit_code()),
+        Err(error) => {
+            eprintln!("moor-bench: {error}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+    }
+}

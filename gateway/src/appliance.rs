@@ -86,6 +86,9 @@ pub fn run(config: Config, log: LogHandle) -> ExitCode {
 
 fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     let features = moor_ring::probe()?;
+    if let Err(error) = moor_ring::memory::ordinary_pages_only() {
+        tracing::warn!(%error, "huge pages could not be switched off; memory grows in steps of 2 MiB");
+    }
     tracing::info!("kernel features: {features}");
     // Before anything is started: from here on a signal means an orderly end.
     let signals =

@@ -33,9 +33,9 @@ pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes queued towards a backend service. Beyond it the service is a slow reader and is closed.
 pub const SERVICE_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
-pub const POOLED_BUFFER_BYTES_MAX: usize = 16 * 1024;
+pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// Send buffers kept for the next use.
-pub const POOLED_BUFFERS_MAX: usize = 1024;
+pub const POOLED_BUFFERS_MAX: usize = 512;
 /// A send that makes no progress for this long belongs to a peer that does not read, milliseconds.
 pub const SEND_STALL_MS: u64 = 30_000;
 /// How long a connection that is being closed may take to read its last frames and to hang up, milliseconds.

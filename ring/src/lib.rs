@@ -9,7 +9,7 @@
 //! * [`RingHandle`] and [`Doorbell`]: the two ways to wake a ring from elsewhere.
 //! * [`Token`]: what a request carries and its completion brings back.
 //! * [`features`]: what the kernel can do, and what it should be taken not to be able to do.
-//! * [`socket`] and [`thread`]: what has to be arranged before a ring takes over.
+//! * [`socket`], [`thread`] and [`memory`]: what has to be arranged before a ring takes over.
 //!
 //! The kernel floor is 6.1. Nothing here cancels requests by descriptor or in bulk: a ring's
 //! cancel table has at most 256 buckets (`clamp(ilog2(cq_entries) - 5, 1, 8)` bits, 6.1 to 6.18),
@@ -23,6 +23,7 @@ mod enter;
 mod errno;
 pub mod features;
 mod limits;
+pub mod memory;
 mod reap;
 mod recv_buffers;
 mod request;

@@ -1,1 +1,34 @@
-//! router-client
+//! How a backend service reaches Moor: one connection to a router, which knows everybody, or to the internal
+//! port of a gateway, which knows its own sessions.
+//!
+//! * [`blocking`]: over a socket of the standard library; no runtime.
+//! * [`tokio`] and [`monoio`] (features of the same names): the same methods, async.
+//! * [`core`]: the connection itself without socket and clock, which all of them drive.
+//! * [`backoff`]: when to try again.
+//!
+//! ```no_run
+//! use moor_router_client::blocking::Router;
+//!
+//! # fn main() -> Result<(), moor_router_client::Error> {
+//! let mut router = Router::connect("127.0.0.1:7300", None)?;
+//! let sent = router.send("shop", "orders", "alice", None, b"your parcel is on its way")?;
+//! println!("stored as {}", sent.sync_id);
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod blocking;
+pub mod core;
+mod desk;
+mod methods;
+#[cfg(feature = "monoio")]
+pub mod monoio;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+
+pub use core::{Answer, Config, Error, Request, Sent, Ticket, transient_body};
+
+pub use moor_wire::Code;
+pub use moor_wire::internal::{Location, LookupResult, Receipt, Welcome};

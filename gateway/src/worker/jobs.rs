@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use moor_ring::{Slot, Token};
 use moor_wire::Code;
-use moor_wire::internal::{Kick, Location, LookupResult, Outcome, Push, Verb};
+use moor_wire::internal::{Kick, Location, LookupResult, NotHere, Outcome, Push, Verb};
 use moor_wire::session::SessionHandle;
 
 use super::channels::ChannelIndex;
@@ -19,18 +19,33 @@ use crate::limits::{JOB_TIMEOUT_MS, JOBS_PENDING_MAX};
 pub(super) struct Asker {
     slot: Slot,
     cookie: u64,
-    lookup: bool,
+    answer: Answer,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// OUTCOME in any case.
+    Outcome,
+    /// NOT_HERE if the session is not there, else nothing.
+    Miss(SessionHandle),
+    /// LOOKUP_RESULT.
+    Locations,
 }
 
 impl Asker {
     /// A service that wants an outcome.
     pub(super) const fn new(slot: Slot, cookie: u64) -> Self {
-        Self { slot, cookie, lookup: false }
+        Self { slot, cookie, answer: Answer::Outcome }
     }
 
     /// A service that wants locations.
     pub(super) const fn for_lookup(self) -> Self {
-        Self { lookup: true, ..self }
+        Self { answer: Answer::Locations, ..self }
+    }
+
+    /// A service that wants to hear only of a miss.
+    pub(super) const fn for_miss(self, session: SessionHandle) -> Self {
+        Self { answer: Answer::Miss(session), ..self }
     }
 }
 
@@ -186,14 +201,21 @@ impl<I: Io> Worker<I> {
     }
 
     fn answer(&mut self, asker: Asker, result: JobResult, now: Now) {
-        let Asker { slot, cookie, lookup } = asker;
-        if lookup {
-            let code = if result.code == Code::NotHere { Code::Ok } else { result.code };
-            let found =
-                LookupResult { cookie, code: code as i32, sessions: result.sessions, head: 0, floor: 0 };
-            self.queue_internal(slot, Verb::LookupResult, &found, now);
-        } else {
-            self.queue_outcome(slot, Outcome { cookie, code: result.code, reached: result.reached }, now);
+        let Asker { slot, cookie, answer } = asker;
+        match answer {
+            Answer::Locations => {
+                let code = if result.code == Code::NotHere { Code::Ok } else { result.code };
+                let found =
+                    LookupResult { cookie, code: code as i32, sessions: result.sessions, head: 0, floor: 0 };
+                self.queue_internal(slot, Verb::LookupResult, &found, now);
+            }
+            Answer::Outcome => {
+                self.queue_outcome(slot, Outcome { cookie, code: result.code, reached: result.reached }, now);
+            }
+            Answer::Miss(session) if result.code == Code::NotHere => {
+                self.queue_not_here(slot, NotHere { cookie, session }, now);
+            }
+            Answer::Miss(_) => {}
         }
     }
 

@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use moor_ring::{Errno, Slot, Token};
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    Departure, Failure, Hello, Kick, NotHere, Push, Register, Registered, Registration, Role as PeerRole,
+    Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, Register, Registered, Registration, Role as PeerRole,
     Unregister, Verb, Welcome,
 };
 use moor_wire::limits::{INTERNAL_VERSION, REGISTER_BATCH_MAX};
 use moor_wire::session::SessionHandle;
-use moor_wire::{Code, internal};
+use moor_wire::Code;
 use prost::Message;
 
 use super::channels::{ACKED_UNKNOWN, Channel, ChannelIndex, Channels};
@@ -311,22 +311,8 @@ impl<I: Io> Worker<I> {
 
     fn handle_push_from_router(&mut self, slot: Slot, flags: u8, body: &[u8], now: Now) -> bool {
         let Ok(push) = Push::parse(body) else { return false };
-        let code = self.push(&push, now);
-        if flags & internal::FLAG_WANT_OUTCOME != 0 {
-            let outcome =
-                internal::Outcome { cookie: push.cookie, code, reached: u32::from(code == Code::Ok) };
-            self.queue_outcome(slot, outcome, now);
-        } else if code == Code::NotHere {
-            self.queue_not_here(slot, NotHere { cookie: push.cookie, session: push.session }, now);
-        }
+        self.handle_push(slot, &push, flags & FLAG_WANT_OUTCOME != 0, now);
         true
-    }
-
-    fn queue_not_here(&mut self, slot: Slot, not_here: NotHere, now: Now) {
-        let mut frame = self.pool.buffer();
-        not_here.put(&mut frame);
-        self.queue_bytes(slot, &frame, now);
-        self.pool.give_buffer(frame);
     }
 
     fn handle_kick_from_router(&mut self, kick: &Kick, now: Now) {

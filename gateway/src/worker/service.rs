@@ -11,7 +11,7 @@ use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    Hello, Kick, Lookup, Outcome, Push, PushAccount, Role as PeerRole, Stat, Stats, StatsResult, Verb,
+    FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole, Stat, Stats, StatsResult, Verb,
     Welcome,
 };
 use moor_wire::limits::INTERNAL_VERSION;
@@ -53,7 +53,7 @@ impl<I: Io> Worker<I> {
         let asker = |cookie| Asker::new(slot, cookie);
         match verb {
             Some(Verb::Push) => match Push::parse(body) {
-                Ok(push) => self.handle_service_push(slot, &push, now),
+                Ok(push) => self.handle_service_push(slot, &push, header.flags & FLAG_WANT_OUTCOME != 0, now),
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::PushAccount) => match PushAccount::parse(body) {
@@ -202,12 +202,10 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, now: Now) {
+    fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
         let owner = WorkerId(push.session.worker());
         if owner == self.id {
-            let code = self.push(push, now);
-            let outcome = Outcome { cookie: push.cookie, code, reached: u32::from(code == Code::Ok) };
-            return self.queue_outcome(slot, outcome, now);
+            return self.handle_push(slot, push, want_outcome, now);
         }
         let job = Job::Push {
             session: push.session,
@@ -215,7 +213,27 @@ impl<I: Io> Worker<I> {
             flags: push.flags,
             body: Bytes::copy_from_slice(push.body),
         };
-        self.ask_one(Asker::new(slot, push.cookie), owner, job, now);
+        let asker = Asker::new(slot, push.cookie);
+        self.ask_one(if want_outcome { asker } else { asker.for_miss(push.session) }, owner, job, now);
+    }
+
+    /// Pushes to a session of this worker and answers as asked: always with OUTCOME, or only a miss with NOT_HERE.
+    pub(super) fn handle_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
+        let code = self.push(push, now);
+        if want_outcome {
+            let outcome = Outcome { cookie: push.cookie, code, reached: u32::from(code == Code::Ok) };
+            self.queue_outcome(slot, outcome, now);
+        } else if code == Code::NotHere {
+            self.queue_not_here(slot, NotHere { cookie: push.cookie, session: push.session }, now);
+        }
+    }
+
+    /// Says that a session is not here.
+    pub(super) fn queue_not_here(&mut self, slot: Slot, not_here: NotHere, now: Now) {
+        let mut frame = self.pool.buffer();
+        not_here.put(&mut frame);
+        self.queue_bytes(slot, &frame, now);
+        self.pool.give_buffer(frame);
     }
 
     fn handle_stats(&mut self, slot: Slot, cookie: u64, now: Now) {

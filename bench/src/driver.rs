@@ -1,0 +1,351 @@
+//! A driver: one thread, one ring, its share of the clients.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use moor_ring::{
+    Completion, ConnectOptions, Errno, FeatureMask, Recv, Ring, RingConfig, RingError, SendBuffer, Token,
+};
+
+use crate::fleet::{Fleet, Meaning, Stage};
+use crate::shared::{Shared, histogram};
+
+/// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
+pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
+/// Connections from one source address: below the 28,232 ports of the default range.
+const CLIENTS_PER_SOURCE: u32 = 20_000;
+/// Logins under way in one ring.
+const LOGINS_MAX: usize = 256;
+/// Pause before a connect that failed is tried again, microseconds.
+const RETRY_US: u64 = 100_000;
+/// Tries before a client is given up.
+const TRIES_MAX: u32 = 50;
+
+/// What one driver measured.
+pub struct Measured {
+    /// From the start of a connect to OPENED, microseconds.
+    pub login: Histogram<u64>,
+    /// Of pongs and pushes while measuring, microseconds.
+    pub latency: Histogram<u64>,
+    /// How late its own pings went out while measuring, microseconds.
+    pub lateness: Histogram<u64>,
+}
+
+/// A share of the clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Number of its first client among all.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// Where they connect.
+    pub target: SocketAddr,
+    /// Heartbeat interval asked for, milliseconds; 0: the server's.
+    pub heartbeat_ms: u64,
+}
+
+/// Shares of `connections` clients, one per ring.
+pub fn shares(connections: u32, per_ring: u32, target: SocketAddr, heartbeat_ms: u64) -> Vec<Share> {
+    let rings = connections.div_ceil(per_ring);
+    (0..rings)
+        .map(|ring| {
+            let bound = |at: u32| u32::try_from(u64::from(connections) * u64::from(at) / u64::from(rings)).unwrap_or(0);
+            Share { first: bound(ring), count: bound(ring + 1) - bound(ring), target, heartbeat_ms }
+        })
+        .collect()
+}
+
+/// The address a client connects from: loopback has sixteen million of them, elsewhere the system chooses.
+fn source(target: SocketAddr, number: u32) -> Option<SocketAddr> {
+    let IpAddr::V4(ip) = target.ip() else { return None };
+    let [_, _, high, low] = (1 + number / CLIENTS_PER_SOURCE).to_be_bytes();
+    ip.is_loopback().then(|| SocketAddr::new(Ipv4Addr::new(127, 1, high, low).into(), 0))
+}
+
+struct Driver {
+    ring: Ring,
+    fleet: Fleet,
+    share: Share,
+    shared: Arc<Shared>,
+    measured: Measured,
+    /// Next client to connect, and those to try again, with the time and the tries so far.
+    next: u32,
+    again: VecDeque<(u64, u32, u32)>,
+    tries: Vec<u8>,
+    under_way: usize,
+    live: u32,
+    /// Round-robin positions of heartbeats and of open-loop pings.
+    beat: u64,
+    pinged: u64,
+    ping_start_us: Option<u64>,
+    rng: fastrand::Rng,
+}
+
+/// Runs a share to the end of the run.
+pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
+    let ring = Ring::new(&RingConfig {
+        submission_entries: 1024,
+        completion_entries: 16_384,
+        direct_slots: share.count + 16,
+        recv_buffers: 1024,
+        recv_buffer_bytes: 2048,
+        features: FeatureMask::NONE,
+    })?;
+    let mut driver = Driver {
+        ring,
+        fleet: Fleet::new(share.first, share.count),
+        share,
+        shared: Arc::clone(shared),
+        measured: Measured { login: histogram(), latency: histogram(), lateness: histogram() },
+        next: 0,
+        again: VecDeque::new(),
+        tries: vec![0; share.count as usize],
+        under_way: 0,
+        live: 0,
+        beat: 0,
+        pinged: 0,
+        ping_start_us: None,
+        rng: fastrand::Rng::with_seed(u64::from(share.first)),
+    };
+    while !driver.shared.ended.load(Relaxed) {
+        driver.turn()?;
+    }
+    Ok(driver.measured)
+}
+
+impl Driver {
+    fn turn(&mut self) -> Result<(), RingError> {
+        let now = self.shared.now_us();
+        self.connect_due(now);
+        self.beat_due(now);
+        self.ping_due(now);
+        // A millisecond of sleep bounds how late a ping goes out; arrivals wake it at once.
+        self.ring.submit_and_wait(1, Some(Duration::from_millis(1)))?;
+        for _ in 0..8192 {
+            let Some(completion) = self.ring.pop() else { break };
+            self.apply(completion);
+        }
+        Ok(())
+    }
+
+    // --- connecting -------------------------------------------------------------------------------------
+
+    fn connect_due(&mut self, now: u64) {
+        let permille = u64::from(self.shared.goal_permille.load(Relaxed));
+        let goal = u32::try_from(u64::from(self.share.count) * permille / 1000).unwrap_or(0);
+        while self.under_way < LOGINS_MAX {
+            let index = if let Some((_, index, _)) = self.again.front().filter(|(due, ..)| *due <= now).copied() {
+                self.again.pop_front();
+                index
+            } else if self.next < goal {
+                self.next += 1;
+                self.next - 1
+            } else {
+                break;
+            };
+            let member = &mut self.fleet.members[index as usize];
+            member.stage = Stage::Greeting;
+            member.began_us = now;
+            self.under_way += 1;
+            let source = source(self.share.target, self.share.first + index);
+            self.ring.connect(self.share.target, ConnectOptions { source, nodelay: true }, Token::new(index, 0));
+        }
+    }
+
+    fn handle_connected(&mut self, index: u32, result: Result<moor_ring::Slot, Errno>) {
+        match result {
+            Ok(slot) => {
+                self.fleet.members[index as usize].slot = slot;
+                let login = self.fleet.login(index);
+                self.send(index, login);
+                self.ring.poll_readable(slot, Token::new(index, 0));
+            }
+            Err(error) => {
+                self.under_way -= 1;
+                let tries = &mut self.tries[index as usize];
+                *tries = tries.saturating_add(1);
+                if u32::from(*tries) >= TRIES_MAX {
+                    self.shared.note_trouble(|| format!("connect: {error}"));
+                    self.fleet.forget(index);
+                } else {
+                    self.again.push_back((self.shared.now_us() + RETRY_US, index, u32::from(*tries)));
+                }
+            }
+        }
+    }
+
+    // --- heartbeats and pings ---------------------------------------------------------------------------
+
+    /// Everybody is heard once per interval, evenly: the client at position `beat` of the round is due when that
+    /// fraction of the interval has passed.
+    fn beat_due(&mut self, now: u64) {
+        let interval_us = match self.share.heartbeat_ms {
+            0 => self.shared.heartbeat_ms.load(Relaxed).min(30_000) * 1000,
+            asked => asked * 1000,
+        };
+        let due = now * u64::from(self.share.count) / interval_us.max(1);
+        // After a pause, such as the first round, nobody needs to be caught up with.
+        self.beat = self.beat.max(due.saturating_sub(u64::from(self.share.count)));
+        while self.beat < due {
+            let index = u32::try_from(self.beat % u64::from(self.share.count)).unwrap_or(0);
+            self.beat += 1;
+            if self.fleet.members[index as usize].stage == Stage::Live {
+                self.shared.pings.fetch_add(1, Relaxed);
+                // A heartbeat carries no time: its answer is counted, not measured.
+                self.send(index, Fleet::ping(0));
+            }
+        }
+    }
+
+    fn ping_due(&mut self, now: u64) {
+        let rate = self.shared.pings_per_s.load(Relaxed);
+        if rate == 0 || self.live == 0 {
+            return;
+        }
+        let start = *self.ping_start_us.get_or_insert(now);
+        let due = (now - start) * rate / 1_000_000;
+        while self.pinged < due {
+            let intended = start + self.pinged * 1_000_000 / rate;
+            self.pinged += 1;
+            let index = self.rng.u32(0..self.share.count);
+            if self.fleet.members[index as usize].stage == Stage::Live {
+                // A ping outside the measured time carries no time: its answer does not count.
+                let measuring = self.shared.measuring.load(Relaxed);
+                if measuring {
+                    self.shared.pushed.fetch_add(1, Relaxed);
+                    self.measured.lateness.saturating_record(now.saturating_sub(intended).max(1));
+                }
+                self.send(index, Fleet::ping(if measuring { intended.max(1) } else { 0 }));
+            }
+        }
+    }
+
+    fn send(&mut self, index: u32, bytes: Vec<u8>) {
+        if let Some(bytes) = self.fleet.try_send(index, bytes) {
+            let slot = self.fleet.members[index as usize].slot;
+            self.ring.send(slot, Token::new(index, 0), SendBuffer::Owned(bytes), 0);
+        }
+    }
+
+    // --- completions ------------------------------------------------------------------------------------
+
+    fn apply(&mut self, completion: Completion) {
+        match completion {
+            Completion::Connected { token, result } => self.handle_connected(token.index(), result),
+            Completion::Ready { token, .. } => {
+                let member = self.fleet.members[token.index() as usize];
+                if member.stage == Stage::Gone { self.close(token.index()) } else { self.ring.recv_once(member.slot, token) }
+            }
+            Completion::Received { token, result, .. } => self.handle_received(token, result),
+            Completion::Sent { token, result, .. } => {
+                let next = self.fleet.handle_sent(token.index());
+                if let (Ok(_), Some(bytes)) = (result, next) {
+                    let slot = self.fleet.members[token.index() as usize].slot;
+                    self.ring.send(slot, token, SendBuffer::Owned(bytes), 0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_received(&mut self, token: Token, result: Result<Recv, Errno>) {
+        let index = token.index();
+        let slot = self.fleet.members[index as usize].slot;
+        match result {
+            Ok(Recv::Data(buffer)) => {
+                let kept = self.handle_bytes(index, &buffer);
+                self.ring.recycle(buffer);
+                if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS) => self.ring.poll_readable(slot, token),
+            Ok(Recv::Eof) | Err(_) => self.over(index),
+        }
+    }
+
+    /// False: the client is over.
+    fn handle_bytes(&mut self, index: u32, bytes: &[u8]) -> bool {
+        let now = self.shared.now_us();
+        let (shared, measured) = (&self.shared, &mut self.measured);
+        let (mut logged_in, mut refused) = (None, None);
+        let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
+            Meaning::Terms { heartbeat_ms } => shared.heartbeat_ms.store(heartbeat_ms.max(1), Relaxed),
+            Meaning::LoggedIn(session) => logged_in = Some(session),
+            Meaning::Pong(0) => {
+                shared.pongs.fetch_add(1, Relaxed);
+            }
+            Meaning::Push(0) => {}
+            Meaning::Pong(time) | Meaning::Push(time) => {
+                shared.delivered.fetch_add(1, Relaxed);
+                measured.latency.saturating_record(now.saturating_sub(time).max(1));
+            }
+            Meaning::Refused(reason) => refused = Some(reason),
+            Meaning::Other => {}
+        });
+        if let Some(session) = logged_in {
+            let member = &mut self.fleet.members[index as usize];
+            member.stage = Stage::Live;
+            self.measured.login.saturating_record(now.saturating_sub(member.began_us).max(1));
+            self.under_way -= 1;
+            self.live += 1;
+            self.shared.logged_in.fetch_add(1, Relaxed);
+            if let Ok(mut sessions) = self.shared.sessions.lock() {
+                sessions.push(session);
+            }
+        }
+        if let Some(reason) = refused {
+            self.shared.note_trouble(|| reason);
+            return false;
+        }
+        kept
+    }
+
+    /// The server ended a client, or it ended itself.
+    fn over(&mut self, index: u32) {
+        match self.fleet.members[index as usize].stage {
+            Stage::Live => {
+                self.live -= 1;
+                self.shared.lost.fetch_add(1, Relaxed);
+            }
+            Stage::Greeting => {
+                self.under_way -= 1;
+                self.shared.note_trouble(|| "the server hung up during the login".to_owned());
+            }
+            Stage::Idle | Stage::Gone => {}
+        }
+        self.fleet.forget(index);
+        self.close(index);
+    }
+
+    fn close(&mut self, index: u32) {
+        let slot = self.fleet.members[index as usize].slot;
+        self.ring.close(slot, Token::new(index, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_everybody_once_and_fit_their_rings() {
+        let target = "127.0.0.1:1".parse().unwrap();
+        for connections in [1, 18_999, 19_000, 19_001, 100_000, 2_000_000] {
+            let shares = shares(connections, CLIENTS_PER_RING_MAX, target, 0);
+            assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
+            assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX));
+            assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));
+        }
+    }
+
+    #[test]
+    fn sources_are_loopback_addresses_that_do_not_run_out_of_ports() {
+        let target = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(source(target, 0).unwrap().to_string(), "127.1.0.1:0");
+        assert_eq!(source(target, 1_999_999).unwrap().to_string(), "127.1.0.100:0");
+        assert_eq!(source("192.0.2.1:1".parse().unwrap(), 0), None);
+    }
+}

@@ -1,0 +1,261 @@
+//! The measurements: what each subcommand orders, waits for and reports.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::admin::Stats;
+use crate::args::{Arguments, Load, Sub};
+use crate::calibrate::{self, Bare, settled};
+use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured};
+use crate::memory::descriptors_max;
+use crate::progress::Progress;
+use crate::pusher;
+use crate::report::{Report, Verdict};
+use crate::shared::{Shared, histogram};
+
+/// Time under load before latencies count.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// How late the harness's own sends may be at the 99th percentile before it says so, microseconds.
+const LATENESS_P99_US_MAX: u64 = 20_000;
+/// Time for the last answers after the last send.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Where the first memory reading is taken, in thousandths of the connections: fixed costs drop out of the slope.
+const FIRST_READING_PERMILLE: u32 = 200;
+
+/// Runs what the arguments ask for.
+pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
+    let load = arguments.subcommand.load();
+    // Both are asked before anything is begun.
+    Stats::read(&load.admin)?;
+    TcpStream::connect(load.target).map_err(|error| {
+        format!("nothing listens at {} ({error}): start the gateway with `cargo run --release`", load.target)
+    })?;
+    let bare = if matches!(arguments.subcommand, Sub::Hold(_)) { Some(calibrate::bare()?) } else { None };
+    let mut run = Run::start(load)?;
+    let mut report = Report::default();
+    run.log_in(&mut report, bare)?;
+    match &arguments.subcommand {
+        Sub::Connect(_) => {}
+        Sub::Hold(_) => run.hold(),
+        Sub::Ping(_) => run.ping(&mut report)?,
+        Sub::Push(_) => run.push(&mut report)?,
+    }
+    run.finish(&mut report)?;
+    report.require(&load.require);
+    report.finish(arguments.subcommand.name(), load.json.as_deref())
+}
+
+struct Run<'a> {
+    load: &'a Load,
+    shared: Arc<Shared>,
+    drivers: Vec<JoinHandle<Result<Measured, moor_ring::RingError>>>,
+    pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
+    /// Pushes and pings are measured: their latencies are reported.
+    latencies: bool,
+}
+
+impl<'a> Run<'a> {
+    fn start(load: &'a Load) -> Result<Self, String> {
+        let slots = u32::try_from(descriptors_max().saturating_sub(64)).unwrap_or(u32::MAX);
+        if slots < 64 {
+            return Err("RLIMIT_NOFILE is below 128: raise it (ulimit -n)".to_owned());
+        }
+        let shared = Arc::new(Shared::new());
+        let heartbeat_ms = load.heartbeat.unwrap_or(0) * 1000;
+        let per_ring = CLIENTS_PER_RING_MAX.min(slots);
+        let drivers = driver::shares(load.connections, per_ring, load.target, heartbeat_ms)
+            .into_iter()
+            .map(|share| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || driver::run(share, &shared))
+            })
+            .collect();
+        Ok(Self { load, shared, drivers, pushers: Vec::new(), latencies: false })
+    }
+
+    /// Logs everybody in, in two steps when memory is weighed.
+    fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<(), String> {
+        let all = self.load.connections;
+        let first = u32::try_from(u64::from(all) * u64::from(FIRST_READING_PERMILLE) / 1000).unwrap_or(0);
+        let mut took = Duration::ZERO;
+        let mut readings = None;
+        if bare.is_some() {
+            took += self.log_in_to(FIRST_READING_PERMILLE, first)?;
+            let sessions = self.shared.logged_in.load(Relaxed);
+            readings = Some((sessions, settled(), Stats::read(&self.load.admin)?));
+        }
+        took += self.log_in_to(1000, all)?;
+        let sessions = self.shared.logged_in.load(Relaxed);
+        report.count("sessions", u64::from(sessions));
+        report.number("connect_per_s", f64::from(sessions) / took.as_secs_f64().max(0.001));
+        if let (Some(bare), Some((before, kernel, stats))) = (bare, readings) {
+            let more = f64::from(sessions.saturating_sub(before).max(1));
+            let per_pair = slope(kernel, settled(), more);
+            let user = slope(stats.resident_bytes(), Stats::read(&self.load.admin)?.resident_bytes(), more);
+            report.number("gateway_user_bytes_per_session", user);
+            // Both ends of every connection are on this host: what a bare one costs and the harness's own poll
+            // are weighed beforehand and taken off.
+            report.number("kernel_bytes_per_session", per_pair - bare.pair - bare.poll);
+            report.number("kernel_bytes_per_pair", per_pair);
+            report.number("kernel_bytes_bare_pair", bare.pair);
+            report.number("kernel_bytes_harness_poll", bare.poll);
+        }
+        Ok(())
+    }
+
+    fn log_in_to(&self, permille: u32, wanted: u32) -> Result<Duration, String> {
+        let started = Instant::now();
+        self.shared.goal_permille.store(permille, Relaxed);
+        let mut progress = Progress::new("log in", u64::from(wanted));
+        loop {
+            let logged_in = self.shared.logged_in.load(Relaxed);
+            let failed = self.shared.login_failures.load(Relaxed);
+            progress.show(u64::from(logged_in), &format!("{failed} failed"));
+            // Shares are rounded down one by one.
+            if logged_in + failed + u32::try_from(self.drivers.len()).unwrap_or(0) > wanted
+                && (permille < 1000 || logged_in + failed >= wanted)
+            {
+                return Ok(started.elapsed());
+            }
+            if self.drivers.iter().any(JoinHandle::is_finished) {
+                return Ok(started.elapsed());
+            }
+            if started.elapsed() > Duration::from_secs(self.load.connect_limit) {
+                return Ok(started.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn hold(&self) {
+        let started = Instant::now();
+        let mut progress = Progress::new("hold", self.load.seconds);
+        while started.elapsed() < self.load.duration() {
+            let word = format!(
+                "{} sessions, {} lost, {} of {} heartbeats answered",
+                self.shared.logged_in.load(Relaxed) - self.shared.lost.load(Relaxed),
+                self.shared.lost.load(Relaxed),
+                self.shared.pongs.load(Relaxed),
+                self.shared.pings.load(Relaxed),
+            );
+            progress.show(started.elapsed().as_secs(), &word);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn ping(&mut self, report: &mut Report) -> Result<(), String> {
+        let share = (self.load.rate / self.drivers.len() as u64).max(1);
+        self.shared.pings_per_s.store(share, Relaxed);
+        self.measure(report, "ping")
+    }
+
+    fn push(&mut self, report: &mut Report) -> Result<(), String> {
+        let internal = match self.load.internal {
+            Some(internal) => internal,
+            None => {
+                let stats = Stats::read(&self.load.admin)?;
+                let text = stats.text("/gateway/internal_address").unwrap_or("127.0.0.1:7200").to_owned();
+                text.parse().map_err(|_| format!("the internal address {text} needs --internal ADDR"))?
+            }
+        };
+        let sessions = self.shared.sessions.lock().map_err(|_| "a driver panicked")?.clone();
+        let all = sessions.len().max(1) as u64;
+        for pusher in pusher::connect_all(internal, &sessions)? {
+            // Every session is as likely as any other, whatever worker has it.
+            let rate = (self.load.rate * pusher.sessions() as u64 / all).max(1);
+            let (bytes, shared) = (self.load.bytes as usize, Arc::clone(&self.shared));
+            self.pushers.push(std::thread::spawn(move || pusher.run(rate, bytes, &shared)));
+        }
+        self.measure(report, "push")
+    }
+
+    /// Warms up, measures, and says what came back.
+    fn measure(&mut self, report: &mut Report, what: &'static str) -> Result<(), String> {
+        self.latencies = true;
+        std::thread::sleep(WARM_UP);
+        let cpu_before = Stats::read(&self.load.admin)?.cpu_us();
+        let started = Instant::now();
+        self.shared.measuring.store(true, Relaxed);
+        let mut progress = Progress::new(what, self.load.seconds);
+        while started.elapsed() < self.load.duration() {
+            let word = format!("{} delivered", self.shared.delivered.load(Relaxed));
+            progress.show(started.elapsed().as_secs(), &word);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let elapsed = started.elapsed();
+        let delivered = self.shared.delivered.load(Relaxed);
+        let cpu = Stats::read(&self.load.admin)?.cpu_us().saturating_sub(cpu_before);
+        self.shared.measuring.store(false, Relaxed);
+        // What was sent until now may still be on its way.
+        std::thread::sleep(LAST_ANSWERS);
+        let sent = self.shared.pushed.load(Relaxed);
+        let arrived = self.shared.delivered.load(Relaxed);
+        #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        let (delivered, cpu) = (delivered as f64, cpu as f64);
+        report.number("delivered_per_s", delivered / elapsed.as_secs_f64());
+        report.number("gateway_cpu_us_per_delivery", cpu / delivered.max(1.0));
+        report.count("sent", sent);
+        if arrived * 1000 < sent * 999 {
+            report.shortcoming(format!("{arrived} of {sent} arrived"));
+        }
+        Ok(())
+    }
+
+    fn finish(self, report: &mut Report) -> Result<(), String> {
+        self.shared.ended.store(true, Relaxed);
+        let (mut login, mut latency, mut lateness) = (histogram(), histogram(), histogram());
+        let combine = |sum: &mut Histogram<u64>, part: &Histogram<u64>| {
+            sum.add(part).map_err(|error| format!("histograms do not add up: {error}"))
+        };
+        for pusher in self.pushers {
+            combine(&mut lateness, &pusher.join().map_err(|_| "a pusher panicked")??)?;
+        }
+        for driver in self.drivers {
+            let measured = driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
+            combine(&mut login, &measured.login)?;
+            combine(&mut latency, &measured.latency)?;
+            combine(&mut lateness, &measured.lateness)?;
+        }
+        report.count("login_p50_us", login.value_at_quantile(0.5));
+        report.count("login_p99_us", login.value_at_quantile(0.99));
+        let (pings, pongs) = (self.shared.pings.load(Relaxed), self.shared.pongs.load(Relaxed));
+        let lost = self.shared.lost.load(Relaxed);
+        report.count("lost", u64::from(lost));
+        report.count("heartbeats_sent", pings);
+        if self.latencies {
+            report.latency(&latency);
+            report.count("harness_lateness_p99_us", lateness.value_at_quantile(0.99));
+            if lateness.value_at_quantile(0.99) > LATENESS_P99_US_MAX {
+                report.harness_short(format!(
+                    "its sends were {} µs late at the 99th percentile; lower --rate or give it processors",
+                    lateness.value_at_quantile(0.99)
+                ));
+            }
+        } else {
+            report.count("heartbeats_answered", pongs);
+        }
+        if lost > 0 {
+            report.shortcoming(format!("{lost} sessions were lost"));
+        }
+        let logged_in = self.shared.logged_in.load(Relaxed);
+        if logged_in < self.load.connections {
+            let trouble = self.shared.trouble.lock().ok().and_then(|t| t.clone());
+            report.shortcoming(format!(
+                "{logged_in} of {} logged in ({})",
+                self.load.connections,
+                trouble.unwrap_or_else(|| "no reason was given in time".to_owned())
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "bytes of this host's memory are far below 2^52")]
+fn slope(before: u64, after: u64, sessions: f64) -> f64 {
+    (after as f64 - before as f64) / sessions
+}

@@ -1,0 +1,144 @@
+//! Figures: collected, judged, shown, written.
+
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use crate::args::Bound;
+use crate::memory::kernel_release;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server held.
+    Held,
+    /// It fell short of what was asked or of a bound.
+    FellShort,
+    /// The harness was the bottleneck.
+    HarnessShort,
+}
+
+impl Verdict {
+    /// The process's exit code.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Held => 0,
+            Self::FellShort => 3,
+            Self::HarnessShort => 4,
+        }
+    }
+}
+
+/// Figures by name, in the order they were found.
+#[derive(Debug, Default)]
+pub struct Report {
+    figures: Vec<(&'static str, Value)>,
+    shortcomings: Vec<String>,
+    /// Why the harness itself could not keep up.
+    harness: Option<String>,
+}
+
+impl Report {
+    /// A whole number.
+    pub fn count(&mut self, key: &'static str, value: u64) {
+        self.figures.push((key, json!(value)));
+    }
+
+    /// A number with one decimal.
+    pub fn number(&mut self, key: &'static str, value: f64) {
+        self.figures.push((key, json!((value * 10.0).round() / 10.0)));
+    }
+
+    /// Percentiles of a latency, microseconds, under the two sets of names.
+    pub fn latency(&mut self, latency: &Histogram<u64>) {
+        self.count("latency_p50_us", latency.value_at_quantile(0.5));
+        for (names, quantile) in [(["latency_p99_us", "p99"], 0.99), (["latency_p999_us", "p999"], 0.999)] {
+            for name in names {
+                self.count(name, latency.value_at_quantile(quantile));
+            }
+        }
+        self.count("latency_max_us", latency.max());
+    }
+
+    /// Something the server should have done.
+    pub fn shortcoming(&mut self, text: String) {
+        self.shortcomings.push(text);
+    }
+
+    /// The harness was the bottleneck.
+    pub fn harness_short(&mut self, text: String) {
+        self.harness = Some(text);
+    }
+
+    /// Judges the bounds.
+    pub fn require(&mut self, bounds: &[Bound]) {
+        for bound in bounds {
+            let figure = self.figures.iter().find(|(key, _)| *key == bound.key).and_then(|(_, v)| v.as_f64());
+            let sign = if bound.at_most { "<=" } else { ">=" };
+            match figure {
+                Some(figure) if bound.holds(figure) => {}
+                Some(figure) => {
+                    self.shortcomings.push(format!("{} is {figure}, required {sign} {}", bound.key, bound.value));
+                }
+                None => self.shortcomings.push(format!("{} was required and not measured", bound.key)),
+            }
+        }
+    }
+
+    /// Prints the table, writes the file, says how it ended.
+    pub fn finish(self, subcommand: &str, json: Option<&Path>) -> Result<Verdict, String> {
+        println!("moor-bench {subcommand}");
+        for (key, value) in &self.figures {
+            println!("  {key:<42} {:>16}", value.to_string());
+        }
+        let verdict = match (&self.harness, self.shortcomings.is_empty()) {
+            (Some(why), _) => {
+                println!("The harness could not keep up, so this says little about the server: {why}");
+                Verdict::HarnessShort
+            }
+            (None, true) => {
+                println!("The server held.");
+                Verdict::Held
+            }
+            (None, false) => {
+                for text in &self.shortcomings {
+                    println!("The server fell short: {text}");
+                }
+                Verdict::FellShort
+            }
+        };
+        if let Some(path) = json {
+            let mut object: Map<String, Value> =
+                self.figures.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            object.insert("subcommand".to_owned(), json!(subcommand));
+            object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+            object.insert("kernel".to_owned(), json!(kernel_release()));
+            object.insert("cpus".to_owned(), json!(std::thread::available_parallelism().map_or(0, usize::from)));
+            object.insert("command".to_owned(), json!(std::env::args().skip(1).collect::<Vec<_>>().join(" ")));
+            object.insert("exit_code".to_owned(), json!(verdict.exit_code()));
+            object.insert("shortcomings".to_owned(), json!(self.shortcomings));
+            let text = format!("{:#}\n", Value::Object(object));
+            std::fs::write(path, text).map_err(|error| format!("cannot write {} ({error})", path.display()))?;
+        }
+        Ok(verdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_bound_is_a_shortcoming_and_a_slow_harness_says_nothing_of_the_server() {
+        let mut report = Report::default();
+        report.number("kernel_bytes_per_session", 280.04);
+        report.require(&["kernel_bytes_per_session<=300".parse().unwrap()]);
+        assert!(report.shortcomings.is_empty());
+        report.require(&["kernel_bytes_per_session<=200".parse().unwrap(), "unknown<=1".parse().unwrap()]);
+        assert_eq!(report.shortcomings.len(), 2);
+        assert_eq!(Report { figures: Vec::new(), ..report }.finish("test", None), Ok(Verdict::FellShort));
+        let slow = Report { harness: Some("late".to_owned()), ..Report::default() };
+        assert_eq!(slow.finish("test", None), Ok(Verdict::HarnessShort));
+    }
+}

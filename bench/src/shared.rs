@@ -1,0 +1,84 @@
+//! What the threads of a run share: orders from the measurement, counts from the drivers.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+/// Latencies up to a minute, microseconds, three digits.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants that fit")
+}
+
+/// Orders and counts.
+pub struct Shared {
+    /// Start of the run's clock.
+    pub epoch: Instant,
+    /// Connections each driver should hold, in thousandths of its share.
+    pub goal_permille: AtomicU32,
+    /// Latencies are recorded.
+    pub measuring: AtomicBool,
+    /// PINGs per second and driver beyond heartbeats; 0: none.
+    pub pings_per_s: AtomicU64,
+    /// The drivers are to end.
+    pub ended: AtomicBool,
+    /// Sessions logged in since the start.
+    pub logged_in: AtomicU32,
+    /// Logins that were refused or broke.
+    pub login_failures: AtomicU32,
+    /// Sessions lost after their login.
+    pub lost: AtomicU32,
+    /// Heartbeats and pings sent.
+    pub pings: AtomicU64,
+    /// Their answers.
+    pub pongs: AtomicU64,
+    /// Pushes sent while measuring.
+    pub pushed: AtomicU64,
+    /// Pushes that arrived of those.
+    pub delivered: AtomicU64,
+    /// The interval the server proposed, milliseconds.
+    pub heartbeat_ms: AtomicU64,
+    /// Session handles for the pusher.
+    pub sessions: Mutex<Vec<u64>>,
+    /// The first reason of a failed login, for the report.
+    pub trouble: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// Nothing ordered, nothing counted.
+    pub fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            goal_permille: AtomicU32::new(0),
+            measuring: AtomicBool::new(false),
+            pings_per_s: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            logged_in: AtomicU32::new(0),
+            login_failures: AtomicU32::new(0),
+            lost: AtomicU32::new(0),
+            pings: AtomicU64::new(0),
+            pongs: AtomicU64::new(0),
+            pushed: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            heartbeat_ms: AtomicU64::new(30_000),
+            sessions: Mutex::new(Vec::new()),
+            trouble: Mutex::new(None),
+        }
+    }
+
+    /// Microseconds since the start.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Notes why a login failed, once.
+    pub fn note_trouble(&self, reason: impl FnOnce() -> String) {
+        self.login_failures.fetch_add(1, Relaxed);
+        if let Ok(mut trouble) = self.trouble.lock()
+            && trouble.is_none()
+        {
+            *trouble = Some(reason());
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! How the process gets its memory.
+
+use std::io;
+
+/// Gives the whole process memory in ordinary pages, whatever its allocator asks for.
+///
+/// An allocator that asks for huge pages grows in steps of 2 MiB per thread and keeps them: measured with
+/// 100,000 idle sessions on six workers, 130 MB resident with huge pages and 72 MB without (6.18).
+///
+/// # Errors
+/// `EINVAL` on kernels without transparent huge pages, where there is nothing to switch off.
+pub fn ordinary_pages_only() -> io::Result<()> {
+    // SAFETY: this option of prctl takes plain numbers and touches no memory of the caller.
+    let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_says_that_huge_pages_are_off() {
+        super::ordinary_pages_only().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(status.lines().any(|line| line.starts_with("THP_enabled:") && line.ends_with('0')), "{status}");
+    }
+}

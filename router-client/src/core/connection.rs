@@ -1,0 +1,446 @@
+//! The state machine of one connection and its reconnects.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use moor_wire::Code;
+use moor_wire::frame::{Frame, FrameReader};
+use moor_wire::internal::{
+    Failure, Hello, LookupResult, NotHere, Outcome, Role, SendResult, StatsResult, Verb, Welcome,
+    frame_reader, put_control, put_empty,
+};
+use moor_wire::limits::INTERNAL_VERSION;
+use prost::Message;
+
+use super::{Answer, CONNECT_MS, Config, Error, Event, Request, Sent, Ticket};
+use crate::backoff::full_jitter;
+
+/// Tickets with this bit are the connection's own: subscriptions after a reconnect.
+const OWN: u64 = 1 << 63;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Connects at this time.
+    Waiting(u64),
+    /// Whoever drives this is connecting.
+    Connecting,
+    /// HELLO is out; WELCOME must be here by this time.
+    Greeting(u64),
+    /// Requests flow.
+    Ready,
+    /// For good.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Not on this connection yet.
+    Queued,
+    /// Written to this connection.
+    Written,
+    /// The other side was busy; again at this time.
+    Again(u64),
+}
+
+#[derive(Debug)]
+struct Pending {
+    request: Request,
+    stage: Stage,
+    deadline_ms: u64,
+    attempt: u32,
+    last: Option<Box<Error>>,
+}
+
+impl Pending {
+    fn due_ms(&self) -> u64 {
+        match self.stage {
+            Stage::Again(at) => at.min(self.deadline_ms),
+            Stage::Queued | Stage::Written => self.deadline_ms,
+        }
+    }
+}
+
+/// A connection to a router or a gateway, without its socket and its clock.
+#[derive(Debug)]
+pub struct Connection {
+    config: Config,
+    rng: fastrand::Rng,
+    state: State,
+    /// The last failed attempts in a row.
+    attempt: u32,
+    reader: FrameReader,
+    out: BytesMut,
+    events: VecDeque<Event>,
+    pending: BTreeMap<u64, Pending>,
+    /// When each pending request wants attention: `(ms, ticket)`.
+    due: BTreeSet<(u64, u64)>,
+    next_ticket: u64,
+    epoch: u64,
+    apps: BTreeSet<String>,
+    stopped: Option<Error>,
+    written_ms: u64,
+    heard_ms: u64,
+    /// When the PING went out that nothing has answered yet.
+    pinged_ms: Option<u64>,
+}
+
+impl Connection {
+    /// A connection that wants to connect at once.
+    #[must_use]
+    pub fn new(config: Config, seed: u64, now_ms: u64) -> Self {
+        Self {
+            config,
+            rng: fastrand::Rng::with_seed(seed),
+            state: State::Connecting,
+            attempt: 0,
+            reader: frame_reader(),
+            out: BytesMut::new(),
+            events: VecDeque::from([Event::Connect]),
+            pending: BTreeMap::new(),
+            due: BTreeSet::new(),
+            next_ticket: 1,
+            epoch: 0,
+            apps: BTreeSet::new(),
+            stopped: None,
+            written_ms: now_ms,
+            heard_ms: now_ms,
+            pinged_ms: None,
+        }
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Begins a request; its [`Event::Answered`] comes by its deadline at the latest.
+    ///
+    /// # Errors
+    /// When as many as allowed are under way, or the other side has sent this service away for good.
+    pub fn request(&mut self, now_ms: u64, request: Request) -> Result<Ticket, Error> {
+        if let Some(error) = &self.stopped {
+            return Err(error.clone());
+        }
+        let max = self.config.in_flight_max;
+        if self.pending.len() >= max {
+            return Err(Error::TooManyInFlight { max });
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.enqueue(now_ms, ticket, request);
+        Ok(Ticket(ticket))
+    }
+
+    fn enqueue(&mut self, now: u64, ticket: u64, request: Request) {
+        let deadline_ms = now.saturating_add(self.config.deadline_ms);
+        let pending = Pending { request, stage: Stage::Queued, deadline_ms, attempt: 0, last: None };
+        self.due.insert((pending.due_ms(), ticket));
+        self.pending.insert(ticket, pending);
+        if self.state == State::Ready {
+            self.write(now, ticket);
+        }
+    }
+
+    /// Writes a pending request to the greeted connection.
+    fn write(&mut self, now: u64, ticket: u64) {
+        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        if let Request::Push { epoch: Some(epoch), .. } = pending.request
+            && epoch != self.epoch
+        {
+            return self.answer(ticket, Err(Error::NotHere));
+        }
+        pending.request.put(ticket, &mut self.out);
+        self.restage(ticket, Stage::Written);
+        self.written_ms = now;
+    }
+
+    fn restage(&mut self, ticket: u64, stage: Stage) {
+        if let Some(pending) = self.pending.get_mut(&ticket) {
+            self.due.remove(&(pending.due_ms(), ticket));
+            pending.stage = stage;
+            self.due.insert((pending.due_ms(), ticket));
+        }
+    }
+
+    fn answer(&mut self, ticket: u64, result: Result<Answer, Error>) {
+        let Some(pending) = self.pending.remove(&ticket) else { return };
+        self.due.remove(&(pending.due_ms(), ticket));
+        if let (Request::Subscribe(subscribe), Ok(_)) = (&pending.request, &result) {
+            self.apps.insert(subscribe.app.clone());
+        }
+        if ticket & OWN == 0 {
+            self.events.push_back(Event::Answered(Ticket(ticket), result));
+        }
+    }
+
+    /// TCP is connected: says HELLO.
+    pub fn handle_connected(&mut self, now_ms: u64) {
+        if self.state != State::Connecting {
+            return;
+        }
+        self.state = State::Greeting(now_ms.saturating_add(CONNECT_MS));
+        self.reader = frame_reader();
+        self.out.clear();
+        self.pinged_ms = None;
+        (self.written_ms, self.heard_ms) = (now_ms, now_ms);
+        let hello = Hello {
+            version: INTERNAL_VERSION,
+            role: Role::Service as i32,
+            node: self.config.node.clone(),
+            worker: self.config.worker,
+            token: self.config.token.clone().into(),
+            ..Hello::default()
+        };
+        put_control(&mut self.out, Verb::Hello, &hello);
+    }
+
+    /// TCP is gone, or could not be connected, for the reason given.
+    pub fn handle_disconnected(&mut self, now_ms: u64, why: Error) {
+        if matches!(self.state, State::Waiting(_) | State::Stopped) {
+            return;
+        }
+        self.out.clear();
+        self.reader = frame_reader();
+        self.pinged_ms = None;
+        let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);
+        let pause = full_jitter(base, cap, self.attempt, self.rng.u64(..));
+        self.attempt = self.attempt.saturating_add(1);
+        self.state = State::Waiting(now_ms.saturating_add(pause));
+        for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
+            let Some(pending) = self.pending.get_mut(&ticket) else { continue };
+            pending.last = Some(Box::new(why.clone()));
+            let repeatable = pending.request.repeatable() || pending.stage != Stage::Written;
+            let what = pending.request.name();
+            if ticket & OWN != 0 || !repeatable {
+                self.answer(ticket, Err(Error::Uncertain { what }));
+            } else {
+                self.restage(ticket, Stage::Queued);
+            }
+        }
+        self.events.push_back(Event::Lost(why));
+    }
+
+    /// Gives the connection up, and tries again later.
+    fn drop_link(&mut self, now: u64, why: Error) {
+        self.events.push_back(Event::Close);
+        self.handle_disconnected(now, why);
+    }
+
+    /// Gives the connection up for good.
+    fn stop(&mut self, why: Error) {
+        self.state = State::Stopped;
+        self.out.clear();
+        self.events.push_back(Event::Close);
+        for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
+            self.answer(ticket, Err(why.clone()));
+        }
+        self.stopped = Some(why.clone());
+        self.events.push_back(Event::Stopped(why));
+    }
+
+    /// Bytes have arrived.
+    pub fn handle_bytes(&mut self, now_ms: u64, bytes: &[u8]) {
+        if !matches!(self.state, State::Greeting(_) | State::Ready) {
+            return;
+        }
+        self.heard_ms = now_ms;
+        self.pinged_ms = None;
+        self.reader.push(bytes);
+        while matches!(self.state, State::Greeting(_) | State::Ready) {
+            let handled = match self.reader.try_next() {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.handle_frame(now_ms, &frame),
+                Err(error) => Err(Error::Protocol(error.to_string())),
+            };
+            if let Err(error) = handled {
+                self.drop_link(now_ms, error);
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, now: u64, frame: &Frame) -> Result<(), Error> {
+        let body = &frame.body[..];
+        let verb = Verb::from_byte(frame.header.kind);
+        if matches!(self.state, State::Greeting(_)) && !matches!(verb, Some(Verb::Welcome | Verb::Failure)) {
+            return Err(Error::Protocol("the first frame is neither WELCOME nor FAILURE".into()));
+        }
+        match verb {
+            Some(Verb::Welcome) => self.welcomed(now, read(body)?),
+            Some(Verb::Failure) => self.failed(now, read(body)?),
+            Some(Verb::Ping) => {
+                put_empty(&mut self.out, Verb::Pong);
+                self.written_ms = now;
+            }
+            Some(Verb::SendResult) => self.sent(now, read(body)?),
+            Some(Verb::LookupResult) => {
+                let found: LookupResult = read(body)?;
+                let (ticket, code) = (found.cookie, found.code);
+                self.judged(now, ticket, code, "", Answer::Lookup(found));
+            }
+            Some(Verb::StatsResult) => {
+                let result: StatsResult = read(body)?;
+                let stats = result.stats.into_iter().map(|stat| (stat.name, stat.value)).collect();
+                self.judged(now, result.cookie, Code::Ok as i32, "", Answer::Stats(stats));
+            }
+            Some(Verb::Outcome) => {
+                let outcome = Outcome::parse(body).map_err(|e| Error::Protocol(e.to_string()))?;
+                self.judged(now, outcome.cookie, outcome.code as i32, "", Answer::Reached(outcome.reached));
+            }
+            Some(Verb::NotHere) => {
+                for miss in NotHere::parse(body).map_err(|e| Error::Protocol(e.to_string()))? {
+                    self.judged(now, miss.cookie, Code::NotHere as i32, "", Answer::Reached(0));
+                }
+            }
+            Some(Verb::Receipt) => self.events.push_back(Event::Receipt(read(body)?)),
+            // PONG has done its work by arriving; later versions may say more than this one knows.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn welcomed(&mut self, now: u64, welcome: Welcome) {
+        if self.state == State::Ready {
+            return;
+        }
+        self.state = State::Ready;
+        self.attempt = 0;
+        self.epoch = welcome.epoch;
+        self.events.push_back(Event::Ready(welcome));
+        for app in self.apps.clone() {
+            let ticket = self.next_ticket | OWN;
+            self.next_ticket += 1;
+            let subscribe = moor_wire::internal::Subscribe { cookie: 0, app };
+            self.enqueue(now, ticket, Request::Subscribe(subscribe));
+        }
+        for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
+            if self.pending.get(&ticket).is_some_and(|pending| pending.stage == Stage::Queued) {
+                self.write(now, ticket);
+            }
+        }
+    }
+
+    fn failed(&mut self, now: u64, failure: Failure) {
+        let code = failure.code();
+        let error = Error::Refused { what: "the connection", code, detail: failure.detail };
+        if matches!(code, Code::Unauthorized | Code::Version | Code::Invalid) {
+            self.stop(error);
+        } else {
+            self.drop_link(now, error);
+        }
+    }
+
+    fn sent(&mut self, now: u64, result: SendResult) {
+        let Some(Pending { request: Request::Send(send), .. }) = self.pending.get(&result.cookie) else {
+            return;
+        };
+        let client_id = send.client_id.to_vec();
+        let sent = Sent { client_id, sync_id: result.sync_id, duplicate: result.duplicate };
+        self.judged(now, result.cookie, result.code, &result.detail, Answer::Sent(sent));
+    }
+
+    /// An answer with its code: final, or a reason to ask again.
+    fn judged(&mut self, now: u64, ticket: u64, code: i32, detail: &str, answer: Answer) {
+        let Some(pending) = self.pending.get_mut(&ticket) else { return };
+        let code = Code::try_from(code).unwrap_or(Code::Internal);
+        let detail = detail.to_owned();
+        let refused = Error::Refused { what: pending.request.name(), code, detail };
+        match code {
+            Code::Ok => self.answer(ticket, Ok(answer)),
+            Code::NotHere => self.answer(ticket, Err(Error::NotHere)),
+            Code::Unavailable | Code::Overloaded if matches!(pending.request, Request::Send(_)) => {
+                let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);
+                let pause = 1 + full_jitter(base, cap, pending.attempt, self.rng.u64(..));
+                pending.attempt = pending.attempt.saturating_add(1);
+                pending.last = Some(Box::new(refused));
+                self.restage(ticket, Stage::Again(now.saturating_add(pause)));
+            }
+            _ => self.answer(ticket, Err(refused)),
+        }
+    }
+
+    /// Time has passed: call when [`Self::poll_timeout`] says so, or at any other time.
+    pub fn handle_timeout(&mut self, now_ms: u64) {
+        while let Some(&(due_ms, ticket)) = self.due.first()
+            && due_ms <= now_ms
+        {
+            let Some(pending) = self.pending.get_mut(&ticket) else {
+                self.due.pop_first();
+                continue;
+            };
+            if pending.deadline_ms > now_ms {
+                self.restage(ticket, Stage::Queued);
+                if self.state == State::Ready {
+                    self.write(now_ms, ticket);
+                }
+                continue;
+            }
+            let (what, within_ms) = (pending.request.name(), self.config.deadline_ms);
+            let last = pending.last.take();
+            self.answer(ticket, Err(Error::Deadline { what, within_ms, last }));
+        }
+        match self.state {
+            State::Waiting(at) if at <= now_ms => {
+                self.state = State::Connecting;
+                self.events.push_back(Event::Connect);
+            }
+            State::Greeting(by) if by <= now_ms => {
+                let within_ms = CONNECT_MS;
+                self.drop_link(now_ms, Error::Deadline { what: "HELLO", within_ms, last: None });
+            }
+            State::Ready => match self.pinged_ms {
+                Some(at) if at.saturating_add(self.config.dead_ms) <= now_ms => {
+                    let silent_ms = now_ms.saturating_sub(self.heard_ms);
+                    self.drop_link(now_ms, Error::Silent { silent_ms });
+                }
+                None if self.ping_due_ms() <= now_ms => {
+                    put_empty(&mut self.out, Verb::Ping);
+                    self.written_ms = now_ms;
+                    self.pinged_ms = Some(now_ms);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    /// PING when this side has been silent for the interval (the other side's rule), and when the other side
+    /// has (nothing else would notice that it is gone).
+    fn ping_due_ms(&self) -> u64 {
+        self.written_ms.min(self.heard_ms).saturating_add(self.config.ping_ms)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called at the latest; `None`: there is nothing to wait for.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let link = match self.state {
+            State::Waiting(at) | State::Greeting(at) => Some(at),
+            State::Ready => Some(
+                self.pinged_ms
+                    .map_or_else(|| self.ping_due_ms(), |at| at.saturating_add(self.config.dead_ms)),
+            ),
+            State::Connecting | State::Stopped => None,
+        };
+        link.into_iter().chain(self.due.first().map(|&(due_ms, _)| due_ms)).min()
+    }
+
+    /// Everything that is to be written now, in one piece.
+    pub fn poll_transmit(&mut self) -> Option<Bytes> {
+        if self.out.is_empty() { None } else { Some(self.out.split().freeze()) }
+    }
+
+    /// What happened, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Requests without an answer yet.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+fn read<M: Message + Default>(body: &[u8]) -> Result<M, Error> {
+    M::decode(body).map_err(|error| Error::Protocol(error.to_string()))
+}

@@ -1,0 +1,251 @@
+//! What can be asked and what is answered.
+
+use moor_wire::client::{Class, Delivery, Kind};
+use moor_wire::identity::{check_account, check_app, check_device};
+use moor_wire::internal::{
+    Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb, put_control,
+};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, REASON_BYTES_MAX};
+use moor_wire::session::SessionHandle;
+use prost::Message;
+
+use super::Error;
+
+/// The answer to SEND.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The id the message was sent under, given or made up.
+    pub client_id: Vec<u8>,
+    /// Its place in the receiver's timeline.
+    pub sync_id: u64,
+    /// The router already had this client id.
+    pub duplicate: bool,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Of SEND.
+    Sent(Sent),
+    /// Of LOOKUP.
+    Lookup(LookupResult),
+    /// Of PUSH, `PUSH_ACCOUNT`, KICK and SUBSCRIBE: how many sessions it reached.
+    Reached(u32),
+    /// Of STATS.
+    Stats(Vec<(String, u64)>),
+}
+
+fn other<T>() -> Result<T, Error> {
+    Err(Error::Protocol("the answer belongs to another kind of request".into()))
+}
+
+impl Answer {
+    pub(crate) fn into_sent(self) -> Result<Sent, Error> {
+        if let Self::Sent(sent) = self { Ok(sent) } else { other() }
+    }
+
+    pub(crate) fn into_lookup(self) -> Result<LookupResult, Error> {
+        if let Self::Lookup(found) = self { Ok(found) } else { other() }
+    }
+
+    pub(crate) fn into_reached(self) -> Result<u32, Error> {
+        if let Self::Reached(reached) = self { Ok(reached) } else { other() }
+    }
+
+    pub(crate) fn into_stats(self) -> Result<Vec<(String, u64)>, Error> {
+        if let Self::Stats(stats) = self { Ok(stats) } else { other() }
+    }
+}
+
+/// A request whose names and lengths have been checked.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Request {
+    /// Store and deliver a reliable message.
+    Send(Send),
+    /// Find an account's sessions.
+    Lookup(Lookup),
+    /// Transient message to one session of a gateway.
+    Push {
+        /// Whom it is for.
+        session: u64,
+        /// The process of the gateway the session belongs to; `None`: whichever is there.
+        epoch: Option<u64>,
+        /// The finished client body.
+        body: Vec<u8>,
+    },
+    /// Transient message to every session of an account.
+    PushAccount {
+        /// App.
+        app: String,
+        /// Account.
+        account: String,
+        /// The finished client body.
+        body: Vec<u8>,
+    },
+    /// Close sessions.
+    Kick(Kick),
+    /// Read the counters.
+    Stats,
+    /// Ask for receipts.
+    Subscribe(Subscribe),
+}
+
+fn length(what: &'static str, length: usize, min: usize, max: usize) -> Result<(), Error> {
+    if (min..=max).contains(&length) { Ok(()) } else { Err(Error::Length { what, length, min, max }) }
+}
+
+/// The body of a transient push: an encoded `Delivery` that is not stored and not acknowledged.
+#[must_use]
+pub fn transient_body(from: &str, payload: &[u8]) -> Vec<u8> {
+    let sent_at_ms = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let payload = bytes::Bytes::copy_from_slice(payload);
+    Delivery { sync_id: 0, from: from.into(), sent_at_ms, payload, ..Delivery::default() }.encode_to_vec()
+}
+
+fn checked_body(from: &str, payload: &[u8]) -> Result<Vec<u8>, Error> {
+    check_account(from)?;
+    let body = transient_body(from, payload);
+    length("the push", body.len(), 0, CLIENT_BODY_BYTES_MAX as usize)?;
+    Ok(body)
+}
+
+impl Request {
+    /// SEND; without a client id one is made up.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn send(
+        app: &str,
+        from: &str,
+        to: &str,
+        client_id: Option<&[u8]>,
+        payload: &[u8],
+    ) -> Result<Self, Error> {
+        check_app(app)?;
+        check_account(from)?;
+        check_account(to)?;
+        let client_id = client_id.map_or_else(|| uuid::Uuid::now_v7().into_bytes().to_vec(), <[u8]>::to_vec);
+        length("the client id", client_id.len(), 1, CLIENT_ID_BYTES_MAX)?;
+        length("the payload", payload.len(), 0, CLIENT_BODY_BYTES_MAX as usize)?;
+        Ok(Self::Send(Send {
+            cookie: 0,
+            app: app.into(),
+            from: from.into(),
+            to: to.into(),
+            client_id: client_id.into(),
+            class: u32::from(Class::Reliable.flags()),
+            payload: bytes::Bytes::copy_from_slice(payload),
+        }))
+    }
+
+    /// LOOKUP.
+    ///
+    /// # Errors
+    /// When a name is not allowed.
+    pub fn lookup(app: &str, account: &str) -> Result<Self, Error> {
+        check_app(app)?;
+        check_account(account)?;
+        Ok(Self::Lookup(Lookup { cookie: 0, app: app.into(), account: account.into() }))
+    }
+
+    /// PUSH, to the process with this `epoch` only where one is given.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn push(session: u64, epoch: Option<u64>, from: &str, payload: &[u8]) -> Result<Self, Error> {
+        Ok(Self::Push { session, epoch, body: checked_body(from, payload)? })
+    }
+
+    /// `PUSH_ACCOUNT`.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn push_account(app: &str, account: &str, from: &str, payload: &[u8]) -> Result<Self, Error> {
+        check_app(app)?;
+        check_account(account)?;
+        let body = checked_body(from, payload)?;
+        Ok(Self::PushAccount { app: app.into(), account: account.into(), body })
+    }
+
+    /// KICK of an account's sessions, or of one device's.
+    ///
+    /// # Errors
+    /// When a name or the reason is not allowed.
+    pub fn kick(app: &str, account: &str, device: Option<&str>, reason: &str) -> Result<Self, Error> {
+        check_app(app)?;
+        check_account(account)?;
+        if let Some(device) = device {
+            check_device(device)?;
+        }
+        length("the reason", reason.len(), 0, REASON_BYTES_MAX)?;
+        Ok(Self::Kick(Kick {
+            app: app.into(),
+            account: account.into(),
+            device: device.unwrap_or_default().into(),
+            code: moor_wire::Code::Kicked as i32,
+            reason: reason.into(),
+            ..Kick::default()
+        }))
+    }
+
+    /// SUBSCRIBE.
+    ///
+    /// # Errors
+    /// When the name is not allowed.
+    pub fn subscribe(app: &str) -> Result<Self, Error> {
+        check_app(app)?;
+        Ok(Self::Subscribe(Subscribe { cookie: 0, app: app.into() }))
+    }
+
+    /// The verb, as errors name it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Send(_) => "SEND",
+            Self::Lookup(_) => "LOOKUP",
+            Self::Push { .. } => "PUSH",
+            Self::PushAccount { .. } => "PUSH_ACCOUNT",
+            Self::Kick(_) => "KICK",
+            Self::Stats => "STATS",
+            Self::Subscribe(_) => "SUBSCRIBE",
+        }
+    }
+
+    /// Whether asking twice does no harm.
+    pub(super) const fn repeatable(&self) -> bool {
+        matches!(self, Self::Send(_) | Self::Lookup(_) | Self::Stats | Self::Subscribe(_))
+    }
+
+    /// Appends the frame under a cookie.
+    pub(super) fn put(&mut self, cookie: u64, out: &mut bytes::BytesMut) {
+        let (kind, flags) = (Kind::Data.byte(), Class::Transient.flags());
+        match self {
+            Self::Send(send) => {
+                send.cookie = cookie;
+                put_control(out, Verb::Send, send);
+            }
+            Self::Lookup(lookup) => {
+                lookup.cookie = cookie;
+                put_control(out, Verb::Lookup, lookup);
+            }
+            Self::Push { session, body, .. } => {
+                Push::data(cookie, SessionHandle(*session), Class::Transient, body).put(out, true);
+            }
+            Self::PushAccount { app, account, body } => {
+                PushAccount { cookie, kind, flags, app, account, body }.put(out);
+            }
+            Self::Kick(kick) => {
+                kick.cookie = cookie;
+                put_control(out, Verb::Kick, kick);
+            }
+            Self::Stats => put_control(out, Verb::Stats, &Stats { cookie }),
+            Self::Subscribe(subscribe) => {
+                subscribe.cookie = cookie;
+                put_control(out, Verb::Subscribe, subscribe);
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The core against a router that is a byte vector and a clock that jumps.
+
+use moor_wire::Code;
+use moor_wire::frame::Frame;
+use moor_wire::internal::{
+    Failure, Outcome, Push, Receipt, Send, SendResult, Stat, StatsResult, Subscribe, Verb, Welcome,
+    frame_reader, put_control, put_empty,
+};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+
+fn connection() -> Connection {
+    Connection::new(Config { in_flight_max: 4, ..Config::default() }, 7, 0)
+}
+
+fn events(connection: &mut Connection) -> Vec<Event> {
+    std::iter::from_fn(|| connection.poll_event()).collect()
+}
+
+/// What has been written since the last look.
+fn written(connection: &mut Connection) -> Vec<Frame> {
+    let mut reader = frame_reader();
+    while let Some(bytes) = connection.poll_transmit() {
+        reader.push(&bytes);
+    }
+    std::iter::from_fn(|| reader.try_next().unwrap()).collect()
+}
+
+fn verbs(frames: &[Frame]) -> Vec<Verb> {
+    frames.iter().map(|frame| Verb::from_byte(frame.header.kind).unwrap()).collect()
+}
+
+fn control<M: Message>(verb: Verb, body: &M) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_control(&mut out, verb, body);
+    out
+}
+
+fn outcome(cookie: u64, code: Code, reached: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    Outcome { cookie, code, reached }.put(&mut out);
+    out
+}
+
+fn greet(connection: &mut Connection, now: u64, epoch: u64) {
+    connection.handle_connected(now);
+    assert_eq!(verbs(&written(connection)), [Verb::Hello]);
+    connection
+        .handle_bytes(now, &control(Verb::Welcome, &Welcome { version: 1, epoch, ..Welcome::default() }));
+    assert!(events(connection).iter().any(|event| matches!(event, Event::Ready(_))));
+}
+
+fn ready() -> Connection {
+    let mut connection = connection();
+    assert_eq!(events(&mut connection), [Event::Connect]);
+    greet(&mut connection, 0, 1);
+    connection
+}
+
+fn lost() -> Error {
+    Error::Connection { address: "a:1".into(), reason: "reset".into() }
+}
+
+/// Breaks the connection and lets the pause before the next attempt pass; the time by then.
+fn reconnect(connection: &mut Connection, now: u64) -> u64 {
+    connection.handle_disconnected(now, lost());
+    let at = connection.poll_timeout().unwrap();
+    assert!(at <= now + 5_000);
+    connection.handle_timeout(at);
+    assert!(events(connection).contains(&Event::Connect));
+    greet(connection, at, 1);
+    at
+}
+
+fn send() -> Request {
+    Request::send("shop", "orders", "alice", Some(b"id-1"), b"hello").unwrap()
+}
+
+#[test]
+fn a_send_is_resent_with_its_client_id_until_its_answer() {
+    let mut connection = ready();
+    let ticket = connection.request(5, send()).unwrap();
+    let mut now = 5;
+    for _ in 0..5 {
+        let frames = written(&mut connection);
+        assert_eq!(verbs(&frames), [Verb::Send]);
+        let send = Send::decode(&frames[0].body[..]).unwrap();
+        assert_eq!((&send.client_id[..], &send.payload[..]), (&b"id-1"[..], &b"hello"[..]));
+        connection.handle_disconnected(now, lost());
+        now = connection.poll_timeout().unwrap();
+        connection.handle_timeout(now);
+        assert!(events(&mut connection).contains(&Event::Connect));
+        connection.handle_connected(now);
+        assert_eq!(verbs(&written(&mut connection)), [Verb::Hello]);
+        connection.handle_bytes(now, &control(Verb::Welcome, &Welcome::default()));
+        events(&mut connection);
+    }
+    let result = SendResult { cookie: ticket.0, sync_id: 9, duplicate: true, ..SendResult::default() };
+    connection.handle_bytes(now, &control(Verb::SendResult, &result));
+    let sent = Sent { client_id: b"id-1".to_vec(), sync_id: 9, duplicate: true };
+    assert_eq!(events(&mut connection), [Event::Answered(ticket, Ok(Answer::Sent(sent)))]);
+    assert_eq!(connection.in_flight(), 0);
+}
+
+#[test]
+fn a_busy_router_is_asked_again_and_a_refusal_is_final() {
+    let mut connection = ready();
+    let ticket = connection.request(0, send()).unwrap();
+    written(&mut connection);
+    let answer = |code| SendResult { cookie: ticket.0, code, detail: "busy".into(), ..SendResult::default() };
+    connection.handle_bytes(0, &control(Verb::SendResult, &answer(Code::Unavailable as i32)));
+    assert_eq!((events(&mut connection), written(&mut connection)), (vec![], vec![]));
+    let again = connection.poll_timeout().unwrap();
+    connection.handle_timeout(again);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Send]);
+    connection.handle_bytes(again, &control(Verb::SendResult, &answer(Code::Storage as i32)));
+    let refused = Error::Refused { what: "SEND", code: Code::Storage, detail: "busy".into() };
+    assert_eq!(events(&mut connection), [Event::Answered(ticket, Err(refused))]);
+}
+
+#[test]
+fn a_deadline_ends_a_request_and_names_what_kept_it() {
+    let mut connection = ready();
+    let ticket = connection.request(100, send()).unwrap();
+    connection.handle_disconnected(200, lost());
+    events(&mut connection);
+    connection.handle_timeout(10_099);
+    assert!(!events(&mut connection).iter().any(|event| matches!(event, Event::Answered(..))));
+    connection.handle_timeout(10_100);
+    let late = Error::Deadline { what: "SEND", within_ms: 10_000, last: Some(Box::new(lost())) };
+    assert!(events(&mut connection).contains(&Event::Answered(ticket, Err(late))));
+    assert_eq!(connection.in_flight(), 0);
+}
+
+#[test]
+fn a_push_under_way_is_not_repeated_but_one_that_was_not_written_is_kept() {
+    let mut connection = ready();
+    let first = connection.request(0, Request::push(5, None, "orders", b"x").unwrap()).unwrap();
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Push]);
+    connection.handle_disconnected(1, lost());
+    assert!(
+        events(&mut connection).contains(&Event::Answered(first, Err(Error::Uncertain { what: "PUSH" })))
+    );
+    let second = connection.request(2, Request::push(5, None, "orders", b"y").unwrap()).unwrap();
+    let at = connection.poll_timeout().unwrap();
+    connection.handle_timeout(at);
+    greet(&mut connection, at, 1);
+    let frames = written(&mut connection);
+    assert_eq!(verbs(&frames), [Verb::Push]);
+    assert_eq!(Push::parse(&frames[0].body).unwrap().session.0, 5);
+    connection.handle_bytes(at, &outcome(second.0, Code::Ok, 1));
+    assert_eq!(events(&mut connection), [Event::Answered(second, Ok(Answer::Reached(1)))]);
+}
+
+#[test]
+fn a_push_for_another_epoch_is_never_written() {
+    let mut connection = ready();
+    let request = Request::push(5, Some(2), "orders", b"x").unwrap();
+    let ticket = connection.request(0, request).unwrap();
+    assert_eq!(written(&mut connection), []);
+    assert_eq!(events(&mut connection), [Event::Answered(ticket, Err(Error::NotHere))]);
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let mut connection = ready();
+    let tickets: Vec<_> = (0..4).map(|_| connection.request(0, Request::Stats).unwrap()).collect();
+    assert_eq!(connection.request(0, Request::Stats), Err(Error::TooManyInFlight { max: 4 }));
+    let stats = vec![Stat { name: "sessions".into(), value: 3 }];
+    let result = StatsResult { cookie: tickets[2].0, stats };
+    connection.handle_bytes(1, &control(Verb::StatsResult, &result));
+    let stats = Answer::Stats(vec![("sessions".into(), 3)]);
+    assert_eq!(events(&mut connection), [Event::Answered(tickets[2], Ok(stats))]);
+    assert!(connection.request(1, Request::Stats).is_ok());
+}
+
+#[test]
+fn silence_is_answered_with_ping_and_then_taken_for_death() {
+    let mut connection = ready();
+    assert_eq!(connection.poll_timeout(), Some(20_000));
+    connection.handle_timeout(20_000);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Ping]);
+    let mut pong = Vec::new();
+    put_empty(&mut pong, Verb::Pong);
+    connection.handle_bytes(20_010, &pong);
+    assert_eq!(connection.poll_timeout(), Some(40_000));
+    connection.handle_timeout(40_000);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Ping]);
+    connection.handle_timeout(49_999);
+    assert_eq!(events(&mut connection), []);
+    connection.handle_timeout(50_000);
+    let silent = Error::Silent { silent_ms: 29_990 };
+    assert_eq!(events(&mut connection), [Event::Close, Event::Lost(silent)]);
+}
+
+#[test]
+fn a_clock_that_jumps_a_day_asks_before_it_buries() {
+    let mut connection = ready();
+    connection.handle_timeout(86_400_000);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Ping]);
+    assert_eq!(events(&mut connection), []);
+}
+
+#[test]
+fn a_ping_is_answered() {
+    let mut connection = ready();
+    let mut ping = Vec::new();
+    put_empty(&mut ping, Verb::Ping);
+    connection.handle_bytes(1, &ping);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Pong]);
+}
+
+#[test]
+fn a_subscription_survives_a_reconnect() {
+    let mut connection = ready();
+    let ticket = connection.request(0, Request::subscribe("shop").unwrap()).unwrap();
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Subscribe]);
+    connection.handle_bytes(0, &outcome(ticket.0, Code::Ok, 0));
+    assert_eq!(events(&mut connection), [Event::Answered(ticket, Ok(Answer::Reached(0)))]);
+    let now = reconnect(&mut connection, 10);
+    let frames = written(&mut connection);
+    assert_eq!(verbs(&frames), [Verb::Subscribe]);
+    let subscribe = Subscribe::decode(&frames[0].body[..]).unwrap();
+    assert_eq!(subscribe.app, "shop");
+    connection.handle_bytes(now, &outcome(subscribe.cookie, Code::Ok, 0));
+    let receipt = Receipt { sync_id: 4, ..Receipt::default() };
+    connection.handle_bytes(now, &control(Verb::Receipt, &receipt));
+    assert_eq!(events(&mut connection), [Event::Receipt(receipt)]);
+    assert_eq!(connection.in_flight(), 0);
+}
+
+#[test]
+fn a_refused_token_ends_it_for_good() {
+    let mut connection = connection();
+    let ticket = connection.request(0, send()).unwrap();
+    connection.handle_connected(0);
+    let failure = Failure { code: Code::Unauthorized as i32, detail: "wrong token".into() };
+    connection.handle_bytes(1, &control(Verb::Failure, &failure));
+    let refused =
+        Error::Refused { what: "the connection", code: Code::Unauthorized, detail: "wrong token".into() };
+    assert_eq!(
+        events(&mut connection),
+        [
+            Event::Connect,
+            Event::Close,
+            Event::Answered(ticket, Err(refused.clone())),
+            Event::Stopped(refused.clone())
+        ]
+    );
+    assert_eq!((connection.poll_timeout(), connection.poll_transmit()), (None, None));
+    assert_eq!(connection.request(2, send()), Err(refused));
+}
+
+#[test]
+fn whoever_does_not_welcome_is_given_up() {
+    let mut connection = connection();
+    connection.handle_connected(0);
+    events(&mut connection);
+    assert_eq!(connection.poll_timeout(), Some(CONNECT_MS));
+    connection.handle_timeout(CONNECT_MS);
+    assert!(matches!(events(&mut connection)[..], [Event::Close, Event::Lost(Error::Deadline { .. })]));
+}
+
+#[test]
+fn pauses_grow_and_are_spread() {
+    let pauses = |seed| {
+        let mut connection = Connection::new(Config::default(), seed, 0);
+        (0..12)
+            .map(|_| {
+                connection.handle_disconnected(0, lost());
+                let at = connection.poll_timeout().unwrap();
+                connection.handle_timeout(at);
+                at
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(pauses(1), pauses(1));
+    assert_ne!(pauses(1), pauses(2));
+    for (attempt, pause) in pauses(3).into_iter().enumerate() {
+        assert!(pause <= (50 << attempt).min(5_000));
+    }
+}
+
+#[test]
+fn byte_by_byte_is_the_same_as_at_once() {
+    let mut connection = connection();
+    let ticket = connection.request(0, Request::Stats).unwrap();
+    connection.handle_connected(0);
+    let mut stream = control(Verb::Welcome, &Welcome { epoch: 3, ..Welcome::default() });
+    stream.extend(control(Verb::StatsResult, &StatsResult { cookie: ticket.0, stats: vec![] }));
+    stream.extend(control(Verb::Receipt, &Receipt::default()));
+    for byte in stream {
+        connection.handle_bytes(1, &[byte]);
+    }
+    assert_eq!(
+        events(&mut connection),
+        [
+            Event::Connect,
+            Event::Ready(Welcome { epoch: 3, ..Welcome::default() }),
+            Event::Answered(ticket, Ok(Answer::Stats(vec![]))),
+            Event::Receipt(Receipt::default())
+        ]
+    );
+}
+
+#[test]
+fn names_no_router_accepts_are_refused_here() {
+    assert!(matches!(Request::lookup("", "alice"), Err(Error::Name(_))));
+    assert!(matches!(Request::push_account("shop", &"a".repeat(300), "x", b""), Err(Error::Name(_))));
+    let long = vec![0; 70_000];
+    assert!(matches!(Request::send("shop", "x", "y", None, &long), Err(Error::Length { .. })));
+    assert!(matches!(Request::send("shop", "x", "y", Some(b""), b""), Err(Error::Length { .. })));
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics_and_every_request_is_answered(
+        greeted: bool,
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..12),
+        kind in 0u8..0x40,
+    ) {
+        let mut connection = if greeted { ready() } else { connection() };
+        let ticket = connection.request(0, send()).unwrap();
+        if !greeted {
+            connection.handle_connected(0);
+        }
+        for piece in &pieces {
+            let mut frame = Vec::new();
+            moor_wire::frame::put_frame(&mut frame, kind, 0, 0, piece);
+            connection.handle_bytes(1, &frame);
+            connection.handle_bytes(1, piece);
+        }
+        connection.handle_timeout(1_000_000);
+        let answered = events(&mut connection)
+            .into_iter()
+            .filter(|event| matches!(event, Event::Answered(of, _) if *of == ticket))
+            .count();
+        prop_assert_eq!(answered, 1);
+        prop_assert_eq!(connection.in_flight(), 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! What every face keeps beside its socket: the core, the answers nobody has taken yet, and what the socket
+//! is to do next.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::ErrorKind;
+
+use bytes::Bytes;
+use moor_wire::internal::{Receipt, Welcome};
+
+use crate::core::{Answer, Config, Connection, Error, Event, Request, Ticket};
+
+/// Most connections to gateway workers one face keeps.
+pub(crate) const GATEWAYS_MAX: usize = 1024;
+/// Most receipts kept for a service that does not take them; the oldest go first.
+const RECEIPTS_MAX: usize = 64 * 1024;
+
+/// What the socket is to do next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Connect.
+    Connect,
+    /// Close.
+    Close,
+    /// Write all of this.
+    Write(Bytes),
+    /// Nothing, but something has happened: look whether it is what was awaited.
+    Look,
+    /// Wait for bytes, until this time at most.
+    Wait(Option<u64>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Desk {
+    address: String,
+    core: Connection,
+    welcome: Option<Welcome>,
+    /// Why the last connection was lost, until there is another.
+    lost: Option<Error>,
+    stopped: Option<Error>,
+    owed: HashSet<Ticket>,
+    answers: HashMap<Ticket, Result<Answer, Error>>,
+    /// The request of the last `call`, which a dropped future may have left behind.
+    called: Option<Ticket>,
+    receipts: VecDeque<Receipt>,
+    none: Welcome,
+}
+
+impl Desk {
+    pub(crate) fn new(address: &str, config: Config) -> Self {
+        Self {
+            address: address.into(),
+            core: Connection::new(config, fastrand::u64(..), 0),
+            welcome: None,
+            lost: None,
+            stopped: None,
+            owed: HashSet::new(),
+            answers: HashMap::new(),
+            called: None,
+            receipts: VecDeque::new(),
+            none: Welcome::default(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        self.core.config()
+    }
+
+    pub(crate) fn welcome(&self) -> &Welcome {
+        self.welcome.as_ref().unwrap_or(&self.none)
+    }
+
+    /// Whether the first greeting is done.
+    pub(crate) fn opened(&self) -> Result<bool, Error> {
+        self.check()?;
+        match &self.lost {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.welcome.is_some()),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.stopped.clone().map_or(Ok(()), Err)
+    }
+
+    /// The next thing to do, after time has passed.
+    pub(crate) fn step(&mut self, now: u64) -> Step {
+        self.core.handle_timeout(now);
+        let mut noted = false;
+        while let Some(event) = self.core.poll_event() {
+            match event {
+                Event::Connect => return Step::Connect,
+                Event::Close => return Step::Close,
+                event => self.note(event),
+            }
+            noted = true;
+        }
+        match self.core.poll_transmit() {
+            Some(bytes) => Step::Write(bytes),
+            None if noted => Step::Look,
+            None => Step::Wait(self.core.poll_timeout()),
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Ready(welcome) => {
+                tracing::debug!(address = self.address, node = welcome.node, "connected");
+                self.welcome = Some(welcome);
+                self.lost = None;
+            }
+            Event::Lost(error) => {
+                tracing::debug!(address = self.address, %error, "connection lost");
+                self.lost = Some(error);
+            }
+            Event::Stopped(error) => self.stopped = Some(error),
+            Event::Answered(ticket, result) => {
+                if self.owed.remove(&ticket) {
+                    self.answers.insert(ticket, result);
+                }
+            }
+            Event::Receipt(receipt) => {
+                if self.receipts.len() >= RECEIPTS_MAX {
+                    self.receipts.pop_front();
+                }
+                self.receipts.push_back(receipt);
+            }
+            Event::Connect | Event::Close => {}
+        }
+    }
+
+    pub(crate) fn start(&mut self, now: u64, request: Request) -> Result<Ticket, Error> {
+        let max = self.config().in_flight_max;
+        if self.owed.len() + self.answers.len() >= max {
+            return Err(Error::TooManyInFlight { max });
+        }
+        let ticket = self.core.request(now, request)?;
+        self.owed.insert(ticket);
+        Ok(ticket)
+    }
+
+    /// As [`Self::start`], for a caller that waits for the answer before it calls again.
+    pub(crate) fn call(&mut self, now: u64, request: Request) -> Result<Ticket, Error> {
+        if let Some(ticket) = self.called.take() {
+            self.owed.remove(&ticket);
+            self.answers.remove(&ticket);
+        }
+        let ticket = self.start(now, request)?;
+        self.called = Some(ticket);
+        Ok(ticket)
+    }
+
+    /// What became of a request, once that is known.
+    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Result<Answer, Error>> {
+        match self.answers.remove(&ticket) {
+            None if !self.owed.contains(&ticket) => Some(Err(Error::UnknownTicket)),
+            answer => answer,
+        }
+    }
+
+    pub(crate) fn take_receipt(&mut self) -> Option<Receipt> {
+        self.receipts.pop_front()
+    }
+
+    pub(crate) fn handle_connected(&mut self, now: u64) {
+        self.core.handle_connected(now);
+    }
+
+    pub(crate) fn handle_bytes(&mut self, now: u64, bytes: &[u8]) {
+        self.core.handle_bytes(now, bytes);
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: u64) {
+        self.core.handle_timeout(now);
+    }
+
+    /// The socket could not be connected, or is gone.
+    pub(crate) fn handle_lost(&mut self, now: u64, error: &std::io::Error) {
+        let address = self.address.clone();
+        let why = match error.kind() {
+            ErrorKind::ConnectionRefused if self.config().worker.is_some() => Error::NoGateway { address },
+            ErrorKind::ConnectionRefused => Error::NobodyListens { address },
+            ErrorKind::UnexpectedEof => Error::Connection { address, reason: "it was closed".into() },
+            _ => Error::Connection { address, reason: error.to_string() },
+        };
+        self.core.handle_disconnected(now, why);
+    }
+}

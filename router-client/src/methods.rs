@@ -1,0 +1,231 @@
+//! What a connection can be asked, written once for every face: `methods!([], [])` for the blocking one,
+//! `methods!([async], [.await])` for the others.
+
+macro_rules! methods {
+    ([$($async:tt)*], [$($await:tt)*]) => {
+        impl Router {
+            /// Connects and says HELLO.
+            ///
+            /// # Errors
+            /// When nothing listens there, or whoever does refuses. Only this first attempt is not repeated:
+            /// a connection that breaks later comes back by itself.
+            pub $($async)* fn connect(address: &str, token: Option<&[u8]>) -> Result<Self, Error> {
+                Self::connect_with(address, Config::new(token)) $($await)*
+            }
+
+            /// Connects to one worker of a gateway, by the gateway's internal port.
+            ///
+            /// # Errors
+            /// As [`Self::connect`].
+            pub $($async)* fn connect_worker(
+                address: &str,
+                worker: u32,
+                token: Option<&[u8]>,
+            ) -> Result<Self, Error> {
+                let config = Config { worker: Some(worker), ..Config::new(token) };
+                Self::connect_with(address, config) $($await)*
+            }
+
+            /// Connects with other settings than usual.
+            ///
+            /// # Errors
+            /// As [`Self::connect`].
+            pub $($async)* fn connect_with(address: &str, config: Config) -> Result<Self, Error> {
+                let mut router = Self::new(address, config);
+                while !router.desk.opened()? {
+                    router.step(None) $($await)*;
+                }
+                Ok(router)
+            }
+
+            /// What the other side last said of itself.
+            #[must_use]
+            pub fn welcome(&self) -> &Welcome {
+                self.desk.welcome()
+            }
+
+            /// Where the sessions of an account are, and which of its messages are stored.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn lookup(&mut self, app: &str, account: &str) -> Result<LookupResult, Error> {
+                self.call(Request::lookup(app, account)?) $($await)*?.into_lookup()
+            }
+
+            /// Stores a reliable message for an account and has it delivered.
+            ///
+            /// Repeated with the same client id, across broken connections too, until there is a final answer
+            /// or the deadline has passed. Without a client id one is made up; give your own to make the call
+            /// itself repeatable.
+            ///
+            /// # Errors
+            /// When there is no answer in time (the message may be stored: repeat with the same client id),
+            /// or a refusal.
+            pub $($async)* fn send(
+                &mut self,
+                app: &str,
+                from: &str,
+                to: &str,
+                client_id: Option<&[u8]>,
+                payload: &[u8],
+            ) -> Result<Sent, Error> {
+                self.call(Request::send(app, from, to, client_id, payload)?) $($await)*?.into_sent()
+            }
+
+            /// Sends a transient message to every session of an account; returns how many it reached.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn push_account(
+                &mut self,
+                app: &str,
+                account: &str,
+                from: &str,
+                payload: &[u8],
+            ) -> Result<u32, Error> {
+                self.call(Request::push_account(app, account, from, payload)?) $($await)*?.into_reached()
+            }
+
+            /// Sends a transient message to one session of the gateway this is connected to.
+            ///
+            /// # Errors
+            /// [`Error::NotHere`] when that session is gone; or no answer in time.
+            pub $($async)* fn push(
+                &mut self,
+                session: u64,
+                from: &str,
+                payload: &[u8],
+            ) -> Result<u32, Error> {
+                self.call(Request::push(session, None, from, payload)?) $($await)*?.into_reached()
+            }
+
+            /// Sends a transient message to a session [`Self::lookup`] found, straight to its gateway worker,
+            /// over a connection that is kept for the next time.
+            ///
+            /// # Errors
+            /// [`Error::NotHere`] when the session is gone or its gateway has restarted since: look it up
+            /// again. Otherwise as [`Self::connect`] and [`Self::push`].
+            pub $($async)* fn push_to(
+                &mut self,
+                location: &Location,
+                from: &str,
+                payload: &[u8],
+            ) -> Result<u32, Error> {
+                let push = Request::push(location.session, Some(location.epoch), from, payload)?;
+                let key = (location.internal_address.clone(), location.worker);
+                if let Some(gateway) = self.gateways.get_mut(&key) {
+                    let pushed = gateway.call(push.clone()) $($await)*;
+                    match pushed {
+                        Ok(answer) => return answer.into_reached(),
+                        // The session is gone and the gateway is the one meant.
+                        Err(Error::NotHere) if gateway.welcome().epoch == location.epoch => {
+                            return Err(Error::NotHere);
+                        }
+                        // Another process of that gateway may listen by now: ask it once.
+                        Err(Error::NotHere) => self.gateways.remove(&key),
+                        Err(error) => {
+                            self.gateways.remove(&key);
+                            return Err(error);
+                        }
+                    };
+                }
+                let config = Config { worker: Some(location.worker), ..self.desk.config().clone() };
+                let mut gateway = Self::connect_with(&location.internal_address, config) $($await)*?;
+                let pushed = gateway.call(push) $($await)*;
+                if self.gateways.len() >= crate::desk::GATEWAYS_MAX
+                    && let Some(some) = self.gateways.keys().next().cloned()
+                {
+                    self.gateways.remove(&some);
+                }
+                self.gateways.insert(key, gateway);
+                pushed?.into_reached()
+            }
+
+            /// Closes the sessions of an account, or only those of one device; returns how many there were.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn kick(
+                &mut self,
+                app: &str,
+                account: &str,
+                device: Option<&str>,
+                reason: &str,
+            ) -> Result<u32, Error> {
+                self.call(Request::kick(app, account, device, reason)?) $($await)*?.into_reached()
+            }
+
+            /// The counters of the process this is connected to.
+            ///
+            /// # Errors
+            /// When there is no answer in time.
+            pub $($async)* fn stats(&mut self) -> Result<Vec<(String, u64)>, Error> {
+                self.call(Request::Stats) $($await)*?.into_stats()
+            }
+
+            /// Asks for a receipt whenever a device of this app acknowledges something. Asked again after
+            /// every reconnect; what was acknowledged in between is not told.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn subscribe(&mut self, app: &str) -> Result<(), Error> {
+                self.call(Request::subscribe(app)?) $($await)*?.into_reached().map(drop)
+            }
+
+            /// The next receipt, or `None` when none came within `timeout`.
+            ///
+            /// # Errors
+            /// When the other side has sent this service away for good.
+            pub $($async)* fn next_receipt(
+                &mut self,
+                timeout: std::time::Duration,
+            ) -> Result<Option<Receipt>, Error> {
+                let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                let until = self.now().saturating_add(timeout);
+                self.catch_up() $($await)*;
+                loop {
+                    if let Some(receipt) = self.desk.take_receipt() {
+                        return Ok(Some(receipt));
+                    }
+                    self.desk.check()?;
+                    if self.now() >= until {
+                        return Ok(None);
+                    }
+                    self.step(Some(until)) $($await)*;
+                }
+            }
+
+            /// Begins a request without waiting for its answer, so that several can be under way. It goes out
+            /// with the next method that waits.
+            ///
+            /// # Errors
+            /// [`Error::TooManyInFlight`] when as many as allowed are under way.
+            pub $($async)* fn start(&mut self, request: Request) -> Result<Ticket, Error> {
+                self.catch_up() $($await)*;
+                let now = self.now();
+                self.desk.start(now, request)
+            }
+
+            /// Waits for the answer of a request begun with [`Self::start`].
+            ///
+            /// # Errors
+            /// What became of that request; [`Error::UnknownTicket`] when its answer was already taken.
+            pub $($async)* fn finish(&mut self, ticket: Ticket) -> Result<crate::Answer, Error> {
+                loop {
+                    if let Some(answer) = self.desk.take(ticket) {
+                        return answer;
+                    }
+                    self.step(None) $($await)*;
+                }
+            }
+
+            $($async)* fn call(&mut self, request: Request) -> Result<crate::Answer, Error> {
+                self.catch_up() $($await)*;
+                let now = self.now();
+                let ticket = self.desk.call(now, request)?;
+                self.finish(ticket) $($await)*
+            }
+        }
+    };
+}
+pub(crate) use methods;
