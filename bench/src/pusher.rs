@@ -19,6 +19,7 @@ use moor_wire::internal::{
 use moor_wire::limits::INTERNAL_VERSION;
 use moor_wire::session::SessionHandle;
 use prost::Message;
+use rustix::net::RecvFlags;
 
 use crate::clock::{Clock, Nanos};
 use crate::error::BenchError;

@@ -7,7 +7,17 @@ use std::time::Duration;
 use moor_router_client::Error;
 use moor_router_client::blocking::Router;
 
-fn main() -> Result<(), Error> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = |usual: &str| arguments.next().unwrap_or_else(|| usual.to_owned());
     let address = argument("127.0.0.1:7300");

@@ -133,7 +133,8 @@ impl Session {
     pub fn open(&mut self, number: u16, app: &str, account: &str, credential: Bytes, last_sync_id: Option<u64>) {
         self.close(number);
         let mut channel = Channel::new(number, app, account, credential, last_sync_id);
-        if self.state == State::Live {
+        // CONNECT has been said: OPEN may follow it without waiting.
+        if matches!(self.state, State::Greeting { .. } | State::Live) {
             channel.put_open(&mut self.out);
         }
         self.channels.push(channel);
@@ -143,7 +144,7 @@ impl Session {
     pub fn close(&mut self, number: u16) {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
         let channel = self.channels.swap_remove(at);
-        if self.state == State::Live && channel.is_wanted() {
+        if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
             put_control(&mut self.out, Kind::Close, number, &Close { code: Code::Normal as i32, reason: String::new() });
         }
     }

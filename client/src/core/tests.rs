@@ -242,6 +242,16 @@ fn silence_is_answered_with_a_ping_and_then_with_hanging_up() {
 }
 
 #[test]
+fn a_channel_opened_during_the_login_is_opened() {
+    let mut session = Session::new(Options::new("phone"), 1);
+    session.handle_dialling();
+    session.handle_connected(0);
+    session.open(1, "shop", "alice", Bytes::new(), None);
+    let mut server = Server { session, now: 0 };
+    assert_eq!(kinds(&server.sent()), [Kind::Connect, Kind::Open]);
+}
+
+#[test]
 fn goaway_is_obeyed_within_its_window() {
     let mut server = Server::live();
     let away = GoAway { code: Code::Draining as i32, retry_min_ms: 2000, retry_max_ms: 3000, ..GoAway::default() };
