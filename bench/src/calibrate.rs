@@ -1,180 +1,99 @@
-//! What a bare pair of sockets costs on this kernel, and what a poll on it costs: both measured in the same run
-//! as the sessions, so that "above a bare socket" compares like with like.
-//!
-//! Both ends live in direct descriptors of rings of this process, as the gateway's and the harness's do, and
-//! nothing is armed on them. Then a poll is armed on one end, as the harness does on each of its connections.
-//! It runs beside the sessions, on top of them: slabs that ended sessions left half empty would hide the growth.
+//! What a bare connection costs the kernel on this host: the zero line of the memory figures.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moor_ring::socket::{ListenOptions, listen};
-use moor_ring::{Completion, ConnectOptions, Errno, Ring, RingConfig, RingError, Slot, Token};
+use moor_ring::{Completion, ConnectOptions, FeatureMask, Ring, RingConfig, Slot, Token};
 
-use crate::clock::{Clock, Nanos};
-use crate::error::BenchError;
-use crate::limits::{CALIBRATION_MS_MAX, CALIBRATION_OUTSTANDING, SETTLE_MS};
-use crate::proc::KernelMemory;
+use crate::memory::kernel_bytes;
 
-/// Where the bare sockets connect from: an address that no session uses.
-const SOURCE: Ipv4Addr = Ipv4Addr::new(127, 127, 0, 1);
+/// Connections measured.
+const PAIRS: u32 = 8000;
+/// Connects under way.
+const BURST: u32 = 128;
+/// Longest time it may take.
+const LIMIT: Duration = Duration::from_secs(30);
 
-/// What was learned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Calibration {
-    /// Kernel bytes of two connected sockets in direct descriptors.
-    pub bare_pair_bytes: f64,
-    /// Kernel bytes of a one-shot poll armed on one of them.
-    pub poll_bytes: f64,
+/// Bytes of kernel memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare {
+    /// A loopback connection, both ends in descriptor slots, nothing armed.
+    pub pair: f64,
+    /// One armed poll.
+    pub poll: f64,
 }
 
-/// Measures with so many pairs.
-///
-/// # Errors
-/// When rings or sockets cannot be had.
-pub fn calibrate(pairs: u32, clock: Clock) -> Result<Calibration, BenchError> {
-    // A thread of its own: rings belong to the thread that made them.
-    let measuring = thread::Builder::new()
-        .name("calibrate".to_owned())
-        .spawn(move || measure(pairs, clock))
-        .map_err(|error| BenchError::System { what: "start a thread".to_owned(), error })?;
-    measuring.join().map_err(|_| BenchError::ThreadGone)?
-}
-
-fn measure(pairs: u32, clock: Clock) -> Result<Calibration, BenchError> {
-    let system = |what: &str| {
-        let what = what.to_owned();
-        move |error| BenchError::System { what, error }
-    };
-    let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), &ListenOptions::default())
-        .map_err(system("listen for bare sockets"))?;
-    let address = listener.local_addr().map_err(system("listen for bare sockets"))?;
-    let mut pairing = Pairing {
-        accepting: ring(pairs)?,
-        connecting: ring(pairs)?,
-        address,
-        slots: Vec::with_capacity(pairs as usize),
-        accepted: 0,
-        failed: None,
-        deadline: clock.now().plus_ms(CALIBRATION_MS_MAX),
-        clock,
-    };
-    let id = pairing.accepting.add_listener(listener);
-    pairing.accepting.accept_multishot(id, Token::new(0, 0));
-    let before = settled();
-    pairing.open(pairs)?;
-    let bare = settled();
-    pairing.arm()?;
-    let armed = settled();
-    pairing.reset()?;
-    Ok(Calibration {
-        bare_pair_bytes: slope(before.total(), bare.total(), pairs),
-        poll_bytes: slope(bare.total(), armed.total(), pairs),
+/// Opens connections to itself and weighs them, first bare, then with a poll on one end.
+pub fn bare() -> Result<Bare, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("the bare connections cannot be measured ({error})");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = listen(any, &ListenOptions::default()).map_err(|e| failed(&e))?;
+    let target = listener.local_addr().map_err(|e| failed(&e))?;
+    let mut ring = Ring::new(&RingConfig {
+        submission_entries: 1024,
+        completion_entries: 16_384,
+        direct_slots: 2 * PAIRS + 16,
+        recv_buffers: 16,
+        recv_buffer_bytes: 64,
+        features: FeatureMask::NONE,
     })
-}
-
-/// Bytes per piece; negative when memory shrank meanwhile.
-#[allow(clippy::cast_precision_loss)]
-pub fn slope(before: u64, after: u64, pieces: u32) -> f64 {
-    (after as f64 - before as f64) / f64::from(pieces.max(1))
-}
-
-fn settled() -> KernelMemory {
-    thread::sleep(Duration::from_millis(SETTLE_MS));
-    KernelMemory::read()
-}
-
-fn ring(pairs: u32) -> Result<Ring, RingError> {
-    Ring::new(&RingConfig { direct_slots: pairs + 1, recv_buffers: 8, ..RingConfig::default() })
-}
-
-struct Pairing {
-    accepting: Ring,
-    connecting: Ring,
-    address: SocketAddr,
-    slots: Vec<Slot>,
-    accepted: u32,
-    failed: Option<Errno>,
-    deadline: Nanos,
-    clock: Clock,
-}
-
-impl Pairing {
-    /// Opens the pairs.
-    fn open(&mut self, pairs: u32) -> Result<(), BenchError> {
-        let options = ConnectOptions { source: Some(SocketAddr::from((SOURCE, 0))), nodelay: true };
-        let mut begun = 0;
-        while self.slots.len() < pairs as usize || self.accepted < pairs {
-            // Bounded by both ends: what is connected and not accepted yet waits in the listener.
-            while begun < pairs && begun < self.accepted + CALIBRATION_OUTSTANDING {
-                self.connecting.connect(self.address, options, Token::new(begun, 0));
-                begun += 1;
-            }
-            self.turn()?;
+    .map_err(|e| failed(&e))?;
+    let before = settled();
+    let started = Instant::now();
+    let listener = ring.add_listener(listener);
+    ring.accept_multishot(listener, Token::new(0, 0));
+    let (mut asked, mut ends) = (0, Vec::new());
+    let mut accepted = 0;
+    while ends.len() < PAIRS as usize || accepted < PAIRS {
+        while asked < PAIRS && asked - u32::try_from(ends.len()).unwrap_or(0) < BURST {
+            let source = SocketAddr::from((Ipv4Addr::new(127, 2, 0, 1), 0));
+            ring.connect(target, ConnectOptions { source: Some(source), nodelay: true }, Token::new(asked, 0));
+            asked += 1;
         }
-        Ok(())
-    }
-
-    /// Arms a poll on each connecting end.
-    fn arm(&mut self) -> Result<(), BenchError> {
-        for (index, &slot) in (0..).zip(&self.slots) {
-            self.connecting.poll_readable(slot, Token::new(index, 1));
-        }
-        self.connecting.submit_and_wait(0, None).map_err(BenchError::from)
-    }
-
-    /// Ends each pair with a reset, which leaves nothing behind and completes the polls: closing a ring with
-    /// thousands of armed requests is slow.
-    fn reset(&mut self) -> Result<(), BenchError> {
-        for (index, slot) in (0..).zip(std::mem::take(&mut self.slots)) {
-            self.connecting.reset(slot, Token::new(index, 2));
-            if index % 256 == 0 {
-                self.drain()?;
+        ring.submit_and_wait(1, Some(Duration::from_millis(100))).map_err(|e| failed(&e))?;
+        while let Some(completion) = ring.pop() {
+            match completion {
+                Completion::Accepted { result: Ok(_), .. } => accepted += 1,
+                Completion::Connected { result: Ok(slot), .. } => ends.push(slot),
+                Completion::Accepted { result: Err(error), .. }
+                | Completion::Connected { result: Err(error), .. } => return Err(failed(&error)),
+                _ => {}
             }
         }
-        self.drain()
-    }
-
-    fn drain(&mut self) -> Result<(), BenchError> {
-        for ring in [&mut self.connecting, &mut self.accepting] {
-            ring.submit_and_wait(0, None)?;
-            while ring.pop().is_some() {}
+        if started.elapsed() > LIMIT {
+            return Err(failed(&"it takes too long"));
         }
-        Ok(())
     }
-
-    /// Moves both rings; fails when the time is over.
-    fn turn(&mut self) -> Result<(), BenchError> {
-        for ring in [&mut self.connecting, &mut self.accepting] {
-            ring.submit_and_wait(1, Some(Duration::from_micros(500)))?;
-            while let Some(completion) = ring.pop() {
-                match completion {
-                    Completion::Connected { result: Ok(slot), .. } => self.slots.push(slot),
-                    Completion::Accepted { result: Ok(_), .. } => self.accepted += 1,
-                    Completion::Connected { result: Err(errno), .. }
-                    | Completion::Accepted { result: Err(errno), .. } => self.failed = Some(errno),
-                    _ => {}
-                }
-            }
-        }
-        let error = match self.failed {
-            Some(errno) => errno.into(),
-            None if self.clock.now() >= self.deadline => std::io::ErrorKind::TimedOut.into(),
-            None => return Ok(()),
-        };
-        Err(BenchError::System { what: "open bare sockets to compare with".to_owned(), error })
-    }
+    let connected = settled();
+    arm(&mut ring, &ends).map_err(|e| failed(&e))?;
+    let armed = settled();
+    Ok(Bare { pair: per(before, connected), poll: per(connected, armed).max(0.0) })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn arm(ring: &mut Ring, ends: &[Slot]) -> Result<(), moor_ring::RingError> {
+    for (index, slot) in (0..).zip(ends) {
+        ring.poll_readable(*slot, Token::new(index, 1));
+    }
+    ring.submit_and_wait(0, Some(Duration::from_millis(10)))
+}
 
-    #[test]
-    fn a_pair_costs_kilobytes_and_ends() {
-        let result = calibrate(2_000, Clock::start()).unwrap();
-        // Other programs use slab as well, so only the order of magnitude is sure.
-        assert!(result.bare_pair_bytes > 2_000.0 && result.bare_pair_bytes < 50_000.0, "{result:?}");
+#[allow(clippy::cast_precision_loss, reason = "bytes of this host's memory are far below 2^52")]
+fn per(before: u64, after: u64) -> f64 {
+    (after as f64 - before as f64) / f64::from(PAIRS)
+}
+
+/// Kernel memory when it no longer moves: what the kernel frees late is waited for, up to ten seconds.
+pub fn settled() -> u64 {
+    let started = Instant::now();
+    let (mut last, mut still) = (kernel_bytes(), 0);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = kernel_bytes();
+        still = if now.abs_diff(last) < 128 * 1024 { still + 1 } else { 0 };
+        if still >= 4 || started.elapsed() > Duration::from_secs(10) {
+            return now;
+        }
+        last = now;
     }
 }
