@@ -11,7 +11,9 @@ impl Stats {
     pub fn read(admin: &str) -> Result<Self, String> {
         let url = format!("{}/v1/stats", admin.trim_end_matches('/'));
         let failed = |error: &dyn std::fmt::Display| {
-            format!("the admin port {admin} does not answer ({error}): name it with --admin, or start the gateway with `cargo run --release`")
+            format!(
+                "the admin port {admin} does not answer ({error}): name it with --admin, or start the gateway with `cargo run --release`"
+            )
         };
         let mut answer = ureq::get(&url).call().map_err(|error| failed(&error))?;
         let text = answer.body_mut().read_to_string().map_err(|error| failed(&error))?;

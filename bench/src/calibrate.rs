@@ -48,7 +48,11 @@ pub fn bare() -> Result<Bare, String> {
     while ends.len() < PAIRS as usize || accepted < PAIRS {
         while asked < PAIRS && asked - u32::try_from(ends.len()).unwrap_or(0) < BURST {
             let source = SocketAddr::from((Ipv4Addr::new(127, 2, 0, 1), 0));
-            ring.connect(target, ConnectOptions { source: Some(source), nodelay: true }, Token::new(asked, 0));
+            ring.connect(
+                target,
+                ConnectOptions { source: Some(source), nodelay: true },
+                Token::new(asked, 0),
+            );
             asked += 1;
         }
         ring.submit_and_wait(1, Some(Duration::from_millis(100))).map_err(|e| failed(&e))?;

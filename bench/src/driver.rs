@@ -53,7 +53,9 @@ pub fn shares(connections: u32, per_ring: u32, target: SocketAddr, heartbeat_ms:
     let rings = connections.div_ceil(per_ring);
     (0..rings)
         .map(|ring| {
-            let bound = |at: u32| u32::try_from(u64::from(connections) * u64::from(at) / u64::from(rings)).unwrap_or(0);
+            let bound = |at: u32| {
+                u32::try_from(u64::from(connections) * u64::from(at) / u64::from(rings)).unwrap_or(0)
+            };
             Share { first: bound(ring), count: bound(ring + 1) - bound(ring), target, heartbeat_ms }
         })
         .collect()
@@ -138,21 +140,26 @@ impl Driver {
         let permille = u64::from(self.shared.goal_permille.load(Relaxed));
         let goal = u32::try_from(u64::from(self.share.count) * permille / 1000).unwrap_or(0);
         while self.under_way < LOGINS_MAX {
-            let index = if let Some((_, index, _)) = self.again.front().filter(|(due, ..)| *due <= now).copied() {
-                self.again.pop_front();
-                index
-            } else if self.next < goal {
-                self.next += 1;
-                self.next - 1
-            } else {
-                break;
-            };
+            let index =
+                if let Some((_, index, _)) = self.again.front().filter(|(due, ..)| *due <= now).copied() {
+                    self.again.pop_front();
+                    index
+                } else if self.next < goal {
+                    self.next += 1;
+                    self.next - 1
+                } else {
+                    break;
+                };
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Greeting;
             member.began_us = now;
             self.under_way += 1;
             let source = source(self.share.target, self.share.first + index);
-            self.ring.connect(self.share.target, ConnectOptions { source, nodelay: true }, Token::new(index, 0));
+            self.ring.connect(
+                self.share.target,
+                ConnectOptions { source, nodelay: true },
+                Token::new(index, 0),
+            );
         }
     }
 
@@ -238,7 +245,11 @@ impl Driver {
             Completion::Connected { token, result } => self.handle_connected(token.index(), result),
             Completion::Ready { token, .. } => {
                 let member = self.fleet.members[token.index() as usize];
-                if member.stage == Stage::Gone { self.close(token.index()) } else { self.ring.recv_once(member.slot, token) }
+                if member.stage == Stage::Gone {
+                    self.close(token.index())
+                } else {
+                    self.ring.recv_once(member.slot, token)
+                }
             }
             Completion::Received { token, result, .. } => self.handle_received(token, result),
             Completion::Sent { token, result, .. } => {

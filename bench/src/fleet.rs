@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use moor_ring::Slot;
-use moor_wire::client::{Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, put, put_control};
+use moor_wire::client::{
+    Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, put, put_control,
+};
 use moor_wire::frame::{Header, Split, split};
 use moor_wire::limits::{CLIENT_VERSION, SERVER_BODY_BYTES_MAX};
 use prost::Message;
@@ -163,10 +165,14 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
     match Kind::from_byte(header.kind) {
         Some(Kind::Connected) => Connected::decode(body)
             .map_or(Meaning::Other, |terms| Meaning::Terms { heartbeat_ms: u64::from(terms.heartbeat_ms) }),
-        Some(Kind::Opened) => Opened::decode(body).map_or(Meaning::Other, |opened| Meaning::LoggedIn(opened.session)),
+        Some(Kind::Opened) => {
+            Opened::decode(body).map_or(Meaning::Other, |opened| Meaning::LoggedIn(opened.session))
+        }
         Some(Kind::Pong) => Meaning::Pong(carried()),
         Some(Kind::Data) => Meaning::Push(carried()),
-        Some(Kind::GoAway) => Meaning::Refused(format!("GOAWAY {:?}", GoAway::decode(body).unwrap_or_default())),
+        Some(Kind::GoAway) => {
+            Meaning::Refused(format!("GOAWAY {:?}", GoAway::decode(body).unwrap_or_default()))
+        }
         Some(Kind::Error) => Meaning::Refused(format!("ERROR {:?}", Error::decode(body).unwrap_or_default())),
         Some(Kind::Close) => Meaning::Refused(format!("CLOSE {:?}", Close::decode(body).unwrap_or_default())),
         _ => Meaning::Other,

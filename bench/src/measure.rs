@@ -216,7 +216,8 @@ impl<'a> Run<'a> {
             combine(&mut lateness, &pusher.join().map_err(|_| "a pusher panicked")??)?;
         }
         for driver in self.drivers {
-            let measured = driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
+            let measured =
+                driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
             combine(&mut login, &measured.login)?;
             combine(&mut latency, &measured.latency)?;
             combine(&mut lateness, &measured.lateness)?;

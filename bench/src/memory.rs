@@ -44,7 +44,8 @@ pub fn descriptors_max() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Refused only without the right to it, and then the soft limit holds.
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap_or_default();
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .unwrap_or_default();
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }
 

@@ -34,7 +34,10 @@ pub fn connect_all(internal: SocketAddr, sessions: &[u64]) -> Result<Vec<Pusher>
         .map(|worker| {
             let (stream, welcome) = greet(internal, Some(worker))?;
             if welcome.worker != worker {
-                return Err(format!("the gateway answered for worker {} instead of {worker}", welcome.worker));
+                return Err(format!(
+                    "the gateway answered for worker {} instead of {worker}",
+                    welcome.worker
+                ));
             }
             let own = |session: &&u64| SessionHandle(**session).worker() == worker;
             Ok(Pusher { stream, sessions: sessions.iter().filter(own).copied().collect() })

@@ -79,7 +79,8 @@ impl Report {
             match figure {
                 Some(figure) if bound.holds(figure) => {}
                 Some(figure) => {
-                    self.shortcomings.push(format!("{} is {figure}, required {sign} {}", bound.key, bound.value));
+                    self.shortcomings
+                        .push(format!("{} is {figure}, required {sign} {}", bound.key, bound.value));
                 }
                 None => self.shortcomings.push(format!("{} was required and not measured", bound.key)),
             }
@@ -114,12 +115,17 @@ impl Report {
             object.insert("subcommand".to_owned(), json!(subcommand));
             object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             object.insert("kernel".to_owned(), json!(kernel_release()));
-            object.insert("cpus".to_owned(), json!(std::thread::available_parallelism().map_or(0, usize::from)));
-            object.insert("command".to_owned(), json!(std::env::args().skip(1).collect::<Vec<_>>().join(" ")));
+            object.insert(
+                "cpus".to_owned(),
+                json!(std::thread::available_parallelism().map_or(0, usize::from)),
+            );
+            object
+                .insert("command".to_owned(), json!(std::env::args().skip(1).collect::<Vec<_>>().join(" ")));
             object.insert("exit_code".to_owned(), json!(verdict.exit_code()));
             object.insert("shortcomings".to_owned(), json!(self.shortcomings));
             let text = format!("{:#}\n", Value::Object(object));
-            std::fs::write(path, text).map_err(|error| format!("cannot write {} ({error})", path.display()))?;
+            std::fs::write(path, text)
+                .map_err(|error| format!("cannot write {} ({error})", path.display()))?;
         }
         Ok(verdict)
     }

@@ -36,7 +36,9 @@ pub struct Accepted {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// None of the addresses takes connections.
-    #[error("nothing listens at {addresses} ({source}): start it with `cargo run --release`, or name another with --target")]
+    #[error(
+        "nothing listens at {addresses} ({source}): start it with `cargo run --release`, or name another with --target"
+    )]
     Unreachable {
         /// What was tried.
         addresses: String,

@@ -21,6 +21,9 @@ mod tests {
     fn the_kernel_says_that_huge_pages_are_off() {
         super::ordinary_pages_only().unwrap();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        assert!(status.lines().any(|line| line.starts_with("THP_enabled:") && line.ends_with('0')), "{status}");
+        assert!(
+            status.lines().any(|line| line.starts_with("THP_enabled:") && line.ends_with('0')),
+            "{status}"
+        );
     }
 }

@@ -188,8 +188,18 @@ pub fn router(data: &Path) -> Result<Process> {
 pub fn gateway(node: &str, router: SocketAddr, more: &[&str]) -> Result<Process> {
     let router = router.to_string();
     let own = [
-        "--node", node, "--router", &router, "--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--admin",
-        "127.0.0.1:0", "--workers", "2",
+        "--node",
+        node,
+        "--router",
+        &router,
+        "--listen",
+        "127.0.0.1:0",
+        "--internal",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--workers",
+        "2",
     ];
     Process::start("moor-gateway", &[&own, more].concat())
 }
@@ -201,8 +211,16 @@ pub fn gateway(node: &str, router: SocketAddr, more: &[&str]) -> Result<Process>
 pub fn all_in_one(data: &Path, more: &[&str]) -> Result<Process> {
     let data = data.to_string_lossy();
     let own = [
-        "--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--router-listen",
-        "127.0.0.1:0", "--data", &data,
+        "--listen",
+        "127.0.0.1:0",
+        "--internal",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--router-listen",
+        "127.0.0.1:0",
+        "--data",
+        &data,
     ];
     Process::start("moor-gateway", &[&own, more].concat())
 }

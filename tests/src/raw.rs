@@ -108,7 +108,13 @@ impl RawClient {
     ///
     /// # Errors
     /// When it does not within [`PATIENCE`].
-    pub fn submit_until_accepted(&mut self, channel: u16, client_id: &str, to: &str, payload: &[u8]) -> Result<u64> {
+    pub fn submit_until_accepted(
+        &mut self,
+        channel: u16,
+        client_id: &str,
+        to: &str,
+        payload: &[u8],
+    ) -> Result<u64> {
         let started = Instant::now();
         loop {
             self.submit(channel, client_id, to, payload)?;

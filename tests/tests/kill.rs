@@ -78,7 +78,12 @@ fn a_killed_router_loses_nothing_it_accepted_and_clients_stay() -> Result<()> {
         router = router.restart()?;
         // A client keeps what was not answered OK and sends it again under the same id.
         for number in 0..200 {
-            bob.submit_until_accepted(1, &format!("{round}-{number}"), "alice", format!("{round}-{number}").as_bytes())?;
+            bob.submit_until_accepted(
+                1,
+                &format!("{round}-{number}"),
+                "alice",
+                format!("{round}-{number}").as_bytes(),
+            )?;
         }
         accepted += 200;
         alice.ping()?;
@@ -98,6 +103,9 @@ fn a_killed_router_loses_nothing_it_accepted_and_clients_stay() -> Result<()> {
         let id = String::from_utf8(delivery.client_id.to_vec())?;
         assert!(id == "away" || seen.insert(id), "no message is stored twice");
     }
-    assert!(gateways.iter().all(|g| g.stat("gateway.closed_total").is_ok_and(|closed| closed == 0)), "clients stayed");
+    assert!(
+        gateways.iter().all(|g| g.stat("gateway.closed_total").is_ok_and(|closed| closed == 0)),
+        "clients stayed"
+    );
     Ok(())
 }

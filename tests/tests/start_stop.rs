@@ -75,7 +75,8 @@ fn sigterm_sends_everybody_away_within_a_window_and_ends_with_zero() -> Result<(
         clients.push(client);
     }
     router.wait_stat("stats.router_sessions", Duration::from_secs(5), |sessions| sessions == 50)?;
-    let (address, ended) = (gateway.address("clients"), std::thread::spawn(move || gateway.terminate(Duration::from_secs(6))));
+    let (address, ended) =
+        (gateway.address("clients"), std::thread::spawn(move || gateway.terminate(Duration::from_secs(6))));
     let mut stays = clients.pop();
     for mut client in clients {
         let goaway: GoAway = client.expect(Kind::GoAway)?;

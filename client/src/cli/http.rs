@@ -13,7 +13,8 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// The JSON at a path.
 pub fn get_json(address: &str, path: &str) -> Result<Value, Failure> {
-    let mut stream = TcpStream::connect(address).map_err(|error| format!("the admin port does not answer ({error})"))?;
+    let mut stream =
+        TcpStream::connect(address).map_err(|error| format!("the admin port does not answer ({error})"))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n")?;
     let mut answer = Vec::new();

@@ -9,7 +9,11 @@ use super::{Failure, Global};
 /// Prints one answer at once, so that whoever reads a pipe sees it now.
 pub fn line(global: &Global, text: &str, object: &Value) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    if global.json { writeln!(out, "{object}")? } else { writeln!(out, "{text}")? }
+    if global.json {
+        writeln!(out, "{object}")?
+    } else {
+        writeln!(out, "{text}")?
+    }
     Ok(out.flush()?)
 }
 

@@ -50,7 +50,9 @@ pub fn push(push: &Push, global: &Global) -> Result<(), Failure> {
             let token = global.token.as_deref().map(str::as_bytes);
             Router::connect(&global.internal, token)?.push(session, &push.from, push.text.as_bytes())?
         }
-        (None, Some(to)) => router(global)?.push_account(&global.app, to, &push.from, push.text.as_bytes())?,
+        (None, Some(to)) => {
+            router(global)?.push_account(&global.app, to, &push.from, push.text.as_bytes())?
+        }
         (None, None) => return Err("say --to ACCOUNT or --session NUMBER".into()),
     };
     output::line(global, &format!("reached {reached} session(s)"), &json!({ "reached": reached }))?;
@@ -76,7 +78,11 @@ pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
         (floor, head) => format!("messages #{floor} to #{head} stored"),
     };
     let sessions = found.sessions.len();
-    output::line(global, &format!("{account} of {}: {sessions} session(s), {waiting}", global.app), &Value::Null)?;
+    output::line(
+        global,
+        &format!("{account} of {}: {sessions} session(s), {waiting}", global.app),
+        &Value::Null,
+    )?;
     for s in &found.sessions {
         let line = format!(
             "  device {}  gateway {}  worker {}  acknowledged #{}  session {}",
@@ -98,7 +104,8 @@ pub fn stats(global: &Global) -> Result<(), Failure> {
     let router = router(global)?.stats()?;
     let gateway = super::http::get_json(&global.admin, "/v1/stats");
     if global.json {
-        let router: serde_json::Map<_, _> = router.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let router: serde_json::Map<_, _> =
+            router.into_iter().map(|(name, value)| (name, value.into())).collect();
         let gateway = gateway.unwrap_or_else(|error| json!({ "error": error.to_string() }));
         return output::line(global, "", &json!({ "router": router, "gateway": gateway }));
     }

@@ -111,7 +111,10 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             return Ok(true);
         }
         Event::Opened { session, .. } => {
-            let line = format!("{} of {} listens as device {} (session {session})", listen.account, global.app, listen.device);
+            let line = format!(
+                "{} of {} listens as device {} (session {session})",
+                listen.account, global.app, listen.device
+            );
             output::line(global, &line, &json!({ "event": "opened", "session": session }))?;
         }
         Event::Expired { from, to, .. } => {
@@ -156,7 +159,13 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn send_one(client: &Client, send: &Send, text: &str, id: Option<&str>, global: &Global) -> Result<(), Failure> {
+async fn send_one(
+    client: &Client,
+    send: &Send,
+    text: &str,
+    id: Option<&str>,
+    global: &Global,
+) -> Result<(), Failure> {
     let payload = Bytes::copy_from_slice(text.as_bytes());
     let accepted = match id {
         Some(id) => client.send_as(CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload).await?,

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Class, Delivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id};
+use moor_wire::client::{
+    Class, Delivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
+};
 use moor_wire::frame::put_message;
 
 use super::event::Event;
@@ -75,7 +77,13 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(number: u16, app: &str, account: &str, credential: Bytes, last_sync_id: Option<u64>) -> Self {
+    pub(super) fn new(
+        number: u16,
+        app: &str,
+        account: &str,
+        credential: Bytes,
+        last_sync_id: Option<u64>,
+    ) -> Self {
         Self {
             number,
             app: app.into(),
@@ -250,7 +258,9 @@ impl Channel {
 
     pub(super) fn acknowledge(&mut self, sync_id: u64, now: u64, out: &mut Vec<u8>) {
         // What was not received cannot be processed.
-        let Some(received) = self.received.filter(|_| self.processed.is_none_or(|p| p < sync_id)) else { return };
+        let Some(received) = self.received.filter(|_| self.processed.is_none_or(|p| p < sync_id)) else {
+            return;
+        };
         let processed = sync_id.min(received);
         self.processed = Some(processed);
         if !self.is_open() {

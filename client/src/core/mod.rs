@@ -13,13 +13,13 @@ mod tests;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use moor_wire::Code;
 use moor_wire::client::{
     Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Opened, SubmitResult, frame_reader, put,
     put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::limits::CLIENT_VERSION;
-use moor_wire::Code;
 use prost::Message;
 
 pub use channel::{QueueFull, SUBMITS_PENDING_MAX};
@@ -130,7 +130,14 @@ impl Session {
     /// Wants an account logged in on a channel, now and after every reconnect. `last_sync_id` is what the app
     /// holds without a gap; `None` leaves it to what the router last saw this device acknowledge. A channel
     /// that exists is replaced.
-    pub fn open(&mut self, number: u16, app: &str, account: &str, credential: Bytes, last_sync_id: Option<u64>) {
+    pub fn open(
+        &mut self,
+        number: u16,
+        app: &str,
+        account: &str,
+        credential: Bytes,
+        last_sync_id: Option<u64>,
+    ) {
         self.close(number);
         let mut channel = Channel::new(number, app, account, credential, last_sync_id);
         // CONNECT has been said: OPEN may follow it without waiting.
@@ -145,7 +152,12 @@ impl Session {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
         let channel = self.channels.swap_remove(at);
         if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
-            put_control(&mut self.out, Kind::Close, number, &Close { code: Code::Normal as i32, reason: String::new() });
+            put_control(
+                &mut self.out,
+                Kind::Close,
+                number,
+                &Close { code: Code::Normal as i32, reason: String::new() },
+            );
         }
     }
 
@@ -162,7 +174,9 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), QueueFull> {
-        let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else { return Err(QueueFull) };
+        let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
+            return Err(QueueFull);
+        };
         channel.submit(client_id, to, payload, now, &mut self.out)
     }
 
@@ -229,7 +243,9 @@ impl Session {
     /// Something the app should know.
     pub fn poll_event(&mut self, now: u64) -> Option<Event> {
         let event = self.events.pop_front()?;
-        if let (true, Event::Message { channel, sync_id: Some(id), .. }) = (self.options.auto_acknowledge, &event) {
+        if let (true, Event::Message { channel, sync_id: Some(id), .. }) =
+            (self.options.auto_acknowledge, &event)
+        {
             let (channel, id) = (*channel, *id);
             self.acknowledge(channel, id, now);
         }
@@ -244,7 +260,8 @@ impl Session {
             State::Dialling | State::Leaving => None,
             State::Greeting { deadline_ms } => Some(deadline_ms),
             State::Live => {
-                let beat = self.pinged_ms.map_or(self.sent_ms + self.beat_ms(), |pinged| pinged + self.pong_ms());
+                let beat =
+                    self.pinged_ms.map_or(self.sent_ms + self.beat_ms(), |pinged| pinged + self.pong_ms());
                 self.channels.iter().filter_map(Channel::next_ms).chain([beat]).min()
             }
         }
@@ -356,7 +373,10 @@ impl Session {
                 self.state = State::Live;
                 self.attempt = 0;
                 self.heartbeat_ms = u64::from(connected.heartbeat_ms.max(1));
-                self.events.push_back(Event::Connected { gateway: connected.gateway, heartbeat_ms: self.heartbeat_ms });
+                self.events.push_back(Event::Connected {
+                    gateway: connected.gateway,
+                    heartbeat_ms: self.heartbeat_ms,
+                });
             }
             Kind::Ping => put(&mut self.out, Kind::Pong, Class::Command, 0, &frame.body),
             Kind::Pong => {}
@@ -372,7 +392,9 @@ impl Session {
             }
             Kind::Opened | Kind::Close | Kind::Data | Kind::Ack => {
                 // A channel that was closed meanwhile: what comes for it is of no interest.
-                let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else { return Some(()) };
+                let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
+                    return Some(());
+                };
                 let (out, events) = (&mut self.out, &mut self.events);
                 match kind {
                     Kind::Opened => {
@@ -382,7 +404,9 @@ impl Session {
                         let close = Close::decode(frame.body.clone()).ok()?;
                         channel.handle_close(code_of(close.code), close.reason, now, &mut self.rng, events);
                     }
-                    Kind::Data => channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events),
+                    Kind::Data => {
+                        channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events)
+                    }
                     _ => {
                         let result = SubmitResult::decode(frame.body.clone()).ok()?;
                         channel.handle_result(result, now, &mut self.rng, events);

@@ -45,7 +45,8 @@ impl Server {
     }
 
     fn deliver(&mut self, channel: u16, sync_id: u64, floor: u64) {
-        let delivery = Delivery { sync_id, floor, payload: sync_id.to_string().into(), ..Delivery::default() };
+        let delivery =
+            Delivery { sync_id, floor, payload: sync_id.to_string().into(), ..Delivery::default() };
         self.say(Kind::Data, channel, &delivery);
     }
 
@@ -97,7 +98,8 @@ impl Server {
     }
 
     fn result(&mut self, id: &'static str, code: Code) {
-        let result = SubmitResult { client_id: id.into(), code: code as i32, sync_id: 9, ..SubmitResult::default() };
+        let result =
+            SubmitResult { client_id: id.into(), code: code as i32, sync_id: 9, ..SubmitResult::default() };
         self.say(Kind::Ack, 1, &result);
     }
 }
@@ -254,7 +256,8 @@ fn a_channel_opened_during_the_login_is_opened() {
 #[test]
 fn goaway_is_obeyed_within_its_window() {
     let mut server = Server::live();
-    let away = GoAway { code: Code::Draining as i32, retry_min_ms: 2000, retry_max_ms: 3000, ..GoAway::default() };
+    let away =
+        GoAway { code: Code::Draining as i32, retry_min_ms: 2000, retry_max_ms: 3000, ..GoAway::default() };
     server.say(Kind::GoAway, 0, &away);
     assert!(server.session.wants_hang_up());
     server.session.handle_disconnected(server.now);
@@ -273,7 +276,11 @@ fn failures_are_followed_by_growing_random_pauses() {
 
 #[test]
 fn garbage_from_the_server_ends_the_connection_and_nothing_else() {
-    for bytes in [&[0xee, 0, 0, 0, 0, 0, 0, 0][..], &[6, 0, 0, 1, 0xff, 0xff, 0xff, 0xff], &[6, 0, 0, 1, 0, 0, 0, 1, 0xff]] {
+    for bytes in [
+        &[0xee, 0, 0, 0, 0, 0, 0, 0][..],
+        &[6, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
+        &[6, 0, 0, 1, 0, 0, 0, 1, 0xff],
+    ] {
         let mut server = Server::live();
         server.session.handle_bytes(bytes, server.now);
         assert!(server.session.wants_hang_up());

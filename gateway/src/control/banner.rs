@@ -53,7 +53,7 @@ fn welcome(config: &Config, listening: &Listening) -> String {
     let gateway = if listening.clients == defaults.listen {
         String::new()
     } else {
-        format!(" --gateway {}", listening.clients)
+        format!(" --target {}", listening.clients)
     };
     let moor = "cargo run --release -p moor-client --bin moor --";
     format!(
@@ -100,7 +100,7 @@ mod tests {
         assert!(text.contains("127.0.0.1:7300 (in this process, data in ./moor-data)"), "{text}");
         assert!(text.contains("moor -- listen --app shop --account alice\n"), "{text}");
         let elsewhere = banner(&Config::default(), &listening("127.0.0.1:40001"));
-        assert!(elsewhere.contains("listen --gateway 127.0.0.1:40001 --app"), "{elsewhere}");
+        assert!(elsewhere.contains("listen --target 127.0.0.1:40001 --app"), "{elsewhere}");
     }
 
     #[test]

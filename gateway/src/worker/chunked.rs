@@ -47,6 +47,12 @@ impl<T: Default> Chunked<T> {
     }
 }
 
+impl<T: Default> Default for Chunked<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Default> Index<u32> for Chunked<T> {
     type Output = T;
     fn index(&self, index: u32) -> &T {

@@ -19,6 +19,7 @@ use super::connection::Phase;
 use super::counters::Counter;
 use super::io::Io;
 use super::timers::death_ms;
+use super::transmit::Queued;
 use super::wheel::NIL;
 use super::{Now, Worker};
 use crate::limits::LINK_QUEUE_BYTES_MAX;
@@ -93,7 +94,7 @@ impl<I: Io> Worker<I> {
 
     fn queue_pong(&mut self, slot: Slot, body: &[u8], now: Now) {
         // A PONG that finds no place is no loss: the frames ahead of it show that the server lives.
-        let _: super::transmit::Queued =
+        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
             self.queue_frame(slot, Kind::Pong.byte(), Class::Command.flags(), 0, body, now);
     }
 
@@ -188,7 +189,7 @@ impl<I: Io> Worker<I> {
             self.queue_with(link, Class::Command, frame.len(), now, |out| out.extend_from_slice(&frame));
         self.pool.give_buffer(frame);
         self.connections[slot.0].device = device;
-        let taken = queued == super::transmit::Queued::Yes;
+        let taken = queued == Queued::Yes;
         if taken {
             self.counters.add(Counter::Upstream);
         }

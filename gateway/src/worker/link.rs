@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use moor_ring::{Errno, Slot, Token};
+use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, Register, Registered, Registration, Role as PeerRole,
-    Unregister, Verb, Welcome,
+    Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, Register, Registered, Registration,
+    Role as PeerRole, Unregister, Verb, Welcome,
 };
 use moor_wire::limits::{INTERNAL_VERSION, REGISTER_BATCH_MAX};
 use moor_wire::session::SessionHandle;
-use moor_wire::Code;
 use prost::Message;
 
 use super::channels::{ACKED_UNKNOWN, Channel, ChannelIndex, Channels};

@@ -133,13 +133,13 @@ impl<I: Io> Worker<I> {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
         let mut input = bytes;
-        if let Some(mut begun) = self.connections[slot.0].remainder.take() {
-            if !self.handle_begun(slot, &mut begun, &mut input, now) {
-                if self.in_service(slot) {
-                    self.connections[slot.0].remainder = Some(begun);
-                }
-                return;
+        if let Some(mut begun) = self.connections[slot.0].remainder.take()
+            && !self.handle_begun(slot, &mut begun, &mut input, now)
+        {
+            if self.in_service(slot) {
+                self.connections[slot.0].remainder = Some(begun);
             }
+            return;
         }
         while self.in_service(slot) {
             match split(input, |kind| self.body_bytes_max(slot, kind)) {

@@ -11,8 +11,8 @@ use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole, Stat, Stats, StatsResult, Verb,
-    Welcome,
+    FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole, Stat,
+    Stats, StatsResult, Verb, Welcome,
 };
 use moor_wire::limits::INTERNAL_VERSION;
 use prost::Message;

@@ -66,7 +66,7 @@ impl Wheel {
 
     /// Entries filed.
     #[must_use]
-    pub const fn len(&self) -> usize {
+    pub const fn filed(&self) -> usize {
         self.len
     }
 
@@ -199,7 +199,7 @@ mod tests {
                     _ => { wheel.file(&mut links, entry, now + ticks); model.insert(entry, (now + ticks).max(now + 1)); }
                 }
                 wheel.validate(&mut links);
-                prop_assert_eq!(wheel.len(), model.len());
+                prop_assert_eq!(wheel.filed(), model.len());
                 if let Some(next) = wheel.next_occupied() {
                     prop_assert!(next > now);
                     prop_assert!(model.values().all(|deadline| *deadline >= next));

@@ -129,7 +129,11 @@ impl Fleet {
         loop {
             let index = rng.usize(0..self.peers.len());
             let channel = rng.u16(1..=2);
-            if self.peers[index].session.submit(channel, id.clone().into(), &to, id.clone().into(), now).is_ok() {
+            if self.peers[index]
+                .session
+                .submit(channel, id.clone().into(), &to, id.clone().into(), now)
+                .is_ok()
+            {
                 self.tally.note_sent();
                 return self.flush(index);
             }

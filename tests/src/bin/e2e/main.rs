@@ -99,7 +99,11 @@ fn main() -> Result<()> {
             say("");
         }
         let done = tally.accepted() + tally.refused();
-        if kills == script.len() && away.is_none() && done == MESSAGES && tally.delivered() >= tally.accepted() {
+        if kills == script.len()
+            && away.is_none()
+            && done == MESSAGES
+            && tally.delivered() >= tally.accepted()
+        {
             break Ok(());
         }
         let progress = tally.accepted() + tally.delivered() + tally.sent();
