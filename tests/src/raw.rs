@@ -104,7 +104,8 @@ impl RawClient {
         self.write(&out)
     }
 
-    /// Submits until the server says that it has the message; its sync id.
+    /// Submits until the server says that it has the message, again whenever an answer does not come: one that was
+    /// on its way to a router that died is lost, and says nothing. Its sync id.
     ///
     /// # Errors
     /// When it does not within [`PATIENCE`].
@@ -116,17 +117,33 @@ impl RawClient {
         payload: &[u8],
     ) -> Result<u64> {
         let started = Instant::now();
-        loop {
+        let mut last = None;
+        while started.elapsed() < PATIENCE {
             self.submit(channel, client_id, to, payload)?;
-            let result: SubmitResult = self.expect(Kind::Ack)?;
-            if result.code == Code::Ok as i32 {
-                return Ok(result.sync_id);
-            }
-            if started.elapsed() > PATIENCE {
-                bail!("still refused with {:?}: {}", result.code, result.detail);
+            match self.answer_to(client_id, Duration::from_secs(1))? {
+                Some(result) if result.code == Code::Ok as i32 => return Ok(result.sync_id),
+                refused => last = refused,
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
+        bail!("{client_id} is still not accepted: {last:?}")
+    }
+
+    /// The answer to one submit; answers to others are passed over. `None`: it did not come in time.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn answer_to(&mut self, client_id: &str, limit: Duration) -> Result<Option<SubmitResult>> {
+        let deadline = Instant::now() + limit;
+        while let Some(frame) = self.next_within(deadline.saturating_duration_since(Instant::now()))? {
+            if frame.header.kind == Kind::Ack.byte() {
+                let result = SubmitResult::decode(frame.body)?;
+                if result.client_id == client_id.as_bytes() {
+                    return Ok(Some(result));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Acknowledges.

@@ -1,0 +1,134 @@
+//! `moor` against real processes: what a person types, and what comes back.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use moor_tests::process::{Process, all_in_one, gateway, program, router, run, wait_for};
+use serde_json::Value;
+
+/// `moor listen --json`, line by line; killed when dropped.
+struct Listener {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Listener {
+    fn start(arguments: &[&str]) -> Result<Self> {
+        let mut child = Command::new(program("moor")?)
+            .args([&["listen", "--json"], arguments].concat())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("piped")?);
+        Ok(Self { child, lines })
+    }
+
+    /// The next line that tells of `event`.
+    fn next(&mut self, event: &str) -> Result<Value> {
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line)?;
+            let value: Value =
+                serde_json::from_str(&line).with_context(|| format!("no {event}: {line:?}"))?;
+            if value["event"] == event {
+                return Ok(value);
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().unwrap_or_default();
+        self.child.wait().map(drop).unwrap_or_default();
+    }
+}
+
+fn moor(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    run("moor", arguments)
+}
+
+fn flags(gateway: &Process, router: &Process) -> Vec<String> {
+    vec![
+        format!("--target={}", gateway.address("clients")),
+        format!("--internal={}", gateway.address("internal")),
+        format!("--admin={}", gateway.address("admin")),
+        format!("--router={}", router.address("router")),
+    ]
+}
+
+#[test]
+fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let moor_gateway = all_in_one(data.path(), &["--workers", "2"])?;
+    let at = flags(&moor_gateway, &moor_gateway);
+    let at: Vec<&str> = at.iter().map(String::as_str).collect();
+
+    // Stored while nobody listens, delivered when somebody does, once.
+    let (code, out, err) =
+        moor(&[&at[..], &["send", "--from", "bob", "--to", "alice", "--id", "id-1", "hi"]].concat())?;
+    assert_eq!((code, out.trim()), (Some(0), "accepted as #1 of alice"), "{err}");
+    let (_, out, _) =
+        moor(&[&at[..], &["send", "--from", "bob", "--to", "alice", "--id", "id-1", "hi"]].concat())?;
+    assert_eq!(out.trim(), "accepted as #1 of alice, as before");
+
+    let mut alice = Listener::start(&[&at[..], &["--account", "alice"]].concat())?;
+    let session = alice.next("opened")?["session"].as_u64().context("a session")?;
+    assert_eq!(alice.next("message")?["text"], "hi");
+    wait_for(Duration::from_secs(5), "the acknowledgement to arrive", || {
+        let (_, out, _) = moor(&[&at[..], &["who", "alice", "--json"]].concat())?;
+        let who: Value = serde_json::from_str(&out).unwrap_or_default();
+        Ok((who["acked"] == 1 && who["session"] == session).then_some(()))
+    })?;
+
+    let (code, out, err) = moor(&[&at[..], &["push", "--to", "alice", "look up"]].concat())?;
+    assert_eq!((code, out.trim()), (Some(0), "reached 1 session(s)"), "{err}");
+    let pushed = alice.next("message")?;
+    assert_eq!((&pushed["text"], &pushed["sync_id"]), (&Value::from("look up"), &Value::Null));
+    let session = session.to_string();
+    let (code, _, err) = moor(&[&at[..], &["push", "--session", &session, "just you"]].concat())?;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(alice.next("message")?["text"], "just you");
+
+    let (_, out, _) = moor(&[&at[..], &["stats", "--json"]].concat())?;
+    let stats: Value = serde_json::from_str(&out)?;
+    assert_eq!(stats["gateway"]["gateway"]["channels_open"], 1);
+    let (code, _, err) = moor(&[&at[..], &["kick", "alice"]].concat())?;
+    assert_eq!(code, Some(0), "{err}");
+    wait_for(Duration::from_secs(5), "the kicked listener to end", || Ok(alice.child.try_wait()?))?;
+    Ok(())
+}
+
+#[test]
+fn a_listener_stays_through_the_death_of_its_gateway() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let router = router(data.path())?;
+    let mut first = gateway("gateway-a", router.address("router"), &[])?;
+    let second = gateway("gateway-b", router.address("router"), &[])?;
+    let both = format!("--target={},{}", first.address("clients"), second.address("clients"));
+    let mut alice = Listener::start(&[&both, "--account", "alice"])?;
+    alice.next("opened")?;
+    first.kill()?;
+    alice.next("disconnected")?;
+    alice.next("opened")?;
+    let at = flags(&second, &router);
+    let at: Vec<&str> = at.iter().map(String::as_str).collect();
+    let (code, _, err) =
+        moor(&[&at[..], &["send", "--from", "bob", "--to", "alice", "still there?"]].concat())?;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(alice.next("message")?["text"], "still there?");
+    Ok(())
+}
+
+#[test]
+fn where_nothing_listens_it_says_what_to_start() -> Result<()> {
+    let (code, _, err) = moor(&["--target", "127.0.0.1:1", "send", "--from", "a", "--to", "b", "x"])?;
+    assert!(code == Some(1) && err.contains("cargo run --release"), "{err}");
+    let (code, _, err) = moor(&["--router", "127.0.0.1:1", "who", "alice"])?;
+    assert!(code == Some(1) && err.contains("moor-router"), "{err}");
+    let (code, _, _) = moor(&["send", "--from", "a"])?;
+    assert_eq!(code, Some(2));
+    Ok(())
+}
