@@ -71,6 +71,9 @@ impl Drop for Gateway {
 }
 
 /// 100,000 sessions on six workers (a descriptor table may be limited to 20,000): nobody lost, memory in bounds.
+///
+/// The target for kernel memory is 300 bytes above a bare socket. What is measured moves between 180 and 330 with what
+/// earlier runs left in the kernel's slabs, so the gate is 400: one more request armed per connection breaks it.
 pub fn density() -> Result<()> {
     let gateway = Gateway::start(6)?;
     let bounds = [
@@ -81,7 +84,7 @@ pub fn density() -> Result<()> {
         "--require",
         "gateway_user_bytes_per_session<=512",
         "--require",
-        "kernel_bytes_per_session<=300",
+        "kernel_bytes_per_session<=400",
     ];
     gateway.bench("hold", &bounds, None)
 }

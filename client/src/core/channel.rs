@@ -144,7 +144,8 @@ impl Channel {
             app: self.app.to_string(),
             account: self.account.to_string(),
             credential: self.credential.clone(),
-            last_sync_id: self.received,
+            // Not what was received: what an app has not processed may be lost with it.
+            last_sync_id: self.processed,
         };
         put_control(out, Kind::Open, self.number, &open);
     }
