@@ -13,6 +13,7 @@ mod tests;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use moor_router_client::backoff;
 use moor_wire::Code;
 use moor_wire::client::{
     Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Opened, SubmitResult, frame_reader, put,
@@ -67,7 +68,7 @@ impl Options {
 /// A pause that nobody else draws: anywhere between zero and a bound that doubles with every attempt.
 #[must_use]
 pub fn full_jitter(base_ms: u64, cap_ms: u64, attempt: u32, rng: &mut fastrand::Rng) -> u64 {
-    rng.u64(0..=base_ms.saturating_mul(1 << attempt.min(20)).min(cap_ms))
+    backoff::full_jitter(base_ms, cap_ms, attempt, rng.u64(..))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

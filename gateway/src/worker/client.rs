@@ -5,9 +5,9 @@
 
 use moor_ring::Slot;
 use moor_wire::client::{
-    Class, Close, Connect, Connected, Kind, Open, Opened, Submit, SubmitResult, sync_id,
+    Class, Close, Connect, Connected, Kind, Open, Opened, Submit, SubmitResult, put, sync_id,
 };
-use moor_wire::frame::Header;
+use moor_wire::frame::{HEADER_BYTES, Header};
 use moor_wire::identity::{NameError, check_account, check_app, check_device};
 use moor_wire::internal::Up;
 use moor_wire::limits::{CLIENT_VERSION, CREDENTIAL_BYTES_MAX};
@@ -93,9 +93,9 @@ impl<I: Io> Worker<I> {
     }
 
     fn queue_pong(&mut self, slot: Slot, body: &[u8], now: Now) {
-        // A PONG that finds no place is no loss: the frames ahead of it show that the server lives.
-        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
-            self.queue_frame(slot, Kind::Pong.byte(), Class::Command.flags(), 0, body, now);
+        self.queue_command(slot, HEADER_BYTES + body.len(), now, |out| {
+            put(out, Kind::Pong, Class::Command, 0, body);
+        });
     }
 
     fn handle_open(&mut self, slot: Slot, number: u16, body: &[u8], now: Now) {

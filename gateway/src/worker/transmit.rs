@@ -92,8 +92,20 @@ impl<I: Io> Worker<I> {
         })
     }
 
-    /// Queues a control frame for a client. One that finds no place ends the connection, so there is nothing
-    /// to tell the caller.
+    /// Queues frames of class command. Those that find no place end the connection, so there is nothing to tell
+    /// the caller.
+    pub(super) fn queue_command(
+        &mut self,
+        slot: Slot,
+        bytes: usize,
+        now: Now,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
+            self.queue_with(slot, Class::Command, bytes, now, write);
+    }
+
+    /// Queues a control frame for a client.
     pub(super) fn queue_control<M: Message>(
         &mut self,
         slot: Slot,
@@ -103,21 +115,18 @@ impl<I: Io> Worker<I> {
         now: Now,
     ) {
         let bytes = HEADER_BYTES + body.encoded_len();
-        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
-            self.queue_with(slot, Class::Command, bytes, now, |out| put_control(out, kind, channel, body));
+        self.queue_command(slot, bytes, now, |out| put_control(out, kind, channel, body));
     }
 
     /// Queues an internal frame for a service or the router.
     pub(super) fn queue_internal<M: Message>(&mut self, slot: Slot, verb: Verb, body: &M, now: Now) {
         let bytes = HEADER_BYTES + body.encoded_len();
-        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
-            self.queue_with(slot, Class::Command, bytes, now, |out| internal::put_control(out, verb, body));
+        self.queue_command(slot, bytes, now, |out| internal::put_control(out, verb, body));
     }
 
     /// Queues an internal frame without a body.
     pub(super) fn queue_empty(&mut self, slot: Slot, verb: Verb, now: Now) {
-        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
-            self.queue_with(slot, Class::Command, HEADER_BYTES, now, |out| internal::put_empty(out, verb));
+        self.queue_command(slot, HEADER_BYTES, now, |out| internal::put_empty(out, verb));
     }
 
     /// Tells an internal peer why it is being closed.
@@ -127,11 +136,9 @@ impl<I: Io> Worker<I> {
         self.queue_internal(slot, Verb::Failure, &internal::Failure { code: code as i32, detail }, now);
     }
 
-    /// Queues whole frames of class command that are bytes already. A peer whose queue is full is closed by
-    /// that, so there is nothing to tell the caller.
+    /// Queues whole frames of class command that are bytes already.
     pub(super) fn queue_bytes(&mut self, slot: Slot, frames: &[u8], now: Now) {
-        let (Queued::Yes | Queued::Dropped | Queued::Gone) =
-            self.queue_with(slot, Class::Command, frames.len(), now, |out| out.extend_from_slice(frames));
+        self.queue_command(slot, frames.len(), now, |out| out.extend_from_slice(frames));
     }
 
     /// Bytes queued on a connection, in flight included.
