@@ -8,8 +8,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::core::{CONNECT_MS, Config, Error, READ_BYTES, Request, Ticket};
+use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
+use crate::limits::{CATCH_UP_READS_MAX, READ_BYTES};
 use crate::{Location, LookupResult, Receipt, Sent, Welcome};
 
 /// A connection to a router, or to the internal port of a gateway.
@@ -41,7 +42,11 @@ impl Router {
 
     /// Takes in whatever has arrived since the last call, without waiting.
     fn catch_up(&mut self) {
-        while let Some(stream) = &mut self.stream {
+        for _ in 0..CATCH_UP_READS_MAX {
+            let Some(stream) = &mut self.stream else { break };
+            if self.desk.is_behind() {
+                break;
+            }
             let received = stream.set_nonblocking(true).and_then(|()| {
                 let received = stream.read(&mut self.buffer);
                 stream.set_nonblocking(false).and(received)
@@ -123,4 +128,27 @@ fn open(address: &str) -> std::io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::flood;
+
+    #[test]
+    fn no_more_is_read_ahead_than_is_allowed() {
+        let address = flood::server().to_string();
+        let mut router = Router::connect(&address, None).unwrap();
+        while !router.desk.is_behind() {
+            router.catch_up();
+        }
+        for _ in 0..200 {
+            router.catch_up();
+            assert!(router.desk.events_waiting() <= flood::EVENTS_MAX);
+        }
+        // What was read is still there, in order of arrival, and the rest follows.
+        for _ in 0..flood::EVENTS_MAX + 1 {
+            assert_eq!(router.next_receipt(Duration::from_secs(60)), Ok(Some(Receipt::default())));
+        }
+    }
 }

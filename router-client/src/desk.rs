@@ -8,11 +8,7 @@ use bytes::Bytes;
 use moor_wire::internal::{Receipt, Welcome};
 
 use crate::core::{Answer, Config, Connection, Error, Event, Request, Ticket};
-
-/// Most connections to gateway workers one face keeps.
-pub(crate) const GATEWAYS_MAX: usize = 1024;
-/// Most receipts kept for a service that does not take them; the oldest go first.
-const RECEIPTS_MAX: usize = 64 * 1024;
+use crate::limits::{CATCH_UP_EVENTS_MAX, RECEIPTS_MAX};
 
 /// What the socket is to do next.
 #[derive(Debug)]
@@ -165,6 +161,11 @@ impl Desk {
         self.receipts.pop_front()
     }
 
+    /// Whether so much has happened that it is to be looked at before more is read.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.core.events_waiting() >= CATCH_UP_EVENTS_MAX
+    }
+
     pub(crate) fn handle_connected(&mut self, now: u64) {
         self.core.handle_connected(now);
     }
@@ -187,5 +188,44 @@ impl Desk {
             _ => Error::Connection { address, reason: error.to_string() },
         };
         self.core.handle_disconnected(now, why);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod flood {
+    //! A server that has more to tell than anybody wants to read ahead.
+
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+
+    use moor_wire::internal::{Receipt, Verb, Welcome, put_control};
+
+    use crate::limits::{CATCH_UP_EVENTS_MAX, READ_BYTES};
+
+    /// The most a face may have read ahead: it was not behind yet, and then read once more.
+    pub(crate) const EVENTS_MAX: usize =
+        CATCH_UP_EVENTS_MAX - 1 + READ_BYTES / moor_wire::frame::HEADER_BYTES;
+
+    /// Answers HELLO with WELCOME and a million receipts. Its thread ends when the other side hangs up.
+    pub(crate) fn server() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 512]).unwrap() > 0);
+            let mut out = Vec::new();
+            put_control(&mut out, Verb::Welcome, &Welcome::default());
+            for _ in 0..1_000_000 {
+                put_control(&mut out, Verb::Receipt, &Receipt::default());
+            }
+            stream.write_all(&out).is_ok()
+        });
+        address
+    }
+
+    impl super::Desk {
+        pub(crate) fn events_waiting(&self) -> usize {
+            self.core.events_waiting()
+        }
     }
 }

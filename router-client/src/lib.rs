@@ -4,7 +4,7 @@
 //! * [`blocking`]: over a socket of the standard library; no runtime.
 //! * [`tokio`] and [`monoio`] (features of the same names): the same methods, async.
 //! * [`core`]: the connection itself without socket and clock, which all of them drive.
-//! * [`backoff`]: when to try again.
+//! * [`backoff`]: when to try again; [`limits`]: how much and how long at most.
 //!
 //! ```no_run
 //! use moor_router_client::blocking::Router;
@@ -22,6 +22,7 @@ pub mod backoff;
 pub mod blocking;
 pub mod core;
 mod desk;
+pub mod limits;
 mod methods;
 #[cfg(feature = "monoio")]
 pub mod monoio;

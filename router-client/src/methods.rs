@@ -114,6 +114,14 @@ macro_rules! methods {
                 let push = Request::push(location.session, Some(location.epoch), from, payload)?;
                 let key = (location.internal_address.clone(), location.worker);
                 if let Some(gateway) = self.gateways.get_mut(&key) {
+                    gateway.catch_up() $($await)*;
+                    if gateway.stream.is_none() {
+                        // Connecting anew tells at once when nobody listens there any more; the kept
+                        // connection would go on trying until the deadline.
+                        self.gateways.remove(&key);
+                    }
+                }
+                if let Some(gateway) = self.gateways.get_mut(&key) {
                     let pushed = gateway.call(push.clone()) $($await)*;
                     match pushed {
                         Ok(answer) => return answer.into_reached(),
@@ -132,7 +140,7 @@ macro_rules! methods {
                 let config = Config { worker: Some(location.worker), ..self.desk.config().clone() };
                 let mut gateway = Self::connect_with(&location.internal_address, config) $($await)*?;
                 let pushed = gateway.call(push) $($await)*;
-                if self.gateways.len() >= crate::desk::GATEWAYS_MAX
+                if self.gateways.len() >= crate::limits::GATEWAYS_MAX
                     && let Some(some) = self.gateways.keys().next().cloned()
                 {
                     self.gateways.remove(&some);

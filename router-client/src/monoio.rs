@@ -12,12 +12,10 @@ use std::time::{Duration, Instant};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
 
-use crate::core::{CONNECT_MS, Config, Error, READ_BYTES, Request, Ticket};
+use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
+use crate::limits::{CATCH_UP_READS_MAX, MONOIO_IDLE_MS, READ_BYTES};
 use crate::{Location, LookupResult, Receipt, Sent, Welcome};
-
-/// A connection idle for this long may have been closed meanwhile, milliseconds.
-const IDLE_MS: u64 = 1_000;
 
 /// A connection to a router, or to the internal port of a gateway.
 #[derive(Debug)]
@@ -56,8 +54,11 @@ impl Router {
     /// waits, so only a connection that was idle for a while is worth the millisecond.
     async fn catch_up(&mut self) {
         self.undo();
-        if self.now().saturating_sub(self.stepped_ms) >= IDLE_MS {
-            while self.stream.is_some() && self.readable(Duration::from_millis(1)).await {
+        if self.now().saturating_sub(self.stepped_ms) >= MONOIO_IDLE_MS {
+            for _ in 0..CATCH_UP_READS_MAX {
+                if self.desk.is_behind() || !self.readable(Duration::from_millis(1)).await {
+                    break;
+                }
                 self.read().await;
             }
         }

@@ -12,8 +12,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::core::{CONNECT_MS, Config, Error, READ_BYTES, Request, Ticket};
+use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
+use crate::limits::{CATCH_UP_READS_MAX, READ_BYTES};
 use crate::{Location, LookupResult, Receipt, Sent, Welcome};
 
 /// A connection to a router, or to the internal port of a gateway.
@@ -53,7 +54,11 @@ impl Router {
     /// turn to learn what happened meanwhile.
     async fn catch_up(&mut self) {
         tokio::task::yield_now().await;
-        while let Some(stream) = &mut self.stream {
+        for _ in 0..CATCH_UP_READS_MAX {
+            let Some(stream) = &mut self.stream else { break };
+            if self.desk.is_behind() {
+                break;
+            }
             let received = stream.try_read(&mut self.buffer);
             if !self.received(received) {
                 break;
@@ -151,4 +156,30 @@ async fn open(address: &str) -> std::io::Result<TcpStream> {
         .map_err(|_elapsed| std::io::Error::from(ErrorKind::TimedOut))??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desk::flood;
+
+    #[test]
+    fn no_more_is_read_ahead_than_is_allowed() {
+        let story = async {
+            let address = flood::server().to_string();
+            let mut router = Router::connect(&address, None).await.unwrap();
+            while !router.desk.is_behind() {
+                router.catch_up().await;
+            }
+            for _ in 0..200 {
+                router.catch_up().await;
+                assert!(router.desk.events_waiting() <= flood::EVENTS_MAX);
+            }
+            // What was read is still there, in order of arrival, and the rest follows.
+            for _ in 0..flood::EVENTS_MAX + 1 {
+                assert_eq!(router.next_receipt(Duration::from_secs(60)).await, Ok(Some(Receipt::default())));
+            }
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(story);
+    }
 }

@@ -136,6 +136,32 @@ impl Server {
     }
 }
 
+/// A gateway that answers one push, then ends, closes its port, and says so by ending the thread.
+fn gateway_that_dies() -> (SocketAddr, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.78.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut reader, mut buffer) = (frame_reader(), [0; 4096]);
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            reader.push(&buffer[..length]);
+            while let Some(frame) = reader.try_next().unwrap() {
+                let mut out = Vec::new();
+                if frame.header.kind == Verb::Hello.byte() {
+                    put_control(&mut out, Verb::Welcome, &Welcome { epoch: 7, ..Welcome::default() });
+                    stream.write_all(&out).unwrap();
+                } else {
+                    let cookie = Push::parse(&frame.body).unwrap().cookie;
+                    Outcome { cookie, code: Code::Ok, reached: 1 }.put(&mut out);
+                    stream.write_all(&out).unwrap();
+                    return;
+                }
+            }
+        }
+    });
+    (address, thread)
+}
+
 /// The same story for a face: `face!(Router, [], [])` or `face!(Router, [async], [.await])`.
 macro_rules! story {
     ($router:ty, [$($async:tt)*], [$($await:tt)*]) => {
@@ -187,6 +213,21 @@ macro_rules! story {
             assert_eq!(workers, [Some(3), Some(3)]);
         }
 
+        $($async)* fn dead_gateway() {
+            let server = server(b"");
+            let mut router = <$router>::connect(&server.address.to_string(), None) $($await)*.unwrap();
+            let (address, thread) = gateway_that_dies();
+            let internal_address = address.to_string();
+            let there = Location { epoch: 7, session: 42, internal_address, ..Location::default() };
+            assert_eq!(router.push_to(&there, "orders", b"1") $($await)*, Ok(1));
+            thread.join().unwrap();
+            // Never the whole deadline: the port is closed, and that is known at once.
+            let first = router.push_to(&there, "orders", b"2") $($await)*.unwrap_err();
+            assert!(matches!(first, Error::NoGateway { .. } | Error::Uncertain { .. }), "{first}");
+            let second = router.push_to(&there, "orders", b"3") $($await)*.unwrap_err();
+            assert_eq!(second, Error::NoGateway { address: there.internal_address });
+        }
+
         $($async)* fn refusals() {
             let server = server(b"secret");
             let refused = <$router>::connect(&server.address.to_string(), None) $($await)*.unwrap_err();
@@ -216,6 +257,11 @@ mod blocking {
     fn says_what_is_wrong() {
         refusals();
     }
+
+    #[test]
+    fn a_gateway_that_died_is_known_at_once() {
+        dead_gateway();
+    }
 }
 
 #[cfg(feature = "tokio")]
@@ -236,6 +282,11 @@ mod tokio_face {
     #[test]
     fn says_what_is_wrong() {
         run(refusals());
+    }
+
+    #[test]
+    fn a_gateway_that_died_is_known_at_once() {
+        run(dead_gateway());
     }
 
     async fn yields(turns: u32) {
@@ -284,5 +335,10 @@ mod monoio_face {
     #[test]
     fn says_what_is_wrong() {
         run(refusals());
+    }
+
+    #[test]
+    fn a_gateway_that_died_is_known_at_once() {
+        run(dead_gateway());
     }
 }

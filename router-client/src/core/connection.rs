@@ -1,25 +1,21 @@
-//! The state machine of one connection and its reconnects.
+//! The state machine of one connection: its reconnects, its requests and its silences. What the peer's frames
+//! do to it is in `answers`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use moor_wire::Code;
-use moor_wire::frame::{Frame, FrameReader};
-use moor_wire::internal::{
-    Failure, Hello, LookupResult, NotHere, Outcome, Role, SendResult, StatsResult, Verb, Welcome,
-    frame_reader, put_control, put_empty,
-};
+use moor_wire::frame::FrameReader;
+use moor_wire::internal::{Hello, Role, Verb, frame_reader, put_control, put_empty};
 use moor_wire::limits::INTERNAL_VERSION;
-use prost::Message;
 
-use super::{Answer, CONNECT_MS, Config, Error, Event, Request, Sent, Ticket};
+use super::{Answer, CONNECT_MS, Config, Error, Event, Request, Ticket};
 use crate::backoff::full_jitter;
 
 /// Tickets with this bit are the connection's own: subscriptions after a reconnect.
-const OWN: u64 = 1 << 63;
+pub(super) const OWN: u64 = 1 << 63;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Connects at this time.
     Waiting(u64),
     /// Whoever drives this is connecting.
@@ -33,7 +29,7 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Not on this connection yet.
     Queued,
     /// Written to this connection.
@@ -43,12 +39,12 @@ enum Stage {
 }
 
 #[derive(Debug)]
-struct Pending {
-    request: Request,
-    stage: Stage,
-    deadline_ms: u64,
-    attempt: u32,
-    last: Option<Box<Error>>,
+pub(super) struct Pending {
+    pub(super) request: Request,
+    pub(super) stage: Stage,
+    pub(super) deadline_ms: u64,
+    pub(super) attempt: u32,
+    pub(super) last: Option<Box<Error>>,
 }
 
 impl Pending {
@@ -63,22 +59,22 @@ impl Pending {
 /// A connection to a router or a gateway, without its socket and its clock.
 #[derive(Debug)]
 pub struct Connection {
-    config: Config,
-    rng: fastrand::Rng,
-    state: State,
+    pub(super) config: Config,
+    pub(super) rng: fastrand::Rng,
+    pub(super) state: State,
     /// The last failed attempts in a row.
-    attempt: u32,
+    pub(super) attempt: u32,
     reader: FrameReader,
-    out: BytesMut,
-    events: VecDeque<Event>,
-    pending: BTreeMap<u64, Pending>,
+    pub(super) out: BytesMut,
+    pub(super) events: VecDeque<Event>,
+    pub(super) pending: BTreeMap<u64, Pending>,
     /// When each pending request wants attention: `(ms, ticket)`.
     due: BTreeSet<(u64, u64)>,
-    next_ticket: u64,
-    epoch: u64,
-    apps: BTreeSet<String>,
+    pub(super) next_ticket: u64,
+    pub(super) epoch: u64,
+    pub(super) apps: BTreeSet<String>,
     stopped: Option<Error>,
-    written_ms: u64,
+    pub(super) written_ms: u64,
     heard_ms: u64,
     /// When the PING went out that nothing has answered yet.
     pinged_ms: Option<u64>,
@@ -132,7 +128,7 @@ impl Connection {
         Ok(Ticket(ticket))
     }
 
-    fn enqueue(&mut self, now: u64, ticket: u64, request: Request) {
+    pub(super) fn enqueue(&mut self, now: u64, ticket: u64, request: Request) {
         let deadline_ms = now.saturating_add(self.config.deadline_ms);
         let pending = Pending { request, stage: Stage::Queued, deadline_ms, attempt: 0, last: None };
         self.due.insert((pending.due_ms(), ticket));
@@ -143,7 +139,7 @@ impl Connection {
     }
 
     /// Writes a pending request to the greeted connection.
-    fn write(&mut self, now: u64, ticket: u64) {
+    pub(super) fn write(&mut self, now: u64, ticket: u64) {
         let Some(pending) = self.pending.get_mut(&ticket) else { return };
         if let Request::Push { epoch: Some(epoch), .. } = pending.request
             && epoch != self.epoch
@@ -155,7 +151,7 @@ impl Connection {
         self.written_ms = now;
     }
 
-    fn restage(&mut self, ticket: u64, stage: Stage) {
+    pub(super) fn restage(&mut self, ticket: u64, stage: Stage) {
         if let Some(pending) = self.pending.get_mut(&ticket) {
             self.due.remove(&(pending.due_ms(), ticket));
             pending.stage = stage;
@@ -163,7 +159,7 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, ticket: u64, result: Result<Answer, Error>) {
+    pub(super) fn answer(&mut self, ticket: u64, result: Result<Answer, Error>) {
         let Some(pending) = self.pending.remove(&ticket) else { return };
         self.due.remove(&(pending.due_ms(), ticket));
         if let (Request::Subscribe(subscribe), Ok(_)) = (&pending.request, &result) {
@@ -222,13 +218,13 @@ impl Connection {
     }
 
     /// Gives the connection up, and tries again later.
-    fn drop_link(&mut self, now: u64, why: Error) {
+    pub(super) fn drop_link(&mut self, now: u64, why: Error) {
         self.events.push_back(Event::Close);
         self.handle_disconnected(now, why);
     }
 
     /// Gives the connection up for good.
-    fn stop(&mut self, why: Error) {
+    pub(super) fn stop(&mut self, why: Error) {
         self.state = State::Stopped;
         self.out.clear();
         self.events.push_back(Event::Close);
@@ -256,106 +252,6 @@ impl Connection {
             if let Err(error) = handled {
                 self.drop_link(now_ms, error);
             }
-        }
-    }
-
-    fn handle_frame(&mut self, now: u64, frame: &Frame) -> Result<(), Error> {
-        let body = &frame.body[..];
-        let verb = Verb::from_byte(frame.header.kind);
-        if matches!(self.state, State::Greeting(_)) && !matches!(verb, Some(Verb::Welcome | Verb::Failure)) {
-            return Err(Error::Protocol("the first frame is neither WELCOME nor FAILURE".into()));
-        }
-        match verb {
-            Some(Verb::Welcome) => self.welcomed(now, read(body)?),
-            Some(Verb::Failure) => self.failed(now, read(body)?),
-            Some(Verb::Ping) => {
-                put_empty(&mut self.out, Verb::Pong);
-                self.written_ms = now;
-            }
-            Some(Verb::SendResult) => self.sent(now, read(body)?),
-            Some(Verb::LookupResult) => {
-                let found: LookupResult = read(body)?;
-                let (ticket, code) = (found.cookie, found.code);
-                self.judged(now, ticket, code, "", Answer::Lookup(found));
-            }
-            Some(Verb::StatsResult) => {
-                let result: StatsResult = read(body)?;
-                let stats = result.stats.into_iter().map(|stat| (stat.name, stat.value)).collect();
-                self.judged(now, result.cookie, Code::Ok as i32, "", Answer::Stats(stats));
-            }
-            Some(Verb::Outcome) => {
-                let outcome = Outcome::parse(body).map_err(|e| Error::Protocol(e.to_string()))?;
-                self.judged(now, outcome.cookie, outcome.code as i32, "", Answer::Reached(outcome.reached));
-            }
-            Some(Verb::NotHere) => {
-                for miss in NotHere::parse(body).map_err(|e| Error::Protocol(e.to_string()))? {
-                    self.judged(now, miss.cookie, Code::NotHere as i32, "", Answer::Reached(0));
-                }
-            }
-            Some(Verb::Receipt) => self.events.push_back(Event::Receipt(read(body)?)),
-            // PONG has done its work by arriving; later versions may say more than this one knows.
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn welcomed(&mut self, now: u64, welcome: Welcome) {
-        if self.state == State::Ready {
-            return;
-        }
-        self.state = State::Ready;
-        self.attempt = 0;
-        self.epoch = welcome.epoch;
-        self.events.push_back(Event::Ready(welcome));
-        for app in self.apps.clone() {
-            let ticket = self.next_ticket | OWN;
-            self.next_ticket += 1;
-            let subscribe = moor_wire::internal::Subscribe { cookie: 0, app };
-            self.enqueue(now, ticket, Request::Subscribe(subscribe));
-        }
-        for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
-            if self.pending.get(&ticket).is_some_and(|pending| pending.stage == Stage::Queued) {
-                self.write(now, ticket);
-            }
-        }
-    }
-
-    fn failed(&mut self, now: u64, failure: Failure) {
-        let code = failure.code();
-        let error = Error::Refused { what: "the connection", code, detail: failure.detail };
-        if matches!(code, Code::Unauthorized | Code::Version | Code::Invalid) {
-            self.stop(error);
-        } else {
-            self.drop_link(now, error);
-        }
-    }
-
-    fn sent(&mut self, now: u64, result: SendResult) {
-        let Some(Pending { request: Request::Send(send), .. }) = self.pending.get(&result.cookie) else {
-            return;
-        };
-        let client_id = send.client_id.to_vec();
-        let sent = Sent { client_id, sync_id: result.sync_id, duplicate: result.duplicate };
-        self.judged(now, result.cookie, result.code, &result.detail, Answer::Sent(sent));
-    }
-
-    /// An answer with its code: final, or a reason to ask again.
-    fn judged(&mut self, now: u64, ticket: u64, code: i32, detail: &str, answer: Answer) {
-        let Some(pending) = self.pending.get_mut(&ticket) else { return };
-        let code = Code::try_from(code).unwrap_or(Code::Internal);
-        let detail = detail.to_owned();
-        let refused = Error::Refused { what: pending.request.name(), code, detail };
-        match code {
-            Code::Ok => self.answer(ticket, Ok(answer)),
-            Code::NotHere => self.answer(ticket, Err(Error::NotHere)),
-            Code::Unavailable | Code::Overloaded if matches!(pending.request, Request::Send(_)) => {
-                let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);
-                let pause = 1 + full_jitter(base, cap, pending.attempt, self.rng.u64(..));
-                pending.attempt = pending.attempt.saturating_add(1);
-                pending.last = Some(Box::new(refused));
-                self.restage(ticket, Stage::Again(now.saturating_add(pause)));
-            }
-            _ => self.answer(ticket, Err(refused)),
         }
     }
 
@@ -434,13 +330,15 @@ impl Connection {
         self.events.pop_front()
     }
 
+    /// Events that [`Self::poll_event`] has not handed out yet.
+    #[must_use]
+    pub fn events_waiting(&self) -> usize {
+        self.events.len()
+    }
+
     /// Requests without an answer yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pending.len()
     }
-}
-
-fn read<M: Message + Default>(body: &[u8]) -> Result<M, Error> {
-    M::decode(body).map_err(|error| Error::Protocol(error.to_string()))
 }

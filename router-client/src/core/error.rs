@@ -46,7 +46,7 @@ pub enum Error {
     #[error("the session is not there any more: look the account up again")]
     NotHere,
     /// No final answer in time.
-    #[error("no answer to {what} within {within_ms} ms{}", because(.last))]
+    #[error("no final answer to {what} within {within_ms} ms{}", because(.last))]
     Deadline {
         /// The verb.
         what: &'static str,
@@ -112,7 +112,7 @@ mod tests {
             "nothing listens at 127.0.0.1:7300: start a router with `cargo run --release` or `moor-router`"
         );
         let late = Error::Deadline { what: "SEND", within_ms: 10, last: Some(Box::new(Error::NotHere)) };
-        assert!(late.to_string().starts_with("no answer to SEND within 10 ms; last: the session"));
+        assert!(late.to_string().starts_with("no final answer to SEND within 10 ms; last: the session"));
         let refused = Error::Refused { what: "HELLO", code: Code::Unauthorized, detail: String::new() };
         assert_eq!(refused.to_string(), "HELLO was refused: UNAUTHORIZED");
     }

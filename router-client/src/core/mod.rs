@@ -4,6 +4,7 @@
 //! `poll_transmit`; `poll_timeout` says when to call [`Connection::handle_timeout`] at the latest. The clock is
 //! an argument and the randomness a seed, so that a test can play a day in a microsecond.
 
+mod answers;
 mod connection;
 mod error;
 mod request;
@@ -15,13 +16,11 @@ pub use error::Error;
 use moor_wire::internal::{Receipt, Welcome};
 pub use request::{Answer, Request, Sent, transient_body};
 
-/// Longest wait for a TCP connection, and for WELCOME on it, milliseconds.
-pub const CONNECT_MS: u64 = 5_000;
-/// How much the faces read at once, bytes.
-pub(crate) const READ_BYTES: usize = 64 * 1024;
+pub use crate::limits::CONNECT_MS;
+use crate::limits::{BACKOFF_BASE_MS, BACKOFF_CAP_MS, DEAD_MS, DEADLINE_MS, IN_FLIGHT_MAX, PING_MS};
 
 /// Settings of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// This service's name, for the operator's eye.
     pub node: String,
@@ -51,13 +50,30 @@ impl Config {
             node: "moor-router-client".into(),
             token: token.unwrap_or_default().to_vec(),
             worker: None,
-            deadline_ms: 10_000,
-            in_flight_max: 1024,
-            ping_ms: 20_000,
-            dead_ms: 10_000,
-            backoff_base_ms: 50,
-            backoff_cap_ms: 5_000,
+            deadline_ms: DEADLINE_MS,
+            in_flight_max: IN_FLIGHT_MAX,
+            ping_ms: PING_MS,
+            dead_ms: DEAD_MS,
+            backoff_base_ms: BACKOFF_BASE_MS,
+            backoff_cap_ms: BACKOFF_CAP_MS,
         }
+    }
+}
+
+// By hand, so that a log line that shows a connection does not show its token.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("node", &self.node)
+            .field("token", &format_args!("{} bytes", self.token.len()))
+            .field("worker", &self.worker)
+            .field("deadline_ms", &self.deadline_ms)
+            .field("in_flight_max", &self.in_flight_max)
+            .field("ping_ms", &self.ping_ms)
+            .field("dead_ms", &self.dead_ms)
+            .field("backoff_base_ms", &self.backoff_base_ms)
+            .field("backoff_cap_ms", &self.backoff_cap_ms)
+            .finish()
     }
 }
 

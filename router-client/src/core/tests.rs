@@ -104,20 +104,67 @@ fn a_send_is_resent_with_its_client_id_until_its_answer() {
     assert_eq!(connection.in_flight(), 0);
 }
 
+fn send_result(ticket: Ticket, code: Code) -> Vec<u8> {
+    let (cookie, code, detail) = (ticket.0, code as i32, "because".into());
+    control(Verb::SendResult, &SendResult { cookie, code, detail, ..SendResult::default() })
+}
+
 #[test]
-fn a_busy_router_is_asked_again_and_a_refusal_is_final() {
+fn a_send_that_was_not_stored_is_asked_again_with_its_client_id() {
+    for code in [Code::Unavailable, Code::Overloaded, Code::Storage, Code::Internal, Code::Draining] {
+        let mut connection = ready();
+        let ticket = connection.request(0, send()).unwrap();
+        written(&mut connection);
+        connection.handle_bytes(0, &send_result(ticket, code));
+        assert_eq!((events(&mut connection), written(&mut connection)), (vec![], vec![]), "{code}");
+        let again = connection.poll_timeout().unwrap();
+        assert!(again < 1_000);
+        connection.handle_timeout(again);
+        let frames = written(&mut connection);
+        assert_eq!(verbs(&frames), [Verb::Send], "{code}");
+        assert_eq!(&Send::decode(&frames[0].body[..]).unwrap().client_id[..], b"id-1");
+        // The same answer until the deadline, which then says what that answer was.
+        connection.handle_bytes(again, &send_result(ticket, code));
+        connection.handle_timeout(10_000);
+        let last = Error::Refused { what: "SEND", code, detail: "because".into() };
+        let late = Error::Deadline { what: "SEND", within_ms: 10_000, last: Some(Box::new(last)) };
+        assert!(events(&mut connection).contains(&Event::Answered(ticket, Err(late))), "{code}");
+    }
+}
+
+#[test]
+fn a_refusal_is_final() {
+    for code in [Code::Invalid, Code::TooLarge, Code::Unauthorized, Code::NotFound] {
+        let mut connection = ready();
+        let ticket = connection.request(0, send()).unwrap();
+        connection.handle_bytes(0, &send_result(ticket, code));
+        let refused = Error::Refused { what: "SEND", code, detail: "because".into() };
+        assert_eq!(events(&mut connection), [Event::Answered(ticket, Err(refused))]);
+    }
+}
+
+#[test]
+fn a_subscription_the_router_has_no_room_for_after_a_reconnect_is_asked_again() {
     let mut connection = ready();
-    let ticket = connection.request(0, send()).unwrap();
+    let ticket = connection.request(0, Request::subscribe("shop").unwrap()).unwrap();
+    connection.handle_bytes(0, &outcome(ticket.0, Code::Ok, 0));
     written(&mut connection);
-    let answer = |code| SendResult { cookie: ticket.0, code, detail: "busy".into(), ..SendResult::default() };
-    connection.handle_bytes(0, &control(Verb::SendResult, &answer(Code::Unavailable as i32)));
-    assert_eq!((events(&mut connection), written(&mut connection)), (vec![], vec![]));
+    let now = reconnect(&mut connection, 10);
+    let cookie = Subscribe::decode(&written(&mut connection)[0].body[..]).unwrap().cookie;
+    connection.handle_bytes(now, &outcome(cookie, Code::Overloaded, 0));
+    assert_eq!(written(&mut connection), []);
     let again = connection.poll_timeout().unwrap();
+    assert!(again < now + 1_000);
     connection.handle_timeout(again);
-    assert_eq!(verbs(&written(&mut connection)), [Verb::Send]);
-    connection.handle_bytes(again, &control(Verb::SendResult, &answer(Code::Storage as i32)));
-    let refused = Error::Refused { what: "SEND", code: Code::Storage, detail: "busy".into() };
-    assert_eq!(events(&mut connection), [Event::Answered(ticket, Err(refused))]);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Subscribe]);
+}
+
+#[test]
+fn settings_do_not_show_their_token() {
+    let config = Config::new(Some(b"hunter2"));
+    let shown = format!("{config:?} {:?}", Connection::new(config.clone(), 1, 0));
+    assert!(!shown.contains("104, 117") && !shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("7 bytes"), "{shown}");
 }
 
 #[test]
