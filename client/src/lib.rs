@@ -7,6 +7,8 @@
 
 pub mod client;
 pub mod core;
+mod driver;
+pub mod limits;
 
 pub use client::{Accepted, Client, ClientError};
 pub use core::{Event, Options, Session};

@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         // Whoever reads has had enough, as `head` does.
         Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("moor: {error}");
+            if arguments.is_for_machines() {
+                eprintln!("{}", serde_json::json!({ "error": error.to_string() }));
+            } else {
+                eprintln!("moor: {error}");
+            }
             ExitCode::FAILURE
         }
     }

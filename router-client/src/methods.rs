@@ -72,7 +72,8 @@ macro_rules! methods {
                 self.call(Request::send(app, from, to, client_id, payload)?) $($await)*?.into_sent()
             }
 
-            /// Sends a transient message to every session of an account; returns how many it reached.
+            /// Sends a transient message to every session of an account; returns how many it reached, 0 when
+            /// nobody is logged in.
             ///
             /// # Errors
             /// When there is no answer in time, or a refusal.

@@ -19,6 +19,7 @@ Examples (with the appliance running: cargo run --release):
   moor who alice                              where she is
   moor stats --json | jq .router
 
+With --json failures are objects too, on standard error.
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage.";
 
 /// Talk to a Moor gateway and its router.
@@ -35,7 +36,7 @@ pub struct Arguments {
 }
 
 /// Where things are, and how to answer.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Gateways' client addresses, the first that listens is used: HOST:PORT[,HOST:PORT...]
     #[arg(long, global = true, env = "MOOR_TARGET", default_value = "127.0.0.1:7100", value_delimiter = ',')]
@@ -74,6 +75,13 @@ enum Command {
     Kick(service::Kick),
     /// Show the router's and the gateway's counters.
     Stats,
+}
+
+impl Arguments {
+    /// Whether a program reads the answers.
+    pub const fn is_for_machines(&self) -> bool {
+        self.global.json
+    }
 }
 
 /// Does what the arguments say.

@@ -39,7 +39,7 @@ pub struct Kick {
     reason: String,
 }
 
-fn router(global: &Global) -> Result<Router, Failure> {
+pub(super) fn router(global: &Global) -> Result<Router, Failure> {
     Ok(Router::connect(&global.router, global.token.as_deref().map(str::as_bytes))?)
 }
 
@@ -56,21 +56,32 @@ pub fn push(push: &Push, global: &Global) -> Result<(), Failure> {
         (None, None) => return Err("say --to ACCOUNT or --session NUMBER".into()),
     };
     output::line(global, &format!("reached {reached} session(s)"), &json!({ "reached": reached }))?;
-    if reached == 0 { Err("nobody is there to push to".into()) } else { Ok(()) }
+    if reached == 0 {
+        Err("nobody is logged in to push to; `moor send` keeps a message until somebody is".into())
+    } else {
+        Ok(())
+    }
 }
 
 /// Shows where an account is.
 pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
     let found = router(global)?.lookup(&global.app, &who.account)?;
     if global.json {
-        for s in &found.sessions {
-            let object = json!({
-                "account": who.account, "device": s.device, "gateway": s.gateway, "worker": s.worker,
-                "session": s.session, "internal": s.internal_address, "acked": s.acked,
-            });
-            output::line(global, "", &object)?;
-        }
-        return Ok(());
+        let sessions: Vec<Value> = found
+            .sessions
+            .iter()
+            .map(|s| {
+                json!({
+                    "device": s.device, "gateway": s.gateway, "worker": s.worker, "session": s.session,
+                    "internal": s.internal_address, "acked": s.acked,
+                })
+            })
+            .collect();
+        let object = json!({
+            "app": global.app, "account": who.account, "head": found.head, "floor": found.floor,
+            "sessions": sessions,
+        });
+        return output::line(global, "", &object);
     }
     let account = &who.account;
     let waiting = match (found.floor, found.head) {
@@ -96,7 +107,8 @@ pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
 /// Closes an account's sessions.
 pub fn kick(kick: &Kick, global: &Global) -> Result<(), Failure> {
     let reached = router(global)?.kick(&global.app, &kick.account, kick.device.as_deref(), &kick.reason)?;
-    output::line(global, &format!("closed {reached} session(s)"), &json!({ "closed": reached }))
+    output::line(global, &format!("closed {reached} session(s)"), &json!({ "closed": reached }))?;
+    if reached == 0 { Err(format!("{} is not logged in", kick.account).into()) } else { Ok(()) }
 }
 
 /// Shows counters: the router's, and the gateway's when its admin port answers.

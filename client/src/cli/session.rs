@@ -1,8 +1,13 @@
 //! `listen` and `send`: clients like any app.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use clap::Args;
-use moor_client::{Client, Event, Options};
+use moor_client::core::Disconnect;
+use moor_client::{Accepted, Client, Event, Options};
+use moor_wire::Code;
+use moor_wire::identity::{check_account, check_app, check_device};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc::Receiver;
@@ -19,9 +24,9 @@ pub struct Listen {
     /// Name of this device; each device has a place of its own in the timeline.
     #[arg(long, default_value = "cli")]
     device: String,
-    /// Where to start: where this device left off (`resume`), at the oldest message kept (`all`), or behind a
-    /// sync id.
-    #[arg(long, default_value = "resume", value_name = "resume|all|ID", value_parser = parse_from)]
+    /// Where to start: where this device left off (`resume`), with what comes from now on (`new`, asks the
+    /// router), at the oldest message kept (`all`), or behind a sync id.
+    #[arg(long, default_value = "resume", value_name = "resume|new|all|ID", value_parser = parse_from)]
     from: From,
     /// End after so many messages.
     #[arg(long, value_name = "N")]
@@ -31,14 +36,16 @@ pub struct Listen {
 #[derive(Clone, Copy, Debug)]
 pub enum From {
     Resume,
+    New,
     Behind(u64),
 }
 
 fn parse_from(text: &str) -> Result<From, String> {
     match text {
         "resume" => Ok(From::Resume),
+        "new" => Ok(From::New),
         "all" => Ok(From::Behind(0)),
-        id => id.parse().map(From::Behind).map_err(|_| "say resume, all or a sync id".to_owned()),
+        id => id.parse().map(From::Behind).map_err(|_| "say resume, new, all or a sync id".to_owned()),
     }
 }
 
@@ -56,6 +63,9 @@ pub struct Send {
     /// Sent under this id; sending again under it stores nothing twice. Default: a new one.
     #[arg(long)]
     id: Option<String>,
+    /// Give up after so many seconds without the router's word on a message.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     /// What to say; `-`: every line of standard input is a message.
     text: String,
 }
@@ -67,14 +77,48 @@ async fn log_in(
     auto_acknowledge: bool,
     global: &Global,
 ) -> Result<(Client, Receiver<Event>), Failure> {
+    check_app(&global.app)?;
+    check_account(account)?;
+    check_device(device)?;
     let options = Options { auto_acknowledge, ..Options::new(device) };
     let (client, events) = Client::connect(&global.target, options).await?;
     let last_sync_id = match from {
         From::Resume => None,
+        From::New => Some(head_of(account, global).await?),
         From::Behind(id) => Some(id),
     };
     client.open(CHANNEL, &global.app, account, Bytes::new(), last_sync_id).await?;
     Ok((client, events))
+}
+
+/// The newest message of an account, which only the router knows.
+async fn head_of(account: &str, global: &Global) -> Result<u64, Failure> {
+    let (account, global) = (account.to_owned(), global.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let found =
+            super::service::router(&global).and_then(|mut router| Ok(router.lookup(&global.app, &account)?));
+        found.map(|found| found.head).map_err(|error| error.to_string())
+    });
+    Ok(asked.await??)
+}
+
+/// A refusal that trying again will not change.
+fn final_refusal(event: &Event) -> Result<(), Failure> {
+    match event {
+        Event::Closed { code, reason, reopens: false, .. } => {
+            Err(format!("the server closed the channel: {code}{}", colon(reason)).into())
+        }
+        Event::Disconnected(Disconnect::Refused { code, detail })
+            if matches!(code, Code::Invalid | Code::Version | Code::Unauthorized) =>
+        {
+            Err(format!("the gateway refuses this client: {code}{}", colon(detail)).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn colon(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
 /// Prints messages until `--count` or Ctrl-C.
@@ -93,14 +137,14 @@ pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
         }
         left -= u64::from(printed);
     }
-    // Answered only after the acknowledgements before it were taken; a moment later they are on their way.
-    client.last_sync_id(CHANNEL).await?;
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    // Says the last acknowledgements, so that nothing printed is printed again.
+    client.shutdown().await;
     Ok(())
 }
 
 /// Whether it was a message.
 fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, Failure> {
+    final_refusal(event)?;
     match event {
         Event::Message { sync_id, from, sent_at_ms, payload, .. } => {
             let text = output::payload(payload);
@@ -122,13 +166,15 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             output::line(global, &line, &json!({ "event": "expired", "from": from, "to": to }))?;
         }
         Event::Disconnected(why) => {
-            let line = format!("connection lost ({why:?}); coming back");
-            output::line(global, &line, &json!({ "event": "disconnected", "why": format!("{why:?}") }))?;
+            let why = why.to_string();
+            let line = format!("connection lost ({why}); coming back");
+            output::line(global, &line, &json!({ "event": "disconnected", "why": why }))?;
         }
-        Event::Closed { code, reason, reopens: false, .. } => {
-            return Err(format!("the server closed the channel: {code} {reason}").into());
-        }
-        Event::Closed { .. } | Event::Connected { .. } | Event::Accepted { .. } | Event::Refused { .. } => {}
+        Event::Closed { .. }
+        | Event::Connected { .. }
+        | Event::Accepted { .. }
+        | Event::Refused { .. }
+        | Event::Abandoned { .. } => {}
     }
     Ok(false)
 }
@@ -136,15 +182,24 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
 /// Sends one message, or one a line.
 pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
     let (client, mut events) = log_in(&send.device, &send.from, From::Resume, false, global).await?;
-    loop {
-        match events.recv().await.ok_or("the session ended")? {
-            Event::Opened { .. } => break,
-            Event::Closed { code, reason, .. } => {
-                return Err(format!("{} cannot log in: {code} {reason}", send.from).into());
+    let opened = async {
+        while let Some(event) = events.recv().await {
+            final_refusal(&event)?;
+            if matches!(event, Event::Opened { .. }) {
+                return Ok::<_, Failure>(());
             }
-            _ => {}
         }
-    }
+        Err("the session ended".into())
+    };
+    let limit = Duration::from_secs(send.timeout);
+    let Ok(opened) = tokio::time::timeout(limit, opened).await else {
+        let (from, seconds) = (&send.from, send.timeout);
+        return Err(format!(
+            "{from} could not log in within {seconds} s: see what is wrong with `moor stats`"
+        )
+        .into());
+    };
+    opened?;
     // What arrives for the sender is not for this command; it stays unacknowledged and is delivered elsewhere.
     let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
     if send.text == "-" {
@@ -155,6 +210,7 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
     } else {
         send_one(&client, send, &send.text, send.id.as_deref(), global).await?;
     }
+    client.shutdown().await;
     drain.abort();
     Ok(())
 }
@@ -166,15 +222,22 @@ async fn send_one(
     id: Option<&str>,
     global: &Global,
 ) -> Result<(), Failure> {
+    // Text, so that it can be given back with --id.
+    let id = id.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned);
     let payload = Bytes::copy_from_slice(text.as_bytes());
-    let accepted = match id {
-        Some(id) => client.send_as(CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload).await?,
-        None => client.send(CHANNEL, &send.to, payload).await?,
+    let sent = client.send_as(CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload);
+    let Ok(sent) = tokio::time::timeout(Duration::from_secs(send.timeout), sent).await else {
+        return Err(format!(
+            "the router did not take the message within {} s; it may still have it: \
+             send it again with --id {id}, which stores it once",
+            send.timeout
+        )
+        .into());
     };
-    let again = if accepted.duplicate { ", as before" } else { "" };
-    let line = format!("accepted as #{} of {}{again}", accepted.sync_id, send.to);
-    let object = json!({
-        "event": "accepted", "to": send.to, "sync_id": accepted.sync_id, "duplicate": accepted.duplicate,
-    });
+    let Accepted { sync_id, duplicate, .. } = sent?;
+    let again = if duplicate { ", as before" } else { "" };
+    let line = format!("accepted as #{sync_id} of {}{again}", send.to);
+    let object =
+        json!({ "event": "accepted", "to": send.to, "id": id, "sync_id": sync_id, "duplicate": duplicate });
     output::line(global, &line, &object)
 }

@@ -8,29 +8,46 @@ use moor_wire::client::{
     Class, Delivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
 };
 use moor_wire::frame::put_message;
+use moor_wire::identity::{NameError, check_account, check_app};
+use moor_wire::limits::{CLIENT_ID_BYTES_MAX, CREDENTIAL_BYTES_MAX};
+use prost::Message;
 
 use super::event::Event;
 use super::full_jitter;
+use crate::limits::{
+    ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
+    SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS,
+};
 
-/// Submits of one channel that may be unanswered.
-pub const SUBMITS_PENDING_MAX: usize = 4096;
-/// Submits of one channel on the wire; the rest wait their turn.
-const SUBMITS_IN_FLIGHT_MAX: usize = 256;
-/// Messages after which an ACK goes out at once.
-const ACK_EVERY: u64 = 32;
-/// Longest time an ACK is held back to cover more, milliseconds.
-const ACK_DELAY_MS: u64 = 20;
-/// Time for a submit to be answered before it is sent again, milliseconds.
-const ANSWER_MS: u64 = 5000;
-/// Base and cap of the pause after a retryable refusal, milliseconds.
-const RETRY_MS: (u64, u64) = (50, 5000);
-/// A SYNC that brought nothing is repeated after this, milliseconds.
-const SYNC_REPEAT_MS: u64 = 2000;
-
-/// The channel does not exist or has too many unanswered submits.
+/// Why a submit was not even tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the channel is not open or has {SUBMITS_PENDING_MAX} unanswered messages; wait for answers")]
-pub struct QueueFull;
+pub enum SubmitError {
+    /// No such channel, or it was closed for good.
+    #[error("channel {0} is not open: open it first")]
+    NoChannel(u16),
+    /// The channel holds as many unanswered submits, or as many bytes of them, as it may.
+    #[error(
+        "{SUBMITS_PENDING_MAX} messages or {SUBMITS_PENDING_BYTES_MAX} bytes wait for their answers: wait too"
+    )]
+    QueueFull,
+    /// A name no router accepts.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A client id no router accepts.
+    #[error("the client id has {length} bytes; 1 to {CLIENT_ID_BYTES_MAX} are allowed")]
+    ClientId {
+        /// Its length, bytes.
+        length: usize,
+    },
+    /// More than the gateway takes. It would close the connection over it, and every channel with it.
+    #[error("the message has {length} bytes with its envelope; the gateway takes at most {max}: send less")]
+    TooLarge {
+        /// Its length, bytes.
+        length: usize,
+        /// What is taken, bytes.
+        max: u32,
+    },
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -55,6 +72,12 @@ struct Pending {
     in_flight: bool,
 }
 
+impl Pending {
+    fn body(&self) -> Submit {
+        Submit { client_id: self.client_id.clone(), to: self.to.clone(), payload: self.payload.clone() }
+    }
+}
+
 /// A channel the app wants.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -68,12 +91,16 @@ pub(super) struct Channel {
     received: Option<u64>,
     /// Highest sync id the app has processed.
     processed: Option<u64>,
+    /// Behind this the first message came: where a SYNC goes back to while nothing is processed.
+    begun: u64,
     /// Highest sync id acknowledged on this connection.
     acked: u64,
     ack_due_ms: Option<u64>,
-    /// Last SYNC: what it asked for, and when.
+    /// Last SYNC: behind which id the gap was, and when.
     synced: Option<(u64, u64)>,
     pending: VecDeque<Pending>,
+    /// Payload bytes in `pending`.
+    pending_bytes: usize,
 }
 
 impl Channel {
@@ -93,11 +120,30 @@ impl Channel {
             attempt: 0,
             received: last_sync_id,
             processed: last_sync_id,
+            begun: 0,
             acked: 0,
             ack_due_ms: None,
             synced: None,
             pending: VecDeque::new(),
+            pending_bytes: 0,
         }
+    }
+
+    /// Whether a gateway would take this login; `None`: it would. What it would not take could cost the whole
+    /// connection, so it is never said.
+    pub(super) fn refusal(&self) -> Option<(Code, String)> {
+        if self.number == 0 {
+            return Some((Code::Invalid, "channel 0 belongs to the connection: take 1 to 65535".into()));
+        }
+        if let Err(error) = check_app(&self.app).and_then(|()| check_account(&self.account)) {
+            return Some((Code::Invalid, error.to_string()));
+        }
+        let length = self.credential.len();
+        (length > CREDENTIAL_BYTES_MAX).then(|| {
+            let reason =
+                format!("the credential has {length} bytes; at most {CREDENTIAL_BYTES_MAX} are allowed");
+            (Code::TooLarge, reason)
+        })
     }
 
     pub(super) const fn processed(&self) -> Option<u64> {
@@ -114,6 +160,11 @@ impl Channel {
 
     pub(super) fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+
+    /// Whether an OPEN said on this connection has not been answered.
+    pub(super) fn is_opening(&self) -> bool {
+        self.state == State::Opening
     }
 
     pub(super) fn is_wanted(&self) -> bool {
@@ -133,8 +184,9 @@ impl Channel {
         [reopen, submit, self.ack_due_ms].into_iter().flatten().min()
     }
 
-    /// Says OPEN on a new connection, or again on this one. What the router has delivered before and was not
-    /// processed comes again from there.
+    /// Says OPEN on a new connection, or again on this one. It says what was processed, not what was received:
+    /// the router takes the named id for safe, and the app may die before the rest is. What comes again between
+    /// the two is dropped as a duplicate.
     pub(super) fn put_open(&mut self, out: &mut Vec<u8>) {
         if self.state == State::Closed {
             return;
@@ -144,7 +196,6 @@ impl Channel {
             app: self.app.to_string(),
             account: self.account.to_string(),
             credential: self.credential.clone(),
-            // Not what was received: what an app has not processed may be lost with it.
             last_sync_id: self.processed,
         };
         put_control(out, Kind::Open, self.number, &open);
@@ -170,6 +221,10 @@ impl Channel {
         out: &mut Vec<u8>,
         events: &mut VecDeque<Event>,
     ) {
+        // Nobody asked, or no longer: a channel that is closed for good stays closed.
+        if self.state != State::Opening {
+            return;
+        }
         self.state = State::Open;
         self.attempt = 0;
         events.push_back(Event::Opened { channel: self.number, session: opened.session });
@@ -184,12 +239,24 @@ impl Channel {
         rng: &mut fastrand::Rng,
         events: &mut VecDeque<Event>,
     ) {
+        // A channel ends once. NOT_FOUND answers a frame that was on its way when the channel ended, never an
+        // OPEN, whose own answer is still to come.
+        match self.state {
+            State::Waiting { .. } | State::Closed => return,
+            State::Opening if code == Code::NotFound => return,
+            State::Opening | State::Open => {}
+        }
         let reopens = is_retryable(code);
         self.handle_disconnected();
         self.state = if reopens {
-            self.attempt += 1;
+            self.attempt = self.attempt.saturating_add(1);
             State::Waiting { reopen_ms: now + full_jitter(RETRY_MS.0, RETRY_MS.1, self.attempt, rng) }
         } else {
+            for pending in std::mem::take(&mut self.pending) {
+                let (channel, client_id) = (self.number, pending.client_id);
+                events.push_back(Event::Abandoned { channel, client_id, code });
+            }
+            self.pending_bytes = 0;
             State::Closed
         };
         events.push_back(Event::Closed { channel: self.number, code, reason, reopens });
@@ -222,16 +289,24 @@ impl Channel {
                 }
                 return;
             }
+            // Not above u64::MAX: id is larger than received. A floor above the message itself is nonsense.
             let mut next = received + 1;
-            if delivery.floor > next {
-                events.push_back(Event::Expired { channel: self.number, from: next, to: delivery.floor - 1 });
-                next = delivery.floor;
-                self.received = Some(next - 1);
-                self.processed = Some(next - 1);
+            let floor = delivery.floor.min(id);
+            if floor > next {
+                events.push_back(Event::Expired { channel: self.number, from: next, to: floor - 1 });
+                next = floor;
+                self.received = Some(floor - 1);
+                // Only when nothing the app still works on would be acknowledged with it.
+                if self.processed == Some(received) {
+                    self.processed = self.received;
+                }
             }
             if id > next {
-                return self.put_sync(next - 1, now, out);
+                return self.put_sync(now, out);
             }
+        }
+        if self.received.is_none() {
+            self.begun = id - 1;
         }
         self.received = Some(id);
         events.push_back(self.message(delivery, Some(id)));
@@ -249,12 +324,15 @@ impl Channel {
     }
 
     /// Asks for what is missing: once, and again when it did not help.
-    fn put_sync(&mut self, from: u64, now: u64, out: &mut Vec<u8>) {
-        if self.synced.is_some_and(|(asked, at)| asked == from && now < at + SYNC_REPEAT_MS) {
+    /// Like an OPEN it names what is processed, because the router takes that for safe; what comes again up to
+    /// the gap is dropped as a duplicate.
+    fn put_sync(&mut self, now: u64, out: &mut Vec<u8>) {
+        let behind = self.received.unwrap_or(0);
+        if self.synced.is_some_and(|(gap, at)| gap == behind && now < at + SYNC_REPEAT_MS) {
             return;
         }
-        self.synced = Some((from, now));
-        put_sync_id(out, Kind::Sync, self.number, from);
+        self.synced = Some((behind, now));
+        put_sync_id(out, Kind::Sync, self.number, self.processed.unwrap_or(self.begun));
     }
 
     pub(super) fn acknowledge(&mut self, sync_id: u64, now: u64, out: &mut Vec<u8>) {
@@ -274,7 +352,7 @@ impl Channel {
         }
     }
 
-    fn put_ack(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn put_ack(&mut self, out: &mut Vec<u8>) {
         self.ack_due_ms = None;
         if let Some(processed) = self.processed.filter(|processed| *processed > self.acked) {
             self.acked = processed;
@@ -289,31 +367,67 @@ impl Channel {
         client_id: Bytes,
         to: &str,
         payload: Bytes,
+        data_bytes_max: u32,
         now: u64,
         out: &mut Vec<u8>,
-    ) -> Result<(), QueueFull> {
-        if self.pending.len() >= SUBMITS_PENDING_MAX || self.state == State::Closed {
-            return Err(QueueFull);
+    ) -> Result<(), SubmitError> {
+        if self.state == State::Closed {
+            return Err(SubmitError::NoChannel(self.number));
         }
-        self.pending.push_back(Pending {
-            client_id,
-            to: to.to_owned(),
-            payload,
-            attempt: 0,
-            due_ms: 0,
-            in_flight: false,
-        });
+        if !(1..=CLIENT_ID_BYTES_MAX).contains(&client_id.len()) {
+            return Err(SubmitError::ClientId { length: client_id.len() });
+        }
+        check_account(to)?;
+        let bytes = payload.len();
+        let pending =
+            Pending { client_id, to: to.to_owned(), payload, attempt: 0, due_ms: 0, in_flight: false };
+        let length = pending.body().encoded_len();
+        if length > data_bytes_max as usize {
+            return Err(SubmitError::TooLarge { length, max: data_bytes_max });
+        }
+        if self.pending.len() >= SUBMITS_PENDING_MAX || self.pending_bytes + bytes > SUBMITS_PENDING_BYTES_MAX
+        {
+            return Err(SubmitError::QueueFull);
+        }
+        self.pending_bytes += bytes;
+        self.pending.push_back(pending);
         self.send_due(now, out);
         Ok(())
     }
 
-    fn send_due(&mut self, now: u64, out: &mut Vec<u8>) {
+    /// The new gateway takes bodies up to this size: what is larger will not be accepted there.
+    pub(super) fn refuse_larger(&mut self, data_bytes_max: u32, events: &mut VecDeque<Event>) {
+        let channel = self.number;
+        let bytes = &mut self.pending_bytes;
+        self.pending.retain(|pending| {
+            let length = pending.body().encoded_len();
+            if length <= data_bytes_max as usize {
+                return true;
+            }
+            *bytes -= pending.payload.len();
+            let detail = SubmitError::TooLarge { length, max: data_bytes_max }.to_string();
+            let client_id = pending.client_id.clone();
+            events.push_back(Event::Refused { channel, client_id, code: Code::TooLarge, detail });
+            false
+        });
+    }
+
+    /// Sends what is due. True when something had been sent before and was not answered in time.
+    fn send_due(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if self.state != State::Open {
-            return;
+            return false;
         }
+        let mut overdue = false;
         let mut places = SUBMITS_IN_FLIGHT_MAX.saturating_sub(self.in_flight());
         for pending in self.pending.iter_mut().filter(|p| p.due_ms <= now) {
-            if !pending.in_flight {
+            if pending.in_flight {
+                overdue = true;
+                // What the driver could not write yet is not written again on top.
+                if out.len() >= RESEND_BACKLOG_BYTES_MAX {
+                    pending.due_ms = now + ANSWER_MS;
+                    continue;
+                }
+            } else {
                 if places == 0 {
                     continue;
                 }
@@ -321,13 +435,10 @@ impl Channel {
                 pending.in_flight = true;
             }
             pending.due_ms = now + ANSWER_MS;
-            let submit = Submit {
-                client_id: pending.client_id.clone(),
-                to: pending.to.clone(),
-                payload: pending.payload.clone(),
-            };
+            let submit = pending.body();
             put_message(out, Kind::Data.byte(), Class::Reliable.flags(), self.number, &submit);
         }
+        overdue
     }
 
     pub(super) fn handle_result(
@@ -337,17 +448,24 @@ impl Channel {
         rng: &mut fastrand::Rng,
         events: &mut VecDeque<Event>,
     ) {
+        // Before OPENED it may belong to another account's login, which may use the same client ids. Should it
+        // have been ours, the submit goes out again and is answered as a duplicate.
+        if self.state != State::Open {
+            return;
+        }
         // A second answer to a submit that was sent twice finds nothing.
         let Some(at) = self.pending.iter().position(|p| p.client_id == result.client_id) else { return };
         let code = Code::try_from(result.code).unwrap_or(Code::Internal);
         if code != Code::Ok && is_retryable(code) {
             let pending = &mut self.pending[at];
-            pending.attempt += 1;
+            pending.attempt = pending.attempt.saturating_add(1);
             pending.in_flight = false;
             pending.due_ms = now + 1 + full_jitter(RETRY_MS.0, RETRY_MS.1, pending.attempt, rng);
             return;
         }
-        self.pending.remove(at);
+        if let Some(answered) = self.pending.remove(at) {
+            self.pending_bytes -= answered.payload.len();
+        }
         let (channel, client_id) = (self.number, result.client_id);
         events.push_back(if code == Code::Ok {
             Event::Accepted { channel, client_id, sync_id: result.sync_id, duplicate: result.duplicate }
@@ -356,14 +474,15 @@ impl Channel {
         });
     }
 
-    pub(super) fn handle_timeout(&mut self, now: u64, out: &mut Vec<u8>) {
+    /// True when a submit was not answered in time.
+    pub(super) fn handle_timeout(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if matches!(self.state, State::Waiting { reopen_ms } if now >= reopen_ms) {
             self.put_open(out);
         }
         if self.ack_due_ms.is_some_and(|due| now >= due) {
             self.put_ack(out);
         }
-        self.send_due(now, out);
+        self.send_due(now, out)
     }
 }
 

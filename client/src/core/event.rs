@@ -68,6 +68,16 @@ pub enum Event {
         /// The router had it already: an earlier answer was lost.
         duplicate: bool,
     },
+    /// The channel was closed for good before this submit's answer came: the router may have it or not. It is
+    /// forgotten here; sent again under the same client id it is stored once.
+    Abandoned {
+        /// On which channel.
+        channel: u16,
+        /// Which.
+        client_id: Bytes,
+        /// Why the channel was closed.
+        code: Code,
+    },
     /// A submit will not be accepted; it is forgotten.
     Refused {
         /// On which channel.
@@ -104,4 +114,16 @@ pub enum Disconnect {
         /// In words.
         detail: String,
     },
+}
+
+impl std::fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::HungUp => f.write_str("the server hung up or the network broke"),
+            Self::Silent => f.write_str("nothing was heard in time"),
+            Self::Garbled => f.write_str("the server sent what no server sends"),
+            Self::SentAway { code, .. } => write!(f, "sent away: {code}"),
+            Self::Refused { code, detail } => write!(f, "refused: {code} {detail}"),
+        }
+    }
 }

@@ -20,23 +20,17 @@ use moor_wire::client::{
     put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
-use moor_wire::limits::CLIENT_VERSION;
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION};
 use prost::Message;
 
-pub use channel::{QueueFull, SUBMITS_PENDING_MAX};
+pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
+pub use channel::SubmitError;
 pub use event::{Disconnect, Event};
 
+use crate::limits::{
+    ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS, STABLE_MS,
+};
 use channel::Channel;
-
-/// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
-/// doubles from base to cap (full jitter).
-const RECONNECT_MS: (u64, u64) = (100, 30_000);
-/// Silence after a PING that means a dead connection: half the heartbeat, but at least this, milliseconds.
-const PONG_MS_MIN: u64 = 5000;
-/// Time for CONNECTED to come, milliseconds.
-const GREETING_MS: u64 = 10_000;
-/// Events nobody has taken. Beyond it the driver is told to stop reading (see [`Session::is_congested`]).
-const EVENTS_MAX: usize = 4096;
 
 /// How a session presents itself.
 #[derive(Clone, Debug)]
@@ -98,7 +92,14 @@ pub struct Session {
     out: Vec<u8>,
     events: VecDeque<Event>,
     channels: Vec<Channel>,
+    /// Channels that were closed before their OPEN was answered, once per OPEN: the next OPENED or CLOSE for such
+    /// a number is that answer and says nothing about the login that came after it.
+    answers_owed: Vec<u16>,
     heartbeat_ms: u64,
+    /// Longest DATA body the gateway takes.
+    data_bytes_max: u32,
+    /// When CONNECTED came on this connection.
+    live_ms: Option<u64>,
     sent_ms: u64,
     heard_ms: u64,
     /// When the PING was sent that has not been followed by anything yet.
@@ -119,7 +120,10 @@ impl Session {
             out: Vec::new(),
             events: VecDeque::new(),
             channels: Vec::new(),
+            answers_owed: Vec::new(),
             heartbeat_ms: 0,
+            data_bytes_max: CLIENT_BODY_BYTES_MAX,
+            live_ms: None,
             sent_ms: 0,
             heard_ms: 0,
             pinged_ms: None,
@@ -130,7 +134,7 @@ impl Session {
 
     /// Wants an account logged in on a channel, now and after every reconnect. `last_sync_id` is what the app
     /// holds without a gap; `None` leaves it to what the router last saw this device acknowledge. A channel
-    /// that exists is replaced.
+    /// that exists is replaced. A name or a credential that no gateway takes is answered with [`Event::Closed`].
     pub fn open(
         &mut self,
         number: u16,
@@ -141,6 +145,10 @@ impl Session {
     ) {
         self.close(number);
         let mut channel = Channel::new(number, app, account, credential, last_sync_id);
+        if let Some((code, reason)) = channel.refusal() {
+            self.events.push_back(Event::Closed { channel: number, code, reason, reopens: false });
+            return;
+        }
         // CONNECT has been said: OPEN may follow it without waiting.
         if matches!(self.state, State::Greeting { .. } | State::Live) {
             channel.put_open(&mut self.out);
@@ -148,11 +156,20 @@ impl Session {
         self.channels.push(channel);
     }
 
-    /// Logs a channel out. Its unanswered submits are forgotten.
+    /// Logs a channel out. Its unanswered submits are forgotten; its messages that nobody has taken are dropped,
+    /// unacknowledged, and come again at the account's next login.
     pub fn close(&mut self, number: u16) {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
-        let channel = self.channels.swap_remove(at);
+        let mut channel = self.channels.swap_remove(at);
+        self.events.retain(|event| !matches!(event, Event::Message { channel, .. } if *channel == number));
         if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
+            if channel.is_opening() {
+                self.answers_owed.push(number);
+            }
+            // What is processed but not acknowledged yet would come again at the next login.
+            if channel.is_open() {
+                channel.put_ack(&mut self.out);
+            }
             put_control(
                 &mut self.out,
                 Kind::Close,
@@ -162,11 +179,19 @@ impl Session {
         }
     }
 
-    /// Sends a message; [`Event::Accepted`] or [`Event::Refused`] with the same client id says what became of it.
-    /// Until then it is kept, over reconnects, and sent again.
+    /// Logs every channel out, as [`Self::close`] does.
+    pub fn close_all(&mut self) {
+        while let Some(number) = self.channels.last().map(|channel| channel.number) {
+            self.close(number);
+        }
+    }
+
+    /// Sends a message; [`Event::Accepted`], [`Event::Refused`] or, when its channel is closed for good,
+    /// [`Event::Abandoned`] with the same client id says what became of it. Until then it is kept, over reconnects, and sent again.
     ///
     /// # Errors
-    /// [`QueueFull`] when the channel does not exist or has [`SUBMITS_PENDING_MAX`] submits unanswered.
+    /// [`SubmitError`] when the channel does not exist, holds [`SUBMITS_PENDING_MAX`] unanswered submits or
+    /// [`SUBMITS_PENDING_BYTES_MAX`] bytes of them, or when no router or gateway would take the message.
     pub fn submit(
         &mut self,
         number: u16,
@@ -174,11 +199,10 @@ impl Session {
         to: &str,
         payload: Bytes,
         now: u64,
-    ) -> Result<(), QueueFull> {
-        let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
-            return Err(QueueFull);
-        };
-        channel.submit(client_id, to, payload, now, &mut self.out)
+    ) -> Result<(), SubmitError> {
+        let channel = self.channels.iter_mut().find(|c| c.number == number);
+        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        channel.submit(client_id, to, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.
@@ -262,7 +286,7 @@ impl Session {
             State::Greeting { deadline_ms } => Some(deadline_ms),
             State::Live => {
                 let beat =
-                    self.pinged_ms.map_or(self.sent_ms + self.beat_ms(), |pinged| pinged + self.pong_ms());
+                    self.pinged_ms.map_or_else(|| self.ping_due_ms(), |pinged| pinged + self.pong_ms());
                 self.channels.iter().filter_map(Channel::next_ms).chain([beat]).min()
             }
         }
@@ -279,6 +303,7 @@ impl Session {
     pub fn handle_connected(&mut self, now: u64) {
         self.reader = frame_reader();
         self.out.clear();
+        self.answers_owed.clear();
         self.state = State::Greeting { deadline_ms: now + GREETING_MS };
         self.heard_ms = now;
         self.pinged_ms = None;
@@ -299,6 +324,11 @@ impl Session {
     pub fn handle_disconnected(&mut self, now: u64) {
         if matches!(self.state, State::Greeting { .. } | State::Live) {
             self.events.push_back(Event::Disconnected(Disconnect::HungUp));
+        }
+        // Only a connection that lasts shows that all is well: a gateway that takes the login and hangs up is
+        // tried less and less often, like one that does not listen.
+        if self.live_ms.take().is_some_and(|since| now >= since.saturating_add(STABLE_MS)) {
+            self.attempt = 0;
         }
         let (base, cap) = RECONNECT_MS;
         let pause = full_jitter(base, cap, self.attempt, &mut self.rng);
@@ -337,10 +367,13 @@ impl Session {
                 if self.pinged_ms.is_some_and(|pinged| now >= pinged + self.pong_ms()) {
                     return self.leave(Disconnect::Silent);
                 }
+                let mut overdue = false;
                 for channel in &mut self.channels {
-                    channel.handle_timeout(now, &mut self.out);
+                    overdue |= channel.handle_timeout(now, &mut self.out);
                 }
-                if self.out.is_empty() && self.pinged_ms.is_none() && now >= self.sent_ms + self.beat_ms() {
+                // Two reasons to ask: the heartbeat, and an answer that should have come.
+                let suspicious = overdue && now >= self.heard_ms.saturating_add(ANSWER_MS);
+                if self.pinged_ms.is_none() && (suspicious || now >= self.ping_due_ms()) {
                     put(&mut self.out, Kind::Ping, Class::Command, 0, &[]);
                     self.pinged_ms = Some(now);
                 }
@@ -360,6 +393,12 @@ impl Session {
         self.heartbeat_ms * 9 / 10
     }
 
+    /// When this side has been silent for the interval, which the server would take for death; and when the
+    /// server has, which nothing else would notice while this side keeps sending.
+    fn ping_due_ms(&self) -> u64 {
+        self.sent_ms.min(self.heard_ms).saturating_add(self.beat_ms())
+    }
+
     fn pong_ms(&self) -> u64 {
         (self.heartbeat_ms / 2).max(PONG_MS_MIN)
     }
@@ -368,12 +407,36 @@ impl Session {
     fn handle_frame(&mut self, frame: &Frame, now: u64) -> Option<()> {
         let number = frame.header.channel;
         let kind = Kind::from_byte(frame.header.kind)?;
+        // CONNECTED comes before everything that is about a channel.
+        if self.state != State::Live && matches!(kind, Kind::Opened | Kind::Close | Kind::Data | Kind::Ack) {
+            return None;
+        }
+        if matches!(kind, Kind::Opened | Kind::Close)
+            && let Some(at) = self.answers_owed.iter().position(|owed| *owed == number)
+        {
+            self.answers_owed.swap_remove(at);
+            return Some(());
+        }
         match kind {
             Kind::Connected => {
                 let connected = Connected::decode(frame.body.clone()).ok()?;
+                if self.state == State::Live {
+                    return None;
+                }
                 self.state = State::Live;
-                self.attempt = 0;
-                self.heartbeat_ms = u64::from(connected.heartbeat_ms.max(1));
+                self.live_ms = Some(now);
+                let kept_ms = match self.options.heartbeat_max_ms {
+                    0 => connected.heartbeat_ms,
+                    wish => connected.heartbeat_ms.min(wish),
+                };
+                self.heartbeat_ms = u64::from(kept_ms).max(HEARTBEAT_MS_MIN);
+                self.data_bytes_max = match connected.frame_bytes_max {
+                    0 => CLIENT_BODY_BYTES_MAX,
+                    bytes => bytes.min(CLIENT_BODY_BYTES_MAX),
+                };
+                for channel in &mut self.channels {
+                    channel.refuse_larger(self.data_bytes_max, &mut self.events);
+                }
                 self.events.push_back(Event::Connected {
                     gateway: connected.gateway,
                     heartbeat_ms: self.heartbeat_ms,
@@ -384,7 +447,8 @@ impl Session {
             Kind::GoAway => {
                 let away = GoAway::decode(frame.body.clone()).ok()?;
                 let (min, max) = (u64::from(away.retry_min_ms), u64::from(away.retry_max_ms));
-                self.return_ms = Some(now + self.rng.u64(min..=max.max(min)));
+                let (min, max) = (min.min(AWAY_MS_MAX), max.max(min).min(AWAY_MS_MAX));
+                self.return_ms = Some(now.saturating_add(self.rng.u64(min..=max)));
                 self.leave(Disconnect::SentAway { code: code_of(away.code), alternate: away.alternate });
             }
             Kind::Error => {

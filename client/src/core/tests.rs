@@ -4,6 +4,9 @@ use moor_wire::client::{Open, Submit, sync_id};
 
 use super::*;
 
+mod review;
+mod trouble;
+
 /// The server's end: what the session has sent, cut into frames.
 struct Server {
     session: Session,
@@ -139,7 +142,8 @@ fn a_gap_is_asked_for_once_and_filled() {
     assert_eq!(server.messages(), [(1, 1)]);
     let frames = server.sent();
     let syncs: Vec<_> = frames.iter().filter(|f| f.header.kind == Kind::Sync.byte()).collect();
-    assert_eq!((syncs.len(), sync_id(&syncs[0].body)), (1, Some(1)));
+    // The app had not taken 1 yet: were it named here, the router would take it for safe.
+    assert_eq!((syncs.len(), sync_id(&syncs[0].body)), (1, Some(0)));
     for id in 2..=6 {
         server.deliver(1, id, 1);
     }

@@ -102,6 +102,10 @@ impl Connection {
         let again = ticket & OWN != 0 || matches!(pending.request, Request::Send(_));
         match code {
             Code::Ok => self.answer(ticket, Ok(answer)),
+            // Nobody is there: that is a count, not a failure.
+            Code::NotFound if matches!(answer, Answer::Reached(_)) => {
+                self.answer(ticket, Ok(Answer::Reached(0)))
+            }
             Code::NotHere => self.answer(ticket, Err(Error::NotHere)),
             _ if again && not_stored(code) => {
                 let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);

@@ -144,6 +144,19 @@ fn a_refusal_is_final() {
 }
 
 #[test]
+fn nobody_there_is_a_count_and_no_failure() {
+    let mut connection = ready();
+    for request in [
+        Request::push_account("shop", "alice", "bob", b"hi").unwrap(),
+        Request::kick("shop", "alice", None, "out").unwrap(),
+    ] {
+        let ticket = connection.request(0, request).unwrap();
+        connection.handle_bytes(0, &outcome(ticket.0, Code::NotFound, 0));
+        assert_eq!(events(&mut connection), [Event::Answered(ticket, Ok(Answer::Reached(0)))]);
+    }
+}
+
+#[test]
 fn a_subscription_the_router_has_no_room_for_after_a_reconnect_is_asked_again() {
     let mut connection = ready();
     let ticket = connection.request(0, Request::subscribe("shop").unwrap()).unwrap();

@@ -1,0 +1,119 @@
+//! Frames that arrive where they do not belong.
+
+use super::*;
+
+fn sync_asked(frames: &[Frame]) -> Vec<u64> {
+    let syncs = frames.iter().filter(|f| f.header.kind == Kind::Sync.byte());
+    syncs.map(|f| sync_id(&f.body).unwrap()).collect()
+}
+
+#[test]
+fn the_last_accounts_opened_does_not_open_the_next_accounts_channel() {
+    let mut server = Server::live();
+    // Alice is opened and replaced by bob before her OPENED is here: the gateway answers both, in order.
+    server.session.open(3, "shop", "alice", Bytes::new(), Some(0));
+    server.session.open(3, "shop", "bob", Bytes::new(), Some(0));
+    server.sent();
+    server.say(Kind::Opened, 3, &Opened { session: 31 });
+    server.deliver(3, 1, 1);
+    assert!(server.events().is_empty(), "alice's messages are not bob's");
+    server.say(Kind::Opened, 3, &Opened { session: 32 });
+    server.deliver(3, 1, 1);
+    let events = server.events();
+    assert_eq!(events[0], Event::Opened { channel: 3, session: 32 });
+    assert!(matches!(events[1], Event::Message { channel: 3, sync_id: Some(1), .. }));
+}
+
+#[test]
+fn an_answer_to_the_last_account_is_none_to_the_next() {
+    let mut server = Server::live();
+    server.submit("1");
+    server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+    server.submit("1");
+    server.sent();
+    server.result("1", Code::Ok);
+    assert!(
+        !server.events().iter().any(|e| matches!(e, Event::Accepted { .. })),
+        "carol's was not even sent"
+    );
+}
+
+#[test]
+fn what_the_app_has_not_taken_of_the_last_account_acknowledges_nothing_of_the_next() {
+    let mut server = Server::live();
+    server.deliver(1, 1, 1);
+    server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+    server.say(Kind::Opened, 1, &Opened { session: 9 });
+    server.deliver(1, 1, 1);
+    let first = server.session.poll_event(server.now);
+    assert!(matches!(first, Some(Event::Opened { channel: 1, session: 9 })), "{first:?}");
+    assert_eq!(server.session.last_sync_id(1), Some(0), "nothing of carol's is processed yet");
+}
+
+#[test]
+fn closed_for_good_stays_closed() {
+    let mut server = Server::live();
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.events();
+    server.say(Kind::Opened, 1, &Opened { session: 4 });
+    server.say(Kind::Close, 1, &Close { code: Code::Draining as i32, reason: String::new() });
+    server.deliver(1, 1, 1);
+    assert!(server.events().is_empty());
+    server.advance(30_000);
+    assert!(!kinds(&server.sent()).contains(&Kind::Open), "a kicked device does not come back by itself");
+}
+
+#[test]
+fn a_sync_names_what_is_processed_not_what_is_received() {
+    let mut server = Server::live();
+    server.session.options.auto_acknowledge = false;
+    for id in 1..=4 {
+        server.deliver(1, id, 1);
+    }
+    server.messages();
+    server.session.acknowledge(1, 2, server.now);
+    server.sent();
+    server.deliver(1, 7, 1);
+    assert_eq!(sync_asked(&server.sent()), [2], "the router takes the named id for acknowledged");
+    for id in 3..=7 {
+        server.deliver(1, id, 1);
+    }
+    assert_eq!(server.messages(), [(1, 5), (1, 6), (1, 7)]);
+}
+
+#[test]
+fn a_proposal_above_what_this_client_can_keep_is_not_kept() {
+    let mut options = Options::new("phone");
+    options.heartbeat_max_ms = 10_000;
+    let mut session = Session::new(options, 1);
+    session.handle_dialling();
+    session.handle_connected(0);
+    let mut server = Server { session, now: 0 };
+    server.sent();
+    server.say(Kind::Connected, 0, &Connected { heartbeat_ms: u32::MAX, ..Connected::default() });
+    server.advance(10_000);
+    assert_eq!(kinds(&server.sent()), [Kind::Ping]);
+}
+
+#[test]
+fn opened_before_connected_is_what_no_server_sends() {
+    let mut server = Server::new();
+    server.session.handle_dialling();
+    server.session.handle_connected(server.now);
+    server.submit("one");
+    server.sent();
+    server.say(Kind::Opened, 1, &Opened { session: 1 });
+    assert!(server.submits_sent().is_empty(), "nothing is said to a server that has not answered CONNECT");
+}
+
+#[test]
+fn a_late_frames_not_found_does_not_end_a_channel_that_comes_back() {
+    let mut server = Server::live();
+    // The gateway closes the channel while an ACK is on its way, and answers that ACK with NOT_FOUND.
+    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, reason: String::new() });
+    let closes: Vec<_> = server.events().into_iter().filter(|e| matches!(e, Event::Closed { .. })).collect();
+    assert_eq!(closes.len(), 1, "one end, one event");
+    server.advance(5100);
+    assert!(kinds(&server.sent()).contains(&Kind::Open));
+}

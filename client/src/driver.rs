@@ -1,0 +1,340 @@
+//! The task behind a [`Client`](crate::Client): one loop, one `select!`, no step of which waits for only one of
+//! the app, the server and the clock.
+//!
+//! It never makes the app wait for an event queue the app itself should empty, and never says a message is
+//! processed before the app's channel has it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::{Accepted, Answer, ClientError, Request, dial};
+use crate::core::{Disconnect, Event, Options, Session};
+use crate::limits::{EVENTS_MAX, EVENTS_WAITING_MAX, FAREWELL_MS, READ_BYTES, SLEEP_MS_MAX};
+
+pub(crate) struct Driver {
+    session: Session,
+    /// As the app asked for; the session itself is told by the driver, once the app's channel has a message.
+    auto_acknowledge: bool,
+    addresses: Vec<String>,
+    next_address: usize,
+    /// From GOAWAY: the address to try first.
+    alternate: Option<String>,
+    started: Instant,
+    answers: HashMap<(u16, Bytes), Answer>,
+    from_app: mpsc::Receiver<Request>,
+    to_app: mpsc::Sender<Event>,
+    /// Events that have no place in the channel yet.
+    waiting: VecDeque<Event>,
+}
+
+/// The way to the server.
+enum Link {
+    Down,
+    Dialling(Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>),
+    Up(Wire),
+}
+
+/// A connection and what is left to write of the last piece.
+struct Wire {
+    stream: TcpStream,
+    out: Vec<u8>,
+    written: usize,
+}
+
+/// What happened on a link.
+enum Happened {
+    Dialled(io::Result<TcpStream>),
+    /// This many bytes are in the buffer.
+    Read(usize),
+    Lost,
+    Wrote,
+}
+
+/// What the loop woke up for.
+enum Step {
+    Link(Happened),
+    /// The app's channel has an event, which stands for this place in a timeline; or time has passed.
+    Gave(Option<(u16, u64)>),
+    Request(Request),
+    /// The app has dropped its end.
+    Gone,
+}
+
+impl Link {
+    const fn up(stream: TcpStream) -> Self {
+        Self::Up(Wire { stream, out: Vec::new(), written: 0 })
+    }
+
+    /// Waits for the next thing; may be dropped at any time without losing it.
+    async fn happen(&mut self, read: bool, buffer: &mut [u8]) -> Happened {
+        match self {
+            Self::Down => pending().await,
+            Self::Dialling(dialled) => Happened::Dialled(dialled.await),
+            Self::Up(wire) => wire.happen(read, buffer).await.unwrap_or(Happened::Lost),
+        }
+    }
+}
+
+impl Wire {
+    async fn happen(&mut self, read: bool, buffer: &mut [u8]) -> io::Result<Happened> {
+        let interest = match (read, self.written < self.out.len()) {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (true, false) => Interest::READABLE,
+            (false, true) => Interest::WRITABLE,
+            (false, false) => return pending().await,
+        };
+        let ready = self.stream.ready(interest).await?;
+        if ready.is_writable() && self.written < self.out.len() {
+            self.written += none_if_blocked(self.stream.try_write(&self.out[self.written..]))?.unwrap_or(0);
+        }
+        if ready.is_readable() && read {
+            match none_if_blocked(self.stream.try_read(buffer))? {
+                Some(0) => return Ok(Happened::Lost),
+                Some(length) => return Ok(Happened::Read(length)),
+                None => {}
+            }
+        }
+        Ok(Happened::Wrote)
+    }
+}
+
+fn none_if_blocked(done: io::Result<usize>) -> io::Result<Option<usize>> {
+    match done {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(
+        options: Options,
+        addresses: Vec<String>,
+        next_address: usize,
+        from_app: mpsc::Receiver<Request>,
+        to_app: mpsc::Sender<Event>,
+    ) -> Self {
+        let auto_acknowledge = options.auto_acknowledge;
+        let options = Options { auto_acknowledge: false, ..options };
+        Self {
+            session: Session::new(options, fastrand::u64(..)),
+            auto_acknowledge,
+            addresses,
+            next_address,
+            alternate: None,
+            started: Instant::now(),
+            answers: HashMap::new(),
+            from_app,
+            to_app,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Until the app drops its handle or its events, or says so.
+    pub(crate) async fn run(mut self, first: TcpStream) {
+        let mut link = Link::up(first);
+        let mut buffer = vec![0; READ_BYTES];
+        self.session.handle_connected(self.now());
+        let done = loop {
+            self.maintain(&mut link);
+            let read = self.waiting.len() < EVENTS_MAX;
+            let sleep = self.sleep();
+            let step = tokio::select! {
+                happened = link.happen(read, &mut buffer) => Step::Link(happened),
+                permit = self.to_app.reserve(), if !self.waiting.is_empty() => match permit {
+                    Ok(permit) => Step::Gave(self.waiting.pop_front().and_then(|event| {
+                        let processed = processed(&event);
+                        permit.send(event);
+                        processed
+                    })),
+                    Err(_) => Step::Gone,
+                },
+                request = self.from_app.recv() => request.map_or(Step::Gone, Step::Request),
+                () = tokio::time::sleep(sleep) => Step::Gave(None),
+            };
+            match step {
+                Step::Link(happened) => self.handle_link(&mut link, happened, &buffer),
+                Step::Gave(Some((channel, sync_id))) if self.auto_acknowledge => {
+                    self.session.acknowledge(channel, sync_id, self.now());
+                }
+                Step::Gave(_) => {}
+                Step::Request(Request::Shutdown { done }) => break Some(done),
+                Step::Request(request) => self.handle_request(request),
+                Step::Gone => break None,
+            }
+        };
+        self.part(link, done).await;
+    }
+
+    /// What is due: timers, a hang-up, the next try, bytes to write, answers to hand over.
+    fn maintain(&mut self, link: &mut Link) {
+        let now = self.now();
+        self.session.handle_timeout(now);
+        if self.session.wants_hang_up() {
+            *link = Link::Down;
+            self.session.handle_disconnected(now);
+        }
+        self.take_events();
+        if matches!(link, Link::Down) && self.session.wants_connection(now) {
+            self.session.handle_dialling();
+            let address = self.next_address();
+            *link = Link::Dialling(Box::pin(async move { dial(&address).await }));
+        }
+        if let Link::Up(wire) = link
+            && wire.written == wire.out.len()
+        {
+            (wire.out, wire.written) = (self.session.poll_transmit(now).unwrap_or_default(), 0);
+        }
+    }
+
+    fn next_address(&mut self) -> String {
+        if let Some(alternate) = self.alternate.take() {
+            return alternate;
+        }
+        self.next_address += 1;
+        self.addresses[(self.next_address - 1) % self.addresses.len()].clone()
+    }
+
+    fn sleep(&self) -> Duration {
+        let due = self.session.poll_timeout().map_or(SLEEP_MS_MAX, |due| due.saturating_sub(self.now()));
+        Duration::from_millis(due.min(SLEEP_MS_MAX))
+    }
+
+    fn handle_link(&mut self, link: &mut Link, happened: Happened, buffer: &[u8]) {
+        let now = self.now();
+        match happened {
+            Happened::Dialled(Ok(stream)) => {
+                *link = Link::up(stream);
+                self.session.handle_connected(now);
+            }
+            Happened::Dialled(Err(_)) | Happened::Lost => {
+                *link = Link::Down;
+                self.session.handle_disconnected(now);
+            }
+            Happened::Read(length) => self.session.handle_bytes(&buffer[..length], now),
+            Happened::Wrote => {}
+        }
+    }
+
+    fn handle_request(&mut self, request: Request) {
+        let now = self.now();
+        match request {
+            Request::Open { channel, app, account, credential, last_sync_id } => {
+                self.forget(channel);
+                self.session.open(channel, &app, &account, credential, last_sync_id);
+            }
+            Request::Close { channel } => {
+                self.session.close(channel);
+                self.forget(channel);
+            }
+            Request::Submit { channel, client_id, to, payload, answer } => {
+                match self.session.submit(channel, client_id.clone(), &to, payload, now) {
+                    Ok(()) => {
+                        self.answers.insert((channel, client_id), answer);
+                    }
+                    // Whoever asked may have stopped waiting: then nobody needs the answer.
+                    Err(error) => drop(answer.send(Err(error.into()))),
+                }
+            }
+            Request::Acknowledge { channel, sync_id } => self.session.acknowledge(channel, sync_id, now),
+            Request::LastSyncId { channel, answer } => drop(answer.send(self.session.last_sync_id(channel))),
+            // Taken by the loop.
+            Request::Shutdown { .. } => {}
+        }
+    }
+
+    /// This login is over. Whoever waits for an answer is told, by the end of its answer's sender; messages the
+    /// app does not have stay unacknowledged, so that they come again.
+    fn forget(&mut self, number: u16) {
+        self.answers.retain(|(other, _), _| *other != number);
+        self.waiting.retain(|event| !matches!(event, Event::Message { channel, .. } if *channel == number));
+    }
+
+    /// Answers go to whoever waits for them, everything else waits for a place in the app's channel.
+    fn take_events(&mut self) {
+        while let Some(event) = self.session.poll_event(self.now()) {
+            if let Event::Disconnected(Disconnect::SentAway { alternate, .. }) = &event
+                && !alternate.is_empty()
+            {
+                self.alternate = Some(alternate.clone());
+            }
+            let answered = match &event {
+                Event::Accepted { channel, client_id, sync_id, duplicate } => {
+                    let (client_id, sync_id, duplicate) = (client_id.clone(), *sync_id, *duplicate);
+                    let answer = self.answers.remove(&(*channel, client_id.clone()));
+                    answer.map(|answer| (answer, Ok(Accepted { client_id, sync_id, duplicate })))
+                }
+                Event::Refused { channel, client_id, code, detail } => {
+                    let answer = self.answers.remove(&(*channel, client_id.clone()));
+                    answer.map(|a| (a, Err(ClientError::Refused { code: *code, detail: detail.clone() })))
+                }
+                Event::Abandoned { channel, client_id, code } => {
+                    let answer = self.answers.remove(&(*channel, client_id.clone()));
+                    answer.map(|answer| (answer, Err(ClientError::Abandoned { code: *code })))
+                }
+                _ => None,
+            };
+            match answered {
+                Some((answer, result)) => drop(answer.send(result)),
+                None if self.waiting.len() >= EVENTS_WAITING_MAX && may_be_dropped(&event) => {}
+                None => self.waiting.push_back(event),
+            }
+        }
+    }
+
+    /// Says what is left to say: acknowledgements and the end of every channel.
+    async fn part(mut self, link: Link, done: Option<oneshot::Sender<()>>) {
+        self.answers.clear();
+        self.session.close_all();
+        let last = self.session.poll_transmit(self.now()).unwrap_or_default();
+        if let Link::Up(mut wire) = link {
+            let farewell = async {
+                wire.stream.write_all(&wire.out[wire.written..]).await?;
+                wire.stream.write_all(&last).await?;
+                wire.stream.shutdown().await
+            };
+            let farewell = tokio::time::timeout(Duration::from_millis(FAREWELL_MS), farewell);
+            // Without it nothing is lost: what was not acknowledged comes again at the next login.
+            let _said: bool = farewell.await.is_ok();
+        }
+        if let Some(done) = done {
+            // Whoever asked may have stopped waiting.
+            let _heard: bool = done.send(()).is_ok();
+        }
+    }
+}
+
+/// The place in the timeline an event stands for, once the app has it.
+const fn processed(event: &Event) -> Option<(u16, u64)> {
+    match event {
+        Event::Message { channel, sync_id: Some(id), .. } => Some((*channel, *id)),
+        _ => None,
+    }
+}
+
+/// Transient messages carry no promise, and old news of the connection is worth nothing. Everything else is
+/// bounded: messages by the router's window, answers by the submits.
+const fn may_be_dropped(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Message { sync_id: None, .. }
+            | Event::Connected { .. }
+            | Event::Disconnected(_)
+            | Event::Opened { .. }
+            | Event::Closed { reopens: true, .. }
+    )
+}

@@ -1,0 +1,62 @@
+//! Every maximum and every interval of the client, in one place.
+
+use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
+
+/// Submits of one channel that may be unanswered.
+pub const SUBMITS_PENDING_MAX: usize = 4096;
+/// Payload bytes of one channel's unanswered submits: what an app can pile up while there is no network.
+pub const SUBMITS_PENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Submits of one channel on the wire; the rest wait their turn.
+pub(crate) const SUBMITS_IN_FLIGHT_MAX: usize = 256;
+/// Messages after which an ACK goes out at once.
+pub(crate) const ACK_EVERY: u64 = 32;
+/// Longest time an ACK is held back to cover more, milliseconds.
+pub(crate) const ACK_DELAY_MS: u64 = 20;
+/// Time for a submit to be answered before it is sent again, milliseconds.
+pub(crate) const ANSWER_MS: u64 = 5000;
+/// Bytes that wait to be written above which no submit is sent a second time.
+pub(crate) const RESEND_BACKLOG_BYTES_MAX: usize = 1024 * 1024;
+/// Base and cap of the pause after a retryable refusal, milliseconds.
+pub(crate) const RETRY_MS: (u64, u64) = (50, 5000);
+/// A SYNC that brought nothing is repeated after this, milliseconds.
+pub(crate) const SYNC_REPEAT_MS: u64 = 2000;
+
+/// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
+/// doubles from base to cap (full jitter).
+pub(crate) const RECONNECT_MS: (u64, u64) = (100, 30_000);
+/// A connection that lasted this long was a good one: the next pause starts at the base again, milliseconds.
+pub(crate) const STABLE_MS: u64 = 5000;
+/// Longest absence a GOAWAY can ask for, milliseconds: a wrong number must not silence a device for weeks.
+pub(crate) const AWAY_MS_MAX: u64 = 3_600_000;
+/// Shortest heartbeat a server can ask for, milliseconds: a wrong number must not make a device spin.
+pub(crate) const HEARTBEAT_MS_MIN: u64 = 100;
+/// Silence after a PING that means a dead connection: half the heartbeat, but at least this, milliseconds.
+pub(crate) const PONG_MS_MIN: u64 = 5000;
+/// Time for CONNECTED to come, milliseconds.
+pub(crate) const GREETING_MS: u64 = 10_000;
+/// Events nobody has taken. Beyond it the driver is told to stop reading.
+pub(crate) const EVENTS_MAX: usize = 4096;
+
+/// Requests of the app that the tokio face has not taken.
+pub(crate) const REQUESTS_MAX: usize = 256;
+/// Events of the tokio face that the app has not taken from its channel.
+pub(crate) const EVENTS_CHANNEL_MAX: usize = 1024;
+/// Events that wait for a place in that channel; above it transient messages and notices are dropped.
+pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
+/// Bytes the tokio face reads at once.
+pub(crate) const READ_BYTES: usize = 16 * 1024;
+/// Time for a TCP connection to be made, milliseconds.
+pub(crate) const DIAL_MS: u64 = 10_000;
+/// Time for the last bytes to be written when the app is done, milliseconds.
+pub(crate) const FAREWELL_MS: u64 = 2000;
+/// Longest sleep of the tokio face, milliseconds.
+pub(crate) const SLEEP_MS_MAX: u64 = 60_000;
+
+// The longest message alone always finds a place in the queue.
+const _: () = assert!(SUBMITS_PENDING_BYTES_MAX > CLIENT_BODY_BYTES_MAX as usize);
+const _: () = assert!(SUBMITS_IN_FLIGHT_MAX <= SUBMITS_PENDING_MAX);
+// An ACK is out long before the router takes its message for lost (5 s).
+const _: () = assert!(ACK_DELAY_MS * 10 < ANSWER_MS);
+// What waits after the limit is read once more at most: the driver stops at EVENTS_MAX.
+const _: () = assert!(EVENTS_WAITING_MAX <= EVENTS_MAX);
+const _: () = assert!(RECONNECT_MS.0 < RECONNECT_MS.1 && RECONNECT_MS.1 <= AWAY_MS_MAX);

@@ -1,0 +1,281 @@
+//! The tokio face against a gateway made of a socket and the wire crate.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use moor_client::core::Disconnect;
+use moor_client::{Client, ClientError, Event, Options};
+use moor_wire::Code;
+use moor_wire::client::{
+    Close, Connected, Delivery, GoAway, Kind, Open, Opened, Submit, SubmitResult, frame_reader, put_control,
+    sync_id,
+};
+use moor_wire::frame::{Frame, FrameReader};
+use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::Receiver;
+
+/// Longest any step may take: far above what it takes, so that only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn soon<T>(what: &str, step: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, step).await.unwrap_or_else(|_| panic!("{what} never came"))
+}
+
+struct Gateway {
+    listener: TcpListener,
+    address: String,
+}
+
+impl Gateway {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        Self { listener, address }
+    }
+
+    /// The next connection, logged in, and its first OPEN, answered.
+    async fn accept(&self) -> (Peer, Open) {
+        let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
+        let mut peer = Peer { stream, reader: frame_reader() };
+        peer.take(Kind::Connect).await;
+        peer.say(Kind::Connected, 0, &Connected { heartbeat_ms: 60_000, ..Connected::default() }).await;
+        let open = Open::decode(peer.take(Kind::Open).await.body).unwrap();
+        peer.say(Kind::Opened, 1, &Opened { session: 7 }).await;
+        (peer, open)
+    }
+}
+
+struct Peer {
+    stream: TcpStream,
+    reader: FrameReader,
+}
+
+impl Peer {
+    async fn say<M: Message>(&mut self, kind: Kind, channel: u16, body: &M) {
+        let mut out = Vec::new();
+        put_control(&mut out, kind, channel, body);
+        self.stream.write_all(&out).await.unwrap();
+    }
+
+    async fn deliver(&mut self, sync_id: u64) {
+        self.say(Kind::Data, 1, &Delivery { sync_id, floor: 1, ..Delivery::default() }).await;
+    }
+
+    async fn accepted(&mut self, submit: &Submit) {
+        let client_id = submit.client_id.clone();
+        self.say(Kind::Ack, 1, &SubmitResult { client_id, sync_id: 9, ..SubmitResult::default() }).await;
+    }
+
+    /// The next frame; `None` when the client has hung up.
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.reader.try_next().unwrap() {
+                return Some(frame);
+            }
+            let mut buffer = [0; 4096];
+            let length = soon("a frame", self.stream.read(&mut buffer)).await.unwrap_or(0);
+            if length == 0 {
+                return None;
+            }
+            self.reader.push(&buffer[..length]);
+        }
+    }
+
+    /// The next frame of a kind.
+    async fn take(&mut self, kind: Kind) -> Frame {
+        loop {
+            let frame = self.next().await.expect("the client is still there");
+            if frame.header.kind == kind.byte() {
+                return frame;
+            }
+        }
+    }
+
+    async fn take_submit(&mut self) -> Submit {
+        Submit::decode(self.take(Kind::Data).await.body).unwrap()
+    }
+}
+
+async fn start(addresses: &[&Gateway], options: Options) -> (Client, Receiver<Event>) {
+    let addresses: Vec<_> = addresses.iter().map(|g| g.address.clone()).collect();
+    let (client, events) = Client::connect(&addresses, options).await.unwrap();
+    client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
+    (client, events)
+}
+
+async fn message(events: &mut Receiver<Event>) -> Option<u64> {
+    loop {
+        if let Event::Message { sync_id, .. } = soon("an event", events.recv()).await.unwrap() {
+            return sync_id;
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_and_answers_survive_a_lost_connection_and_go_on_at_the_next_address() {
+    let (one, two) = (Gateway::new().await, Gateway::new().await);
+    let (client, mut events) = start(&[&one, &two], Options::new("phone")).await;
+    let (mut peer, open) = one.accept().await;
+    assert_eq!(open.last_sync_id, Some(0));
+    peer.deliver(1).await;
+    assert_eq!(message(&mut events).await, Some(1));
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(1));
+
+    let sending = tokio::spawn(async move {
+        let sent = client.send(1, "bob", Bytes::from("hi")).await;
+        (client, sent)
+    });
+    let first = peer.take_submit().await;
+    drop(peer);
+    let (mut peer, open) = two.accept().await;
+    assert_eq!(open.last_sync_id, Some(1));
+    let again = peer.take_submit().await;
+    assert_eq!(first, again, "the same message under the same id");
+    peer.accepted(&again).await;
+    let (_client, sent) = soon("the answer", sending).await.unwrap();
+    assert_eq!(sent.unwrap().sync_id, 9);
+    peer.deliver(1).await;
+    peer.deliver(2).await;
+    assert_eq!(message(&mut events).await, Some(2), "the duplicate is dropped");
+}
+
+#[tokio::test]
+async fn an_app_that_sends_before_it_reads_its_events_gets_its_answer() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    // More than any queue of events holds: an app that answers each message in turn would wait for ever.
+    for _ in 0..10_000 {
+        peer.deliver(0).await;
+    }
+    for id in 1..=64 {
+        peer.deliver(id).await;
+    }
+    let sending = client.send(1, "bob", Bytes::from("hi"));
+    let answering = async {
+        let submit = peer.take_submit().await;
+        peer.accepted(&submit).await;
+    };
+    let (sent, ()) = soon("the answer", async { tokio::join!(sending, answering) }).await;
+    assert_eq!(sent.unwrap().sync_id, 9);
+    // Transient messages may be dropped; the others may not.
+    let mut reliable = Vec::new();
+    while reliable.len() < 64 {
+        reliable.extend(message(&mut events).await);
+    }
+    assert_eq!(reliable, (1..=64).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_app_that_reads_no_events_is_not_said_to_have_them() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    for _ in 0..2000 {
+        peer.deliver(0).await;
+    }
+    for id in 1..=3 {
+        peer.deliver(id).await;
+    }
+    let sending = client.send(1, "bob", Bytes::from("hi"));
+    let (answered, ()) = tokio::join!(sending, async {
+        // The client has read everything before it, or it would not answer; nothing of it was acknowledged.
+        loop {
+            let frame = peer.next().await.unwrap();
+            assert_ne!(frame.header.kind, Kind::Ack.byte(), "acknowledged before the app could have it");
+            if frame.header.kind == Kind::Data.byte() {
+                peer.accepted(&Submit::decode(frame.body).unwrap()).await;
+                break;
+            }
+        }
+    });
+    answered.unwrap();
+    while message(&mut events).await != Some(3) {}
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(3));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_read_is_still_read() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    let client = std::sync::Arc::new(client);
+    // More than the buffers of two sockets hold.
+    for _ in 0..200 {
+        let client = client.clone();
+        tokio::spawn(async move { drop(client.send(1, "bob", vec![0; 60_000].into()).await) });
+    }
+    // Not waited for: time for the buffers to fill, without which this would only be an easier test.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    peer.deliver(1).await;
+    assert_eq!(message(&mut events).await, Some(1));
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
+    let gateway = Gateway::new().await;
+    let (client, _events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    let client = std::sync::Arc::new(client);
+    let other = client.clone();
+    let send = move || {
+        let client = other.clone();
+        tokio::spawn(async move { client.send(1, "bob", Bytes::from("hi")).await })
+    };
+    let waiting = send();
+    peer.take_submit().await;
+    peer.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into() }).await;
+    let error = soon("an error", waiting).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Abandoned { code: Code::Kicked }), "{error}");
+
+    client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
+    peer.take(Kind::Open).await;
+    peer.say(Kind::Opened, 1, &Opened { session: 8 }).await;
+    let waiting = send();
+    peer.take_submit().await;
+    client.close(1).await.unwrap();
+    let error = soon("an error", waiting).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Closed), "{error}");
+
+    let long = client.send(1, "bob", vec![0; 70_000].into()).await.unwrap_err();
+    assert!(matches!(long, ClientError::Submit(_)), "{long}");
+}
+
+#[tokio::test]
+async fn shutting_down_says_what_is_left_to_say() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    peer.deliver(1).await;
+    assert_eq!(message(&mut events).await, Some(1));
+    soon("the end", client.shutdown()).await;
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(1));
+    peer.take(Kind::Close).await;
+    assert_eq!(peer.next().await, None);
+}
+
+#[tokio::test]
+async fn goaway_leads_to_the_alternate() {
+    let (one, two) = (Gateway::new().await, Gateway::new().await);
+    let (_client, mut events) = start(&[&one], Options::new("phone")).await;
+    let (mut peer, _) = one.accept().await;
+    let away = GoAway { retry_max_ms: 10, alternate: two.address.clone(), ..GoAway::default() };
+    peer.say(Kind::GoAway, 0, &away).await;
+    two.accept().await;
+    loop {
+        if let Event::Disconnected(why) = soon("an event", events.recv()).await.unwrap() {
+            assert!(matches!(why, Disconnect::SentAway { alternate, .. } if alternate == two.address));
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_there_is_said_at_once() {
+    let address = Gateway::new().await.address;
+    let error = Client::connect(&[address], Options::new("phone")).await.err().unwrap();
+    assert!(error.to_string().contains("cargo run --release"), "{error}");
+}
