@@ -80,7 +80,7 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     wait_for(Duration::from_secs(5), "the acknowledgement to arrive", || {
         let (_, out, _) = moor(&[&at[..], &["who", "alice", "--json"]].concat())?;
         let who: Value = serde_json::from_str(&out).unwrap_or_default();
-        Ok((who["acked"] == 1 && who["session"] == session).then_some(()))
+        Ok((who["sessions"][0]["acked"] == 1 && who["sessions"][0]["session"] == session).then_some(()))
     })?;
 
     let (code, out, err) = moor(&[&at[..], &["push", "--to", "alice", "look up"]].concat())?;
@@ -92,12 +92,28 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(alice.next("message")?["text"], "just you");
 
-    let (_, out, _) = moor(&[&at[..], &["stats", "--json"]].concat())?;
-    let stats: Value = serde_json::from_str(&out)?;
-    assert_eq!(stats["gateway"]["gateway"]["channels_open"], 1);
+    // Workers publish what they count a moment later.
+    wait_for(Duration::from_secs(5), "the open channel to be counted", || {
+        let (_, out, _) = moor(&[&at[..], &["stats", "--json"]].concat())?;
+        let stats: Value = serde_json::from_str(&out)?;
+        Ok((stats["gateway"]["gateway"]["channels_open"] == 1).then_some(()))
+    })?;
     let (code, _, err) = moor(&[&at[..], &["kick", "alice"]].concat())?;
     assert_eq!(code, Some(0), "{err}");
     wait_for(Duration::from_secs(5), "the kicked listener to end", || Ok(alice.child.try_wait()?))?;
+
+    // Nobody is there any more: said in words, in JSON and by the exit code.
+    wait_for(Duration::from_secs(5), "alice to be gone", || {
+        let (_, out, _) = moor(&[&at[..], &["who", "alice", "--json"]].concat())?;
+        let who: Value = serde_json::from_str(&out)?;
+        Ok((who["sessions"] == Value::Array(Vec::new()) && who["head"] == 1).then_some(()))
+    })?;
+    let (code, out, err) = moor(&[&at[..], &["push", "--to", "alice", "--json", "look up"]].concat())?;
+    assert_eq!((code, out.trim()), (Some(1), r#"{"reached":0}"#));
+    let err: Value = serde_json::from_str(&err)?;
+    assert!(err["error"].as_str().is_some_and(|why| why.contains("nobody is logged in")), "{err}");
+    let (code, _, err) = moor(&[&at[..], &["kick", "alice"]].concat())?;
+    assert!(code == Some(1) && err.contains("alice is not logged in"), "{err}");
     Ok(())
 }
 
