@@ -45,8 +45,10 @@ pub enum Verb {
     NotHere = 0x22,
     /// Service to gateway or router: a frame for every session of an account; layout [`PushAccount`].
     PushAccount = 0x23,
-    /// Answer to PUSH (when asked for), PUSH_ACCOUNT, KICK and SUBSCRIBE; layout [`Outcome`].
+    /// Answer to PUSH (when asked for), PUSH_ACCOUNT, BROADCAST, KICK and SUBSCRIBE; layout [`Outcome`].
     Outcome = 0x24,
+    /// Service to gateway: a frame for every session of an app; layout [`Broadcast`].
+    Broadcast = 0x25,
     /// Service to router; body [`Send`].
     Send = 0x30,
     /// Its answer; body [`SendResult`].
@@ -86,6 +88,7 @@ impl Verb {
             0x22 => Self::NotHere,
             0x23 => Self::PushAccount,
             0x24 => Self::Outcome,
+            0x25 => Self::Broadcast,
             0x30 => Self::Send,
             0x31 => Self::SendResult,
             0x32 => Self::Lookup,
@@ -106,7 +109,8 @@ impl Verb {
     }
 }
 
-/// Header flag of PUSH: answer with an [`Outcome`] in any case. Without it only NOT_HERE is answered.
+/// Header flag of PUSH and BROADCAST: answer with an [`Outcome`] in any case. Without it only a PUSH that missed is
+/// answered, with NOT_HERE.
 pub const FLAG_WANT_OUTCOME: u8 = 0b1000_0000;
 
 /// Appends a frame with a protobuf body.
@@ -346,6 +350,54 @@ impl<'a> PushAccount<'a> {
     }
 }
 
+/// BROADCAST: a frame for every session of an app on the gateway. With [`FLAG_WANT_OUTCOME`] an OUTCOME tells how
+/// many it was queued for.
+///
+/// ```text
+/// cookie u64 | kind u8 | flags u8 | app_len u8 | 0 u8 | app | body
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broadcast<'a> {
+    /// Comes back in OUTCOME.
+    pub cookie: u64,
+    /// Kind of the client frame to send.
+    pub kind: u8,
+    /// Flags (class) of the client frame to send.
+    pub flags: u8,
+    /// App.
+    pub app: &'a str,
+    /// Its body, untouched.
+    pub body: &'a [u8],
+}
+
+impl<'a> Broadcast<'a> {
+    const FIXED_BYTES: usize = 12;
+
+    /// Appends the whole frame; `want_outcome` asks for an answer.
+    ///
+    /// # Panics
+    /// When the name is longer than 255 bytes, which the limits exclude.
+    pub fn put(&self, out: &mut impl BufMut, want_outcome: bool) {
+        let flags = if want_outcome { FLAG_WANT_OUTCOME } else { 0 };
+        put_header(out, Verb::Broadcast, flags, Self::FIXED_BYTES + self.app.len() + self.body.len());
+        out.put_u64(self.cookie);
+        out.put_slice(&[self.kind, self.flags, short_length(self.app), 0]);
+        out.put_slice(self.app.as_bytes());
+        out.put_slice(self.body);
+    }
+
+    /// Reads the body of a frame.
+    ///
+    /// # Errors
+    /// [`LayoutError`] when it is too short or the name is not UTF-8.
+    pub fn parse(body: &'a [u8]) -> Result<Self, LayoutError> {
+        let mut cursor = Cursor { rest: body, verb: Verb::Broadcast };
+        let cookie = cursor.u64()?;
+        let [kind, flags, app, _] = cursor.bytes::<4>()?;
+        Ok(Self { cookie, kind, flags, app: cursor.text(app)?, body: cursor.rest })
+    }
+}
+
 /// One entry of NOT_HERE, whose body is a sequence of them: `cookie u64 | session u64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotHere {
@@ -458,6 +510,11 @@ mod tests {
             all.put(&mut out);
             prop_assert_eq!(PushAccount::parse(body(&out, Verb::PushAccount)).unwrap(), all);
 
+            let everybody = Broadcast { cookie, kind, flags, app: &app, body: &payload };
+            out.clear();
+            everybody.put(&mut out, true);
+            prop_assert_eq!(Broadcast::parse(body(&out, Verb::Broadcast)).unwrap(), everybody);
+
             let gone = NotHere { cookie, session };
             out.clear();
             gone.put(&mut out);
@@ -474,6 +531,7 @@ mod tests {
             std::hint::black_box(Up::parse(&bytes).is_ok());
             std::hint::black_box(Push::parse(&bytes).is_ok());
             std::hint::black_box(PushAccount::parse(&bytes).is_ok());
+            std::hint::black_box(Broadcast::parse(&bytes).is_ok());
             std::hint::black_box(NotHere::parse(&bytes).is_ok());
             std::hint::black_box(Outcome::parse(&bytes).is_ok());
         }
