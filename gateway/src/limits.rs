@@ -41,6 +41,11 @@ pub const SEND_STALL_MS: u64 = 30_000;
 /// How long a connection that is being closed may take to read its last frames and to hang up, milliseconds.
 pub const FINISH_LINGER_MS: u64 = 1000;
 
+/// Broadcasts of an app collected before they are handed out, bytes.
+pub const BROADCAST_RUN_BYTES_MAX: usize = 64 * 1024;
+/// Channel numbers for which a run of broadcasts is kept encoded; clients mostly use the same few.
+pub const BROADCAST_NUMBERS_MAX: usize = 16;
+
 /// Messages between workers waiting in one mailbox.
 pub const MAILBOX_ENTRIES: usize = 8192;
 /// Requests of services that wait for other workers, per worker.

@@ -5,8 +5,7 @@
 //! that the bytes stay where they are: both kinds of buffer keep them on the heap.
 
 use std::ops::Deref;
-
-use bytes::Bytes;
+use std::rc::Rc;
 
 use crate::table::Table;
 use crate::token::{Slot, Token};
@@ -16,8 +15,8 @@ use crate::token::{Slot, Token};
 pub enum SendBuffer {
     /// A buffer of one connection, given back for reuse with the completion.
     Owned(Vec<u8>),
-    /// One payload for many connections.
-    Shared(Bytes),
+    /// One payload for many connections of a thread: counted without atomics.
+    Shared(Rc<[u8]>),
 }
 
 impl Deref for SendBuffer {
@@ -43,8 +42,8 @@ impl From<Vec<u8>> for SendBuffer {
     }
 }
 
-impl From<Bytes> for SendBuffer {
-    fn from(bytes: Bytes) -> SendBuffer {
+impl From<Rc<[u8]>> for SendBuffer {
+    fn from(bytes: Rc<[u8]>) -> SendBuffer {
         SendBuffer::Shared(bytes)
     }
 }
@@ -133,7 +132,7 @@ mod tests {
         let (key, range) = sends.begin(Slot(1), Token::new(9, 1), buffer, 2);
         assert_eq!((range.start, range.len), (start.wrapping_add(2), 4));
         for other in 2..100 {
-            sends.begin(Slot(other), Token::new(other, 0), SendBuffer::Shared("x".into()), 0);
+            sends.begin(Slot(other), Token::new(other, 0), SendBuffer::Shared(b"x"[..].into()), 0);
         }
         let (token, buffer) = sends.finish(key).unwrap();
         assert_eq!((token, buffer.as_ptr()), (Token::new(9, 1), start));
@@ -146,7 +145,7 @@ mod tests {
     fn a_second_send_on_a_slot_is_a_bug() {
         let mut sends = Sends::new();
         for _ in 0..2 {
-            sends.begin(Slot(1), Token::new(0, 0), SendBuffer::Shared("x".into()), 0);
+            sends.begin(Slot(1), Token::new(0, 0), SendBuffer::Shared(b"x"[..].into()), 0);
         }
     }
 }

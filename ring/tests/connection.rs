@@ -221,8 +221,8 @@ fn a_slow_reader_gets_a_large_send_in_pieces() {
     const BYTES: u32 = 1 << 20;
     let mut ring = ring();
     let (mut peer, slot, _) = connected(&mut ring);
-    let payload: bytes::Bytes = (0..=250).cycle().take(BYTES as usize).collect();
-    let expected = payload.clone();
+    let payload: std::rc::Rc<[u8]> = (0..=250).cycle().take(BYTES as usize).collect();
+    let expected = payload.to_vec();
     let (begin, begun) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
         begun.recv().unwrap();

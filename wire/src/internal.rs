@@ -7,8 +7,8 @@ use bytes::BufMut;
 
 use crate::Code;
 use crate::client::{Class, Kind};
-use crate::frame::{FrameReader, Header, put_message};
-use crate::limits::INTERNAL_BODY_BYTES_MAX;
+use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
+use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 pub use crate::proto::moor::internal::v1::{
     Departure, Failure, Hello, Kick, Location, Lookup, LookupResult, Receipt, Register, Registered,
     Registration, Role, Send, SendResult, Stat, Stats, StatsResult, Subscribe, Unregister, Welcome,
@@ -171,6 +171,10 @@ fn short_length(name: &str) -> u8 {
     u8::try_from(name.len()).expect("names are checked against limits below 256 bytes")
 }
 
+/// Longest part of an UP frame before the client's body, bytes: header, fixed part and names.
+pub const UP_HEAD_BYTES_MAX: usize =
+    HEADER_BYTES + Up::FIXED_BYTES + APP_BYTES_MAX + ACCOUNT_BYTES_MAX + DEVICE_BYTES_MAX;
+
 /// UP: a client's DATA, ACK or SYNC on its way to the router, with who sent it.
 ///
 /// ```text
@@ -202,6 +206,22 @@ impl<'a> Up<'a> {
     /// # Panics
     /// When a name is longer than 255 bytes, which the limits exclude.
     pub fn put(&self, out: &mut impl BufMut) {
+        self.put_head(out);
+        out.put_slice(self.body);
+    }
+
+    /// Writes what comes before the body, which is to follow; returns it.
+    ///
+    /// # Panics
+    /// When a name is longer than the limits allow.
+    pub fn write_head<'b>(&self, head: &'b mut [u8; UP_HEAD_BYTES_MAX]) -> &'b [u8] {
+        let mut out = &mut head[..];
+        self.put_head(&mut out);
+        let left = out.len();
+        &head[..UP_HEAD_BYTES_MAX - left]
+    }
+
+    fn put_head(&self, out: &mut impl BufMut) {
         let names = self.app.len() + self.account.len() + self.device.len();
         put_header(out, Verb::Up, 0, Self::FIXED_BYTES + names + self.body.len());
         out.put_u64(self.session.0);
@@ -218,7 +238,6 @@ impl<'a> Up<'a> {
         out.put_slice(self.app.as_bytes());
         out.put_slice(self.account.as_bytes());
         out.put_slice(self.device.as_bytes());
-        out.put_slice(self.body);
     }
 
     /// Reads the body of a frame.
@@ -499,6 +518,8 @@ mod tests {
             let mut out = Vec::new();
             up.put(&mut out);
             prop_assert_eq!(Up::parse(body(&out, Verb::Up)).unwrap(), up);
+            let mut head = [0; UP_HEAD_BYTES_MAX];
+            prop_assert_eq!([up.write_head(&mut head), &payload].concat(), out.clone());
 
             let push = Push { cookie, session, kind, flags, body: &payload };
             out.clear();

@@ -2,56 +2,20 @@
 //!
 //! A channel is a session: one account logged in on one connection. Its handle names slot and generation, so
 //! that a push to a session that is gone never reaches whoever took its place. The index is chained through
-//! the entries themselves: four bytes per channel plus a table of heads.
+//! the entries themselves: four bytes per channel and two of its buckets.
 
 use moor_wire::identity::account_hash;
 use moor_wire::session::{GENERATION_MASK, SessionHandle};
 
+use super::apps::{AppIndex, Apps};
+use super::buckets::Buckets;
 use super::chunked::Chunked;
+use super::names::{Name, Names};
 use super::wheel::NIL;
 
 /// Index of a channel in its worker's slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelIndex(pub u32);
-
-/// App and account in one allocation.
-#[derive(Debug, Default)]
-pub struct Identity {
-    /// App length, app, account.
-    bytes: Box<[u8]>,
-}
-
-impl Identity {
-    /// Packs checked names.
-    #[must_use]
-    pub fn new(app: &str, account: &str) -> Self {
-        let length = u8::try_from(app.len()).expect("app names are checked against a limit below 256");
-        let mut bytes = Vec::with_capacity(1 + app.len() + account.len());
-        bytes.push(length);
-        bytes.extend_from_slice(app.as_bytes());
-        bytes.extend_from_slice(account.as_bytes());
-        Self { bytes: bytes.into() }
-    }
-
-    fn parts(&self) -> (&str, &str) {
-        let Some((&length, names)) = self.bytes.split_first() else { return ("", "") };
-        let (app, account) = names.split_at(usize::from(length).min(names.len()));
-        // Both came out of `&str`s at this very boundary.
-        (std::str::from_utf8(app).unwrap_or_default(), std::str::from_utf8(account).unwrap_or_default())
-    }
-
-    /// The app.
-    #[must_use]
-    pub fn app(&self) -> &str {
-        self.parts().0
-    }
-
-    /// The account.
-    #[must_use]
-    pub fn account(&self) -> &str {
-        self.parts().1
-    }
-}
 
 /// One open channel.
 #[derive(Debug)]
@@ -63,20 +27,20 @@ pub struct Channel {
     pub next_in_connection: u32,
     /// Next entry in the account's chain; next free entry when this one is free.
     next_in_chain: u32,
-    /// Full hash of the account, so that growing the index reads no names.
-    hash: u64,
-    /// Highest sync id the device has without a gap; `u64::MAX`: it did not say.
-    pub acked: u64,
+    account: Name,
+    /// Highest sync id the device has without a gap, in two halves for the sake of the alignment; all ones: it did
+    /// not say.
+    acked: [u32; 2],
+    app: AppIndex,
+    /// Part of the account's hash: most of a chain is passed over without a look at the names.
+    tag: u16,
     /// The channel's number on its connection.
     pub number: u16,
     /// Generation of the link it was registered on; 0: none.
     pub registered_on: u16,
-    /// Who is logged in.
-    pub identity: Identity,
 }
 
-/// `acked` of a device that did not say what it has.
-pub const ACKED_UNKNOWN: u64 = u64::MAX;
+const _: () = assert!(size_of::<Channel>() <= 36);
 
 impl Default for Channel {
     fn default() -> Self {
@@ -85,12 +49,31 @@ impl Default for Channel {
             connection: NIL,
             next_in_connection: NIL,
             next_in_chain: NIL,
-            hash: 0,
-            acked: ACKED_UNKNOWN,
+            account: Name::EMPTY,
+            acked: [u32::MAX; 2],
+            app: AppIndex::default(),
+            tag: 0,
             number: 0,
             registered_on: 0,
-            identity: Identity::default(),
         }
+    }
+}
+
+impl Channel {
+    /// Highest sync id the device has without a gap; `None`: it did not say.
+    #[must_use]
+    pub const fn acked(&self) -> Option<u64> {
+        match self.acked {
+            [u32::MAX, u32::MAX] => None,
+            [high, low] => Some((high as u64) << 32 | low as u64),
+        }
+    }
+
+    /// Sets it.
+    #[allow(clippy::cast_possible_truncation, reason = "taken apart")]
+    pub fn set_acked(&mut self, acked: Option<u64>) {
+        let all = acked.unwrap_or(u64::MAX);
+        self.acked = [(all >> 32) as u32, all as u32];
     }
 }
 
@@ -103,15 +86,25 @@ pub struct Channels {
     used: u32,
     free: u32,
     open: u32,
-    /// Heads of the account chains; a power of two of them.
-    heads: Vec<u32>,
+    apps: Apps,
+    accounts: Names,
+    index: Buckets,
 }
 
 impl Channels {
     /// An empty slab of worker number `worker`.
     #[must_use]
     pub fn new(worker: u32) -> Self {
-        Self { worker, entries: Chunked::new(), used: 0, free: NIL, open: 0, heads: vec![NIL; 64] }
+        Self {
+            worker,
+            entries: Chunked::new(),
+            used: 0,
+            free: NIL,
+            open: 0,
+            apps: Apps::default(),
+            accounts: Names::new(),
+            index: Buckets::new(),
+        }
     }
 
     /// Channels open.
@@ -120,21 +113,32 @@ impl Channels {
         self.open
     }
 
+    /// Bytes of the accounts' names.
+    #[must_use]
+    pub const fn name_bytes(&self) -> usize {
+        self.accounts.bytes()
+    }
+
     /// One past the highest index in use.
     #[must_use]
     pub const fn end(&self) -> u32 {
         self.used
     }
 
-    /// Opens a channel for an account on a connection.
+    /// Opens a channel for an account on a connection; `None` when there is no room for another app or name.
     pub fn insert(
         &mut self,
         connection: u32,
         number: u16,
         app: &str,
         account: &str,
-        acked: u64,
-    ) -> ChannelIndex {
+        acked: Option<u64>,
+    ) -> Option<ChannelIndex> {
+        let name = self.accounts.insert(account)?;
+        let Some(app_index) = self.apps.join(app) else {
+            self.accounts.remove(name);
+            return None;
+        };
         let index = if self.free == NIL {
             let index = self.used;
             self.entries.ensure(index);
@@ -146,38 +150,39 @@ impl Channels {
             index
         };
         self.open += 1;
-        if self.open as usize > self.heads.len() {
-            self.grow_index();
+        if let Some(split) = self.index.grow(self.open as usize) {
+            let chain = self.index.first(split);
+            self.index.set(split, NIL);
+            self.place_chain(chain);
         }
         let hash = account_hash(app, account);
-        let bucket = self.bucket(hash);
-        let next_in_chain = std::mem::replace(&mut self.heads[bucket], index);
         let entry = &mut self.entries[index];
         *entry = Channel {
             generation: entry.generation,
             connection,
-            next_in_connection: NIL,
-            next_in_chain,
-            hash,
-            acked,
+            account: name,
+            app: app_index,
+            tag: tag(hash),
             number,
-            registered_on: 0,
-            identity: Identity::new(app, account),
+            ..Channel::default()
         };
-        ChannelIndex(index)
+        entry.set_acked(acked);
+        self.place(index, hash);
+        Some(ChannelIndex(index))
     }
 
-    /// Closes a channel and hands its last state out.
-    pub fn remove(&mut self, index: ChannelIndex) -> Channel {
+    /// Closes a channel and tells which handle it had.
+    pub fn remove(&mut self, index: ChannelIndex) -> SessionHandle {
+        let handle = self.handle(index);
+        let (app, account) = self.identity(index);
+        let bucket = self.index.of(account_hash(app, account));
         let ChannelIndex(index) = index;
-        let entry = &self.entries[index];
-        debug_assert_ne!(entry.connection, NIL, "a channel is removed once");
-        let (hash, next) = (entry.hash, entry.next_in_chain);
-        let bucket = self.bucket(hash);
-        if self.heads[bucket] == index {
-            self.heads[bucket] = next;
+        debug_assert_ne!(self.entries[index].connection, NIL, "a channel is removed once");
+        let next = self.entries[index].next_in_chain;
+        let mut at = self.index.first(bucket);
+        if at == index {
+            self.index.set(bucket, next);
         } else {
-            let mut at = self.heads[bucket];
             while self.entries[at].next_in_chain != index {
                 at = self.entries[at].next_in_chain;
             }
@@ -185,11 +190,16 @@ impl Channels {
         }
         self.open -= 1;
         let entry = &mut self.entries[index];
+        self.accounts.remove(entry.account);
+        self.apps.leave(entry.app);
         // Generation 0 is never handed out, so that no handle is all zeros.
         let generation = ((entry.generation + 1) & GENERATION_MASK).max(1);
-        let vacant = Channel { generation, next_in_chain: self.free, ..Channel::default() };
+        *entry = Channel { generation, next_in_chain: self.free, ..Channel::default() };
         self.free = index;
-        std::mem::replace(entry, vacant)
+        if let Some(chain) = self.index.shrink(self.open as usize) {
+            self.place_chain(chain);
+        }
+        handle
     }
 
     /// The channel at an index, if it is open.
@@ -220,10 +230,11 @@ impl Channels {
         SessionHandle::new(self.worker, index.0, self.entries[index.0].generation)
     }
 
-    /// The handle a removed channel had.
+    /// App and account of an open channel.
     #[must_use]
-    pub const fn handle_of(&self, index: ChannelIndex, removed: &Channel) -> SessionHandle {
-        SessionHandle::new(self.worker, index.0, removed.generation)
+    pub fn identity(&self, index: ChannelIndex) -> (&str, &str) {
+        let entry = &self.entries[index.0];
+        (self.apps.name(entry.app), self.accounts.get(entry.account))
     }
 
     /// Sessions of an account on this worker.
@@ -233,34 +244,62 @@ impl Channels {
         account: &'a str,
     ) -> impl Iterator<Item = ChannelIndex> + 'a {
         let hash = account_hash(app, account);
-        let mut at = self.heads[self.bucket(hash)];
+        let mut at = self.index.first(self.index.of(hash));
         std::iter::from_fn(move || {
             while at != NIL {
-                let (index, entry) = (at, &self.entries[at]);
+                let (index, entry) = (ChannelIndex(at), &self.entries[at]);
                 at = entry.next_in_chain;
-                if entry.hash == hash && entry.identity.parts() == (app, account) {
-                    return Some(ChannelIndex(index));
+                if entry.tag == tag(hash) && self.identity(index) == (app, account) {
+                    return Some(index);
                 }
             }
             None
         })
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "masked to the number of heads")]
-    fn bucket(&self, hash: u64) -> usize {
-        hash as usize & (self.heads.len() - 1)
+    /// An app with an open channel.
+    #[must_use]
+    pub fn app(&self, name: &str) -> Option<AppIndex> {
+        self.apps.find(name)
     }
 
-    fn grow_index(&mut self) {
-        self.heads = vec![NIL; self.heads.len() * 2];
-        for index in 0..self.used {
-            let entry = &self.entries[index];
-            if entry.connection != NIL {
-                let bucket = self.bucket(entry.hash);
-                self.entries[index].next_in_chain = std::mem::replace(&mut self.heads[bucket], index);
-            }
+    /// How many channels of an app are open.
+    #[must_use]
+    pub fn count_of_app(&self, name: &str) -> u32 {
+        self.app(name).map_or(0, |app| self.apps.channels(app))
+    }
+
+    /// The first open channel of an app at or after an index.
+    #[must_use]
+    pub fn next_of_app(&self, app: AppIndex, from: u32) -> Option<(ChannelIndex, &Channel)> {
+        (from..self.used)
+            .map(|index| (ChannelIndex(index), &self.entries[index]))
+            .find(|(_, entry)| entry.connection != NIL && entry.app == app)
+    }
+
+    /// Puts an entry at the front of its chain.
+    fn place(&mut self, index: u32, hash: u64) {
+        let bucket = self.index.of(hash);
+        self.entries[index].next_in_chain = self.index.first(bucket);
+        self.index.set(bucket, index);
+    }
+
+    /// Puts the entries of a chain where they belong now.
+    fn place_chain(&mut self, mut at: u32) {
+        while at != NIL {
+            let next = self.entries[at].next_in_chain;
+            let (app, account) = self.identity(ChannelIndex(at));
+            let hash = account_hash(app, account);
+            self.place(at, hash);
+            at = next;
         }
     }
+}
+
+/// Bits of a hash that its bucket does not depend on.
+#[allow(clippy::cast_possible_truncation, reason = "bits of a hash")]
+const fn tag(hash: u64) -> u16 {
+    (hash >> 48) as u16
 }
 
 #[cfg(test)]
@@ -277,7 +316,7 @@ mod tests {
             for (open, which, account) in steps {
                 if open || model.is_empty() {
                     let account = format!("account-{account}");
-                    let index = channels.insert(9, 1, "shop", &account, 0);
+                    let index = channels.insert(9, 1, "shop", &account, None).unwrap();
                     model.push((channels.handle(index), account));
                 } else {
                     let (handle, _) = model.swap_remove(which % model.len());
@@ -302,14 +341,49 @@ mod tests {
     #[test]
     fn a_handle_of_another_worker_is_not_here() {
         let mut channels = Channels::new(1);
-        let index = channels.insert(0, 1, "shop", "alice", 0);
+        let index = channels.insert(0, 1, "shop", "alice", None).unwrap();
         let handle = channels.handle(index);
         assert!(channels.resolve(handle).is_some());
         assert!(channels.resolve(SessionHandle::new(2, handle.index(), handle.generation())).is_none());
     }
 
     #[test]
-    fn an_entry_is_small() {
-        assert!(size_of::<Channel>() <= 56, "{}", size_of::<Channel>());
+    fn the_index_grows_and_shrinks_and_finds_everybody() {
+        let mut channels = Channels::new(0);
+        let account = |number: u32| format!("account-{number}");
+        let apps = ["shop", "bank", "chat"];
+        let app = |number: u32| apps[number as usize % 3];
+        for number in 0..5000 {
+            channels.insert(number, 1, app(number), &account(number), Some(u64::from(number))).unwrap();
+        }
+        for number in (0..5000).filter(|number| number % 50 != 0) {
+            let name = account(number);
+            let found: Vec<_> = channels.of_account(app(number), &name).collect();
+            assert_eq!(found.len(), 1, "{number}");
+            assert_eq!(channels.get(found[0]).unwrap().acked(), Some(u64::from(number)));
+            channels.remove(found[0]);
+        }
+        for number in 0..5000 {
+            let found = channels.of_account(app(number), &account(number)).count();
+            assert_eq!(found, usize::from(number % 50 == 0), "{number}");
+        }
+        assert_eq!(channels.count_of_app("shop"), 34);
+        let mut seen = 0;
+        let mut from = 0;
+        let shop = channels.app("shop").unwrap();
+        while let Some((ChannelIndex(index), _)) = channels.next_of_app(shop, from) {
+            (seen, from) = (seen + 1, index + 1);
+        }
+        assert_eq!(seen, 34);
+    }
+
+    #[test]
+    fn a_device_that_has_nothing_is_not_one_that_did_not_say() {
+        let mut channel = Channel::default();
+        assert_eq!(channel.acked(), None);
+        for id in [0, 1, u64::from(u32::MAX), u64::MAX - 1] {
+            channel.set_acked(Some(id));
+            assert_eq!(channel.acked(), Some(id));
+        }
     }
 }

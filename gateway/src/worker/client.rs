@@ -9,12 +9,12 @@ use moor_wire::client::{
 };
 use moor_wire::frame::{HEADER_BYTES, Header};
 use moor_wire::identity::{NameError, check_account, check_app, check_device};
-use moor_wire::internal::Up;
+use moor_wire::internal::{UP_HEAD_BYTES_MAX, Up};
 use moor_wire::limits::{CLIENT_VERSION, CREDENTIAL_BYTES_MAX};
 use moor_wire::{Code, client};
 use prost::Message;
 
-use super::channels::{ACKED_UNKNOWN, ChannelIndex};
+use super::channels::ChannelIndex;
 use super::connection::Phase;
 use super::counters::Counter;
 use super::io::Io;
@@ -76,10 +76,13 @@ impl<I: Io> Worker<I> {
                 now,
             );
         }
+        let Some(device) = self.devices.insert(&connect.device) else {
+            return self.refuse_bytes(slot, Code::Overloaded, "there is no room for another device", now);
+        };
         let interval_ms = self.settings.heartbeat.propose(connect.heartbeat_max_ms);
         let connection = &mut self.connections[slot.0];
         connection.phase = Phase::Live;
-        connection.device = Some(connect.device.into());
+        connection.device = device;
         connection.interval_ms = interval_ms;
         self.file_in(slot, death_ms(interval_ms), now);
         let connected = Connected {
@@ -121,8 +124,16 @@ impl<I: Io> Worker<I> {
         if open.credential.len() > CREDENTIAL_BYTES_MAX {
             return self.refuse_open(slot, number, Code::TooLarge, "the credential is too long", now);
         }
-        let acked = open.last_sync_id.unwrap_or(ACKED_UNKNOWN);
-        let channel = self.channels.insert(slot.0, number, &open.app, &open.account, acked);
+        let channel = self.channels.insert(slot.0, number, &open.app, &open.account, open.last_sync_id);
+        let Some(channel) = channel else {
+            return self.refuse_open(
+                slot,
+                number,
+                Code::Overloaded,
+                "there is no room for another name",
+                now,
+            );
+        };
         let connection = &mut self.connections[slot.0];
         let next = std::mem::replace(&mut connection.first_channel, channel.0);
         connection.channels += 1;
@@ -156,8 +167,8 @@ impl<I: Io> Worker<I> {
             };
             if let Some(entry) = self.channels.get_mut(channel) {
                 // What a SYNC takes back is behind what was acknowledged: only ever forget, never invent.
-                let known = entry.acked;
-                entry.acked = if kind == Kind::Ack && known != ACKED_UNKNOWN { known.max(id) } else { id };
+                let known = entry.acked().filter(|_| kind == Kind::Ack);
+                entry.set_acked(Some(known.map_or(id, |known| known.max(id))));
             }
         }
         if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {
@@ -168,27 +179,25 @@ impl<I: Io> Worker<I> {
     /// Queues a client's frame for the router; false when it cannot be taken now.
     fn forward(&mut self, slot: Slot, channel: ChannelIndex, header: Header, body: &[u8], now: Now) -> bool {
         let Some(link) = self.link.up_slot() else { return false };
-        if self.queued_bytes(link) + body.len() + 1024 > LINK_QUEUE_BYTES_MAX {
+        if self.queued_bytes(link) + UP_HEAD_BYTES_MAX + body.len() > LINK_QUEUE_BYTES_MAX {
             return false;
         }
-        let Some(entry) = self.channels.get(channel) else { return false };
-        // The queue of the link lives in the same table as the device's name: take it out for the write.
-        let device = self.connections[slot.0].device.take();
+        let (app, account) = self.channels.identity(channel);
         let up = Up {
             session: self.channels.handle(channel),
             kind: header.kind,
             flags: header.flags,
-            app: entry.identity.app(),
-            account: entry.identity.account(),
-            device: device.as_deref().unwrap_or_default(),
+            app,
+            account,
+            device: self.devices.get(self.connections[slot.0].device),
             body,
         };
-        let mut frame = self.pool.buffer();
-        up.put(&mut frame);
-        let queued =
-            self.queue_with(link, Class::Command, frame.len(), now, |out| out.extend_from_slice(&frame));
-        self.pool.give_buffer(frame);
-        self.connections[slot.0].device = device;
+        let mut head = [0; UP_HEAD_BYTES_MAX];
+        let head = up.write_head(&mut head);
+        let queued = self.queue_with(link, Class::Command, head.len() + body.len(), now, |out| {
+            out.extend_from_slice(head);
+            out.extend_from_slice(body);
+        });
         let taken = queued == Queued::Yes;
         if taken {
             self.counters.add(Counter::Upstream);

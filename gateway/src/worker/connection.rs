@@ -7,6 +7,7 @@
 use moor_ring::{Slot, Token};
 
 use super::chunked::Chunked;
+use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
 
@@ -106,7 +107,7 @@ pub struct Connection {
     /// What waits to be sent.
     pub outbox: Option<Box<Outbox>>,
     /// The client's device.
-    pub device: Option<Box<str>>,
+    pub device: Name,
 }
 
 impl Default for Connection {
@@ -129,7 +130,7 @@ impl Default for Connection {
             wheel: Link::default(),
             remainder: None,
             outbox: None,
-            device: None,
+            device: Name::EMPTY,
         }
     }
 }
@@ -182,7 +183,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Connection>() <= 80, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 64, "{}", size_of::<Connection>());
     }
 
     #[test]

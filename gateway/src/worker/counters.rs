@@ -51,6 +51,7 @@ counters! {
     MailboxEntries Gauge "mailbox_entries" "Messages from other workers waiting.";
     RegistrationsPending Gauge "registrations_pending" "Sessions not yet announced to the router.";
     LastTickMs Gauge "last_tick_ms" "Time of the worker's last turn, milliseconds since its start.";
+    NameBytes Gauge "name_bytes" "Memory of accounts' and devices' names, bytes.";
     Accepted Total "accepted_total" "Connections accepted.";
     AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY because the connection limit was reached.";
     AcceptTableFull Total "accept_table_full_total" "Times the descriptor table was full and accepting paused.";
@@ -70,6 +71,7 @@ counters! {
     Upstream Total "upstream_total" "Client frames forwarded to the router.";
     UpstreamRefused Total "upstream_refused_total" "Submits answered UNAVAILABLE or OVERLOADED because the router was away or slow.";
     Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";
+    Broadcasts Total "broadcasts_total" "Frames handed out to every session of an app, counted once per worker.";
     NotHere Total "not_here_total" "Pushes for a session that is gone.";
     Kicks Total "kicks_total" "Sessions closed by request.";
     Registered Total "registered_total" "Sessions announced to the router.";

@@ -7,7 +7,7 @@ use moor_wire::Code;
 use moor_wire::internal::{Kick, Location, LookupResult, NotHere, Outcome, Push, Verb};
 use moor_wire::session::SessionHandle;
 
-use super::channels::ChannelIndex;
+use super::channels::{Channel, ChannelIndex};
 use super::counters::Counter;
 use super::io::{Io, WorkerId};
 use super::mailbox::{Job, JobResult, Mail};
@@ -30,6 +30,8 @@ enum Answer {
     Miss(SessionHandle),
     /// LOOKUP_RESULT.
     Locations,
+    /// None.
+    Nothing,
 }
 
 impl Asker {
@@ -41,6 +43,11 @@ impl Asker {
     /// A service that wants locations.
     pub(super) const fn for_lookup(self) -> Self {
         Self { answer: Answer::Locations, ..self }
+    }
+
+    /// A service that wants no answer.
+    pub(super) const fn for_nothing(self) -> Self {
+        Self { answer: Answer::Nothing, ..self }
     }
 
     /// A service that wants to hear only of a miss.
@@ -215,7 +222,7 @@ impl<I: Io> Worker<I> {
             Answer::Miss(session) if result.code == Code::NotHere => {
                 self.queue_not_here(slot, NotHere { cookie, session }, now);
             }
-            Answer::Miss(_) => {}
+            Answer::Miss(_) | Answer::Nothing => {}
         }
     }
 
@@ -229,6 +236,10 @@ impl<I: Io> Worker<I> {
             }
             Job::PushAccount { app, account, kind, flags, body } => {
                 self.push_account(app, account, *kind, *flags, body, now)
+            }
+            Job::Broadcast { app, kind, flags, body } => {
+                let reached = self.collect_broadcast(app, *kind, *flags, body, now);
+                JobResult { reached, ..JobResult::empty(if reached > 0 { Code::Ok } else { Code::NotHere }) }
             }
             Job::Kick(kick) => self.run_kick(kick, now),
             Job::Lookup { app, account } => {
@@ -281,11 +292,11 @@ impl<I: Io> Worker<I> {
 
     fn device_of(&self, index: ChannelIndex) -> &str {
         let connection = self.channels.get(index).and_then(|entry| self.connections.get(entry.connection));
-        connection.and_then(|connection| connection.device.as_deref()).unwrap_or_default()
+        connection.map_or("", |connection| self.devices.get(connection.device))
     }
 
     fn location(&self, index: ChannelIndex) -> Location {
-        let acked = self.channels.get(index).map_or(0, |entry| entry.acked);
+        let acked = self.channels.get(index).and_then(Channel::acked);
         Location {
             device: self.device_of(index).to_owned(),
             gateway: self.settings.node.to_string(),
@@ -293,7 +304,7 @@ impl<I: Io> Worker<I> {
             worker: self.id.0,
             session: self.channels.handle(index).0,
             internal_address: self.settings.internal_address.to_string(),
-            acked: if acked == super::channels::ACKED_UNKNOWN { 0 } else { acked },
+            acked: acked.unwrap_or(0),
         }
     }
 }

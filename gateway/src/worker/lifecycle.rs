@@ -210,6 +210,7 @@ impl<I: Io> Worker<I> {
             self.counters.add(Counter::Closed);
         }
         let outbox = connection.outbox.take();
+        self.devices.remove(connection.device);
         connection.vacate();
         if let Some(outbox) = outbox {
             self.counters[Counter::SendQueuedBytes] -= outbox.bytes() as u64;
@@ -250,9 +251,8 @@ impl<I: Io> Worker<I> {
                 at = ChannelIndex(entry.next_in_connection);
             }
         }
-        let removed = self.channels.remove(channel);
-        let handle = self.channels.handle_of(channel, &removed);
-        self.link.depart(handle, &removed);
+        self.link.depart(channel, &self.channels);
+        self.channels.remove(channel);
     }
 
     /// Closes one channel because somebody asked for it, telling the client why.

@@ -19,7 +19,7 @@ use moor_wire::limits::{INTERNAL_VERSION, REGISTER_BATCH_MAX};
 use moor_wire::session::SessionHandle;
 use prost::Message;
 
-use super::channels::{ACKED_UNKNOWN, Channel, ChannelIndex, Channels};
+use super::channels::{ChannelIndex, Channels};
 use super::chunked::Chunked;
 use super::connection::{Connection, Phase, Role};
 use super::counters::Counter;
@@ -162,15 +162,14 @@ impl RouterLink {
         }
     }
 
-    /// A session was closed.
-    pub fn depart(&mut self, handle: SessionHandle, channel: &Channel) {
+    /// A session is being closed.
+    pub fn depart(&mut self, channel: ChannelIndex, channels: &Channels) {
         // What this link never heard of need not be taken back.
-        if self.is_up() && channel.registered_on == self.generation {
-            self.departures.push(Departure {
-                session: handle.0,
-                app: channel.identity.app().to_owned(),
-                account: channel.identity.account().to_owned(),
-            });
+        let generation = self.generation;
+        if self.is_up() && channels.get(channel).is_some_and(|entry| entry.registered_on == generation) {
+            let (app, account) = channels.identity(channel);
+            let session = channels.handle(channel).0;
+            self.departures.push(Departure { session, app: app.to_owned(), account: account.to_owned() });
         }
     }
 }
@@ -392,12 +391,14 @@ impl<I: Io> Worker<I> {
         let session = self.channels.get(index).map(|_| self.channels.handle(index))?;
         let entry = self.channels.get_mut(index).filter(|entry| entry.registered_on != generation)?;
         entry.registered_on = generation;
+        let (last_sync_id, device) = (entry.acked(), self.connections[entry.connection].device);
+        let (app, account) = self.channels.identity(index);
         Some(Registration {
             session: session.0,
-            app: entry.identity.app().to_owned(),
-            account: entry.identity.account().to_owned(),
-            device: self.connections[entry.connection].device.as_deref().unwrap_or_default().to_owned(),
-            last_sync_id: (entry.acked != ACKED_UNKNOWN).then_some(entry.acked),
+            app: app.to_owned(),
+            account: account.to_owned(),
+            device: self.devices.get(device).to_owned(),
+            last_sync_id,
         })
     }
 }

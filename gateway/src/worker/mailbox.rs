@@ -43,6 +43,17 @@ pub enum Job {
         /// Its body.
         body: Bytes,
     },
+    /// A frame for every session of an app.
+    Broadcast {
+        /// App.
+        app: Arc<str>,
+        /// Kind of the client frame.
+        kind: u8,
+        /// Flags of the client frame.
+        flags: u8,
+        /// Its body.
+        body: Bytes,
+    },
     /// Close sessions.
     Kick(Arc<moor_wire::internal::Kick>),
     /// Where an account's sessions are.

@@ -6,6 +6,9 @@
 //! worker does no I/O and reads no clock of its own: requests go to an [`Io`], time comes as an argument, so a
 //! simulation drives the very code that production runs.
 
+mod apps;
+mod broadcast;
+mod buckets;
 pub mod channels;
 pub mod chunked;
 mod client;
@@ -17,6 +20,7 @@ mod jobs;
 mod lifecycle;
 mod link;
 pub mod mailbox;
+mod names;
 pub mod outbox;
 mod receive;
 mod run;
@@ -34,6 +38,7 @@ use std::collections::{HashMap, VecDeque};
 use moor_ring::{Completion, Slot, Token};
 
 use crate::limits::{PUBLISH_MS, TICK_MS, TURN_WAIT_MS_MAX};
+use broadcast::Broadcasts;
 use channels::Channels;
 use chunked::Chunked;
 use connection::Connection;
@@ -43,6 +48,7 @@ use io::{Io, Listener, WorkerId};
 use jobs::Jobs;
 use link::RouterLink;
 use mailbox::{Mail, Mailboxes};
+use names::Names;
 use outbox::Pool;
 use service::Service;
 use settings::Settings;
@@ -64,6 +70,9 @@ pub struct Worker<I: Io> {
     /// Slots that hold a client connection, one being refused included.
     clients: u32,
     channels: Channels,
+    /// Names of the clients' devices.
+    devices: Names,
+    broadcasts: Broadcasts,
     wheel: Wheel,
     pool: Pool,
     /// Connections with something new to send, each once.
@@ -107,6 +116,8 @@ impl<I: Io> Worker<I> {
             connections: Chunked::new(),
             clients: 0,
             channels: Channels::new(id.0),
+            devices: Names::new(),
+            broadcasts: Broadcasts::default(),
             wheel: Wheel::new(),
             pool: Pool::default(),
             dirty: Vec::new(),
@@ -174,6 +185,7 @@ impl<I: Io> Worker<I> {
         self.jobs_step(now);
         self.drain_step(now);
         self.link_step(now);
+        self.broadcast_step(now);
         self.flush(now);
         if now.0 >= self.published_ms + PUBLISH_MS {
             self.publish(now);
@@ -211,6 +223,7 @@ impl<I: Io> Worker<I> {
             (Counter::ConnectionsOpen, u64::from(self.clients)),
             (Counter::ChannelsOpen, u64::from(self.channels.open_count())),
             (Counter::ServicesOpen, self.services.len() as u64),
+            (Counter::NameBytes, (self.channels.name_bytes() + self.devices.bytes()) as u64),
             (Counter::LinkUp, u64::from(self.link.is_up())),
             (Counter::RegistrationsPending, self.link.pending(&self.channels)),
             (Counter::MailboxEntries, self.mailboxes.of(self.id).map_or(0, |mailbox| mailbox.len() as u64)),

@@ -31,6 +31,17 @@ impl Outbox {
         self.queued.len() + self.in_flight_bytes as usize
     }
 
+    /// A send of so many bytes is being armed.
+    ///
+    /// # Panics
+    /// When the buffer has 4 GiB; queues are bounded far below.
+    pub fn begin(&mut self, bytes: usize, now_ms: u64) {
+        self.in_flight = true;
+        self.in_flight_bytes = u32::try_from(bytes).expect("queues are bounded far below 4 GiB");
+        self.offset = 0;
+        self.progress_ms = now_ms;
+    }
+
     /// Drops queued frames of a cheaper class than `class`, cheapest first, until `needed` more bytes fit
     /// below `bytes_max`. Returns how many frames were dropped.
     pub fn evict(&mut self, class: Class, needed: usize, bytes_max: usize) -> u32 {

@@ -11,8 +11,8 @@ use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole, Stat,
-    Stats, StatsResult, Verb, Welcome,
+    Broadcast, FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole,
+    Stat, Stats, StatsResult, Verb, Welcome,
 };
 use moor_wire::limits::INTERNAL_VERSION;
 use prost::Message;
@@ -66,6 +66,20 @@ impl<I: Io> Worker<I> {
                         body: Bytes::copy_from_slice(push.body),
                     };
                     self.ask_all(asker(push.cookie), job, now);
+                }
+                Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
+            },
+            Some(Verb::Broadcast) => match Broadcast::parse(body) {
+                Ok(all) => {
+                    let job = Job::Broadcast {
+                        app: all.app.into(),
+                        kind: all.kind,
+                        flags: all.flags,
+                        body: Bytes::copy_from_slice(all.body),
+                    };
+                    let asker = asker(all.cookie);
+                    let wants_outcome = header.flags & FLAG_WANT_OUTCOME != 0;
+                    self.ask_all(if wants_outcome { asker } else { asker.for_nothing() }, job, now);
                 }
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },

@@ -169,11 +169,19 @@ impl<I: Io> Worker<I> {
             return;
         };
         let buffer = std::mem::replace(&mut outbox.queued, self.pool.buffer());
-        outbox.in_flight = true;
-        outbox.in_flight_bytes = u32::try_from(buffer.len()).expect("queues are bounded far below 4 GiB");
-        outbox.offset = 0;
-        outbox.progress_ms = now.0;
+        outbox.begin(buffer.len(), now.0);
         self.io.send(slot, token, SendBuffer::Owned(buffer), 0);
+    }
+
+    /// Sends a buffer on a connection that has nothing queued.
+    pub(super) fn send_now(&mut self, slot: Slot, buffer: SendBuffer, now: Now) {
+        let connection = &mut self.connections[slot.0];
+        debug_assert!(connection.outbox.is_none(), "what is queued goes first");
+        let outbox = connection.outbox.insert(self.pool.outbox());
+        outbox.begin(buffer.len(), now.0);
+        self.counters[Counter::SendQueuedBytes] += buffer.len() as u64;
+        let token = connection.token(slot);
+        self.io.send(slot, token, buffer, 0);
     }
 
     pub(super) fn handle_sent(

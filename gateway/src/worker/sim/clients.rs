@@ -103,7 +103,7 @@ fn a_closed_channel_is_gone_and_its_number_can_be_used_again() {
     let channels = &bed.seats[0].worker.channels;
     assert!(channels.resolve(SessionHandle(first)).is_none());
     assert!(channels.resolve(SessionHandle(other)).is_some());
-    assert_eq!(channels.resolve(SessionHandle(second)).unwrap().1.identity.account(), "carol");
+    assert_eq!(channels.identity(channels.resolve(SessionHandle(second)).unwrap().0).1, "carol");
     bed.hang_up(peer);
     bed.assert_clean();
 }

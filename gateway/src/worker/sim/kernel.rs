@@ -27,6 +27,8 @@ pub struct Socket {
     pub window: usize,
     pub armed: Option<(Arm, Token)>,
     pub sending: Option<(Token, SendBuffer, u32)>,
+    /// Writes that took something.
+    pub sends: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +184,7 @@ impl Kernel {
         } else {
             socket.outbound.extend_from_slice(&rest[..length]);
             socket.window -= length;
+            socket.sends += 1;
             Ok(u32::try_from(length).unwrap())
         };
         self.done.push_back(Completion::Sent { token, result, buffer });

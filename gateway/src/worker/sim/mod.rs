@@ -2,6 +2,7 @@
 //! tests that drive the very code production runs. No sockets, no sleeping.
 
 mod bed;
+mod broadcasts;
 mod chaos;
 mod clients;
 mod kernel;

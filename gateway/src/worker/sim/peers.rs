@@ -182,7 +182,7 @@ fn a_router_that_cannot_be_reached_is_tried_again_with_growing_pauses() {
     assert_eq!(bed.seats[0].kernel.borrow().dialled.len(), 2);
 }
 
-fn outcomes(frames: &[Frame]) -> Vec<Outcome> {
+pub fn outcomes(frames: &[Frame]) -> Vec<Outcome> {
     frames
         .iter()
         .filter(|frame| frame.header.kind == Verb::Outcome.byte())
