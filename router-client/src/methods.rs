@@ -87,6 +87,20 @@ macro_rules! methods {
                 self.call(Request::push_account(app, account, from, payload)?) $($await)*?.into_reached()
             }
 
+            /// Sends a transient message to every session of an app on the gateway this is connected to; returns
+            /// how many there are. To reach everybody, ask every gateway.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal: a router does not take it.
+            pub $($async)* fn broadcast(
+                &mut self,
+                app: &str,
+                from: &str,
+                payload: &[u8],
+            ) -> Result<u32, Error> {
+                self.call(Request::broadcast(app, from, payload)?) $($await)*?.into_reached()
+            }
+
             /// Sends a transient message to one session of the gateway this is connected to.
             ///
             /// # Errors

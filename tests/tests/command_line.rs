@@ -91,6 +91,11 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     let (code, _, err) = moor(&[&at[..], &["push", "--session", &session, "just you"]].concat())?;
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(alice.next("message")?["text"], "just you");
+    let (code, out, err) = moor(&[&at[..], &["push", "--all", "everybody"]].concat())?;
+    assert_eq!((code, out.trim()), (Some(0), "reached 1 session(s)"), "{err}");
+    assert_eq!(alice.next("message")?["text"], "everybody");
+    let (code, _, _) = moor(&[&at[..], &["--app", "bank", "push", "--all", "nobody"]].concat())?;
+    assert_eq!(code, Some(1), "nobody of that app is there");
 
     // Workers publish what they count a moment later.
     wait_for(Duration::from_secs(5), "the open channel to be counted", || {

@@ -44,7 +44,7 @@ pub struct Global {
     /// The router.
     #[arg(long, global = true, env = "MOOR_ROUTER", default_value = "127.0.0.1:7300")]
     router: String,
-    /// A gateway's internal port, for `push --session`.
+    /// A gateway's internal port, for `push --session` and `push --all`.
     #[arg(long, global = true, env = "MOOR_INTERNAL", default_value = "127.0.0.1:7200")]
     internal: String,
     /// A gateway's admin port, for `stats`.
@@ -67,7 +67,7 @@ enum Command {
     Listen(session::Listen),
     /// Send a reliable message and wait until the router has it.
     Send(session::Send),
-    /// Push a transient message to every session of an account, or to one session.
+    /// Push a transient message to every session of an account, to one session, or to everybody on a gateway.
     Push(service::Push),
     /// Show where an account is logged in.
     Who(service::Who),

@@ -9,8 +9,11 @@ use moor_router_client::blocking::Router;
 #[derive(Debug, Args)]
 pub struct Push {
     /// Account whose sessions get it.
-    #[arg(long, required_unless_present = "session")]
+    #[arg(long, required_unless_present_any = ["session", "all"])]
     to: Option<String>,
+    /// Every session of the app on one gateway, through its internal port.
+    #[arg(long, conflicts_with_all = ["to", "session"])]
+    all: bool,
     /// One session (its number, as `listen` prints it), through a gateway's internal port.
     #[arg(long, conflicts_with = "to")]
     session: Option<u64>,
@@ -43,17 +46,18 @@ pub(super) fn router(global: &Global) -> Result<Router, Failure> {
     Ok(Router::connect(&global.router, global.token.as_deref().map(str::as_bytes))?)
 }
 
+fn gateway(global: &Global) -> Result<Router, Failure> {
+    Ok(Router::connect(&global.internal, global.token.as_deref().map(str::as_bytes))?)
+}
+
 /// Pushes a transient message.
 pub fn push(push: &Push, global: &Global) -> Result<(), Failure> {
+    let (from, text) = (&push.from, push.text.as_bytes());
     let reached = match (push.session, &push.to) {
-        (Some(session), _) => {
-            let token = global.token.as_deref().map(str::as_bytes);
-            Router::connect(&global.internal, token)?.push(session, &push.from, push.text.as_bytes())?
-        }
-        (None, Some(to)) => {
-            router(global)?.push_account(&global.app, to, &push.from, push.text.as_bytes())?
-        }
-        (None, None) => return Err("say --to ACCOUNT or --session NUMBER".into()),
+        (Some(session), _) => gateway(global)?.push(session, from, text)?,
+        (None, Some(to)) => router(global)?.push_account(&global.app, to, from, text)?,
+        (None, None) if push.all => gateway(global)?.broadcast(&global.app, from, text)?,
+        (None, None) => return Err("say --to ACCOUNT, --session NUMBER or --all".into()),
     };
     output::line(global, &format!("reached {reached} session(s)"), &json!({ "reached": reached }))?;
     if reached == 0 {

@@ -103,8 +103,8 @@ impl Connection {
         match code {
             Code::Ok => self.answer(ticket, Ok(answer)),
             // Nobody is there: that is a count, not a failure.
-            Code::NotFound if matches!(answer, Answer::Reached(_)) => {
-                self.answer(ticket, Ok(Answer::Reached(0)))
+            Code::NotFound | Code::NotHere if pending.request.may_reach_nobody() => {
+                self.answer(ticket, Ok(Answer::Reached(0)));
             }
             Code::NotHere => self.answer(ticket, Err(Error::NotHere)),
             _ if again && not_stored(code) => {

@@ -3,7 +3,7 @@
 use moor_wire::client::{Class, Delivery, Kind};
 use moor_wire::identity::{check_account, check_app, check_device};
 use moor_wire::internal::{
-    Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb, put_control,
+    Broadcast, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb, put_control,
 };
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, REASON_BYTES_MAX};
 use moor_wire::session::SessionHandle;
@@ -29,7 +29,7 @@ pub enum Answer {
     Sent(Sent),
     /// Of LOOKUP.
     Lookup(LookupResult),
-    /// Of PUSH, `PUSH_ACCOUNT`, KICK and SUBSCRIBE: how many sessions it reached.
+    /// Of PUSH, `PUSH_ACCOUNT`, BROADCAST, KICK and SUBSCRIBE: how many sessions it reached.
     Reached(u32),
     /// Of STATS.
     Stats(Vec<(String, u64)>),
@@ -80,6 +80,13 @@ pub enum Request {
         app: String,
         /// Account.
         account: String,
+        /// The finished client body.
+        body: Vec<u8>,
+    },
+    /// Transient message to every session of an app on a gateway.
+    Broadcast {
+        /// App.
+        app: String,
         /// The finished client body.
         body: Vec<u8>,
     },
@@ -170,6 +177,16 @@ impl Request {
         Ok(Self::PushAccount { app: app.into(), account: account.into(), body })
     }
 
+    /// BROADCAST.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn broadcast(app: &str, from: &str, payload: &[u8]) -> Result<Self, Error> {
+        check_app(app)?;
+        let body = checked_body(from, payload)?;
+        Ok(Self::Broadcast { app: app.into(), body })
+    }
+
     /// KICK of an account's sessions, or of one device's.
     ///
     /// # Errors
@@ -208,10 +225,16 @@ impl Request {
             Self::Lookup(_) => "LOOKUP",
             Self::Push { .. } => "PUSH",
             Self::PushAccount { .. } => "PUSH_ACCOUNT",
+            Self::Broadcast { .. } => "BROADCAST",
             Self::Kick(_) => "KICK",
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
         }
+    }
+
+    /// Whether it is for whoever is there, so that reaching nobody is an answer like any other.
+    pub(super) const fn may_reach_nobody(&self) -> bool {
+        matches!(self, Self::PushAccount { .. } | Self::Broadcast { .. } | Self::Kick(_))
     }
 
     /// Whether asking twice does no harm.
@@ -237,6 +260,7 @@ impl Request {
             Self::PushAccount { app, account, body } => {
                 PushAccount { cookie, kind, flags, app, account, body }.put(out);
             }
+            Self::Broadcast { app, body } => Broadcast { cookie, kind, flags, app, body }.put(out, true),
             Self::Kick(kick) => {
                 kick.cookie = cookie;
                 put_control(out, Verb::Kick, kick);

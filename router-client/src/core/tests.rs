@@ -146,12 +146,15 @@ fn a_refusal_is_final() {
 #[test]
 fn nobody_there_is_a_count_and_no_failure() {
     let mut connection = ready();
-    for request in [
-        Request::push_account("shop", "alice", "bob", b"hi").unwrap(),
-        Request::kick("shop", "alice", None, "out").unwrap(),
+    // The router says NOT_FOUND, a gateway NOT_HERE.
+    for (request, code) in [
+        (Request::push_account("shop", "alice", "bob", b"hi"), Code::NotFound),
+        (Request::push_account("shop", "alice", "bob", b"hi"), Code::NotHere),
+        (Request::kick("shop", "alice", None, "out"), Code::NotFound),
+        (Request::broadcast("shop", "bob", b"hi"), Code::NotHere),
     ] {
-        let ticket = connection.request(0, request).unwrap();
-        connection.handle_bytes(0, &outcome(ticket.0, Code::NotFound, 0));
+        let ticket = connection.request(0, request.unwrap()).unwrap();
+        connection.handle_bytes(0, &outcome(ticket.0, code, 0));
         assert_eq!(events(&mut connection), [Event::Answered(ticket, Ok(Answer::Reached(0)))]);
     }
 }
