@@ -56,7 +56,7 @@ pub const JOB_TIMEOUT_MS: u64 = 2000;
 /// Register batches sent and not yet answered.
 pub const REGISTER_UNANSWERED_MAX: u32 = 4;
 /// Sessions waiting to be registered one by one; beyond it the whole table is walked instead.
-pub const REGISTER_QUEUE_MAX: usize = 65_536;
+pub const REGISTER_QUEUE_MAX: usize = 8192;
 /// Without a frame from the router for this long the link is taken for dead, milliseconds.
 pub const LINK_SILENCE_MS: u64 = 3000;
 /// First and longest pause before connecting to the router again, milliseconds; the real one is random

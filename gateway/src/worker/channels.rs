@@ -125,18 +125,22 @@ impl Channels {
         self.used
     }
 
-    /// Opens a channel for an account on a connection; `None` when there is no room for another app or name.
+    /// Opens a channel for an account on a connection, before the `siblings` it has (the first of them, or
+    /// [`NIL`]); `None` when there is no room for another app or name.
     pub fn insert(
         &mut self,
-        connection: u32,
+        (connection, siblings): (u32, u32),
         number: u16,
         app: &str,
         account: &str,
         acked: Option<u64>,
     ) -> Option<ChannelIndex> {
-        let name = self.accounts.insert(account)?;
-        let Some(app_index) = self.apps.join(app) else {
-            self.accounts.remove(name);
+        let app_index = self.apps.join(app)?;
+        // One person in several apps: the name is kept once.
+        let known = self.siblings(siblings).map(|entry| entry.account);
+        let known = known.into_iter().find(|name| self.accounts.get(*name) == account);
+        let Some(name) = known.or_else(|| self.accounts.insert(account)) else {
+            self.apps.leave(app_index);
             return None;
         };
         let index = if self.free == NIL {
@@ -160,6 +164,7 @@ impl Channels {
         *entry = Channel {
             generation: entry.generation,
             connection,
+            next_in_connection: siblings,
             account: name,
             app: app_index,
             tag: tag(hash),
@@ -171,8 +176,8 @@ impl Channels {
         Some(ChannelIndex(index))
     }
 
-    /// Closes a channel and tells which handle it had.
-    pub fn remove(&mut self, index: ChannelIndex) -> SessionHandle {
+    /// Closes a channel and tells which handle it had. `siblings` is the first of those that stay, or [`NIL`].
+    pub fn remove(&mut self, index: ChannelIndex, siblings: u32) -> SessionHandle {
         let handle = self.handle(index);
         let (app, account) = self.identity(index);
         let bucket = self.index.of(account_hash(app, account));
@@ -189,8 +194,11 @@ impl Channels {
             self.entries[at].next_in_chain = next;
         }
         self.open -= 1;
+        let account = self.entries[index].account;
+        if self.siblings(siblings).all(|sibling| sibling.account != account) {
+            self.accounts.remove(account);
+        }
         let entry = &mut self.entries[index];
-        self.accounts.remove(entry.account);
         self.apps.leave(entry.app);
         // Generation 0 is never handed out, so that no handle is all zeros.
         let generation = ((entry.generation + 1) & GENERATION_MASK).max(1);
@@ -200,6 +208,16 @@ impl Channels {
             self.place_chain(chain);
         }
         handle
+    }
+
+    /// A connection's channels, from the first.
+    fn siblings(&self, first: u32) -> impl Iterator<Item = &Channel> {
+        let mut at = first;
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(at)?;
+            at = entry.next_in_connection;
+            Some(entry)
+        })
     }
 
     /// The channel at an index, if it is open.
@@ -316,12 +334,12 @@ mod tests {
             for (open, which, account) in steps {
                 if open || model.is_empty() {
                     let account = format!("account-{account}");
-                    let index = channels.insert(9, 1, "shop", &account, None).unwrap();
+                    let index = channels.insert((9, NIL), 1, "shop", &account, None).unwrap();
                     model.push((channels.handle(index), account));
                 } else {
                     let (handle, _) = model.swap_remove(which % model.len());
                     let (index, _) = channels.resolve(handle).unwrap();
-                    channels.remove(index);
+                    channels.remove(index, NIL);
                     dead.push(handle);
                 }
                 prop_assert_eq!(channels.open_count() as usize, model.len());
@@ -341,7 +359,7 @@ mod tests {
     #[test]
     fn a_handle_of_another_worker_is_not_here() {
         let mut channels = Channels::new(1);
-        let index = channels.insert(0, 1, "shop", "alice", None).unwrap();
+        let index = channels.insert((0, NIL), 1, "shop", "alice", None).unwrap();
         let handle = channels.handle(index);
         assert!(channels.resolve(handle).is_some());
         assert!(channels.resolve(SessionHandle::new(2, handle.index(), handle.generation())).is_none());
@@ -354,14 +372,16 @@ mod tests {
         let apps = ["shop", "bank", "chat"];
         let app = |number: u32| apps[number as usize % 3];
         for number in 0..5000 {
-            channels.insert(number, 1, app(number), &account(number), Some(u64::from(number))).unwrap();
+            channels
+                .insert((number, NIL), 1, app(number), &account(number), Some(u64::from(number)))
+                .unwrap();
         }
         for number in (0..5000).filter(|number| number % 50 != 0) {
             let name = account(number);
             let found: Vec<_> = channels.of_account(app(number), &name).collect();
             assert_eq!(found.len(), 1, "{number}");
             assert_eq!(channels.get(found[0]).unwrap().acked(), Some(u64::from(number)));
-            channels.remove(found[0]);
+            channels.remove(found[0], NIL);
         }
         for number in 0..5000 {
             let found = channels.of_account(app(number), &account(number)).count();
@@ -375,6 +395,24 @@ mod tests {
             (seen, from) = (seen + 1, index + 1);
         }
         assert_eq!(seen, 34);
+    }
+
+    #[test]
+    fn one_person_in_several_apps_is_named_once() {
+        let mut channels = Channels::new(0);
+        let shop = channels.insert((4, NIL), 1, "shop", "alice", None).unwrap();
+        let page = channels.name_bytes();
+        let bank = channels.insert((4, shop.0), 2, "bank", "alice", None).unwrap();
+        let names: Vec<_> = [shop, bank].iter().map(|index| channels.get(*index).unwrap().account).collect();
+        assert_eq!((names[0], channels.name_bytes()), (names[1], page));
+        // Somebody else's connection has its own.
+        let other = channels.insert((5, NIL), 1, "shop", "alice", None).unwrap();
+        assert_ne!(channels.get(other).unwrap().account, names[0]);
+        channels.remove(shop, bank.0);
+        assert_eq!(channels.identity(bank), ("bank", "alice"));
+        channels.remove(bank, NIL);
+        channels.remove(other, NIL);
+        assert_eq!(channels.name_bytes(), 0);
     }
 
     #[test]

@@ -124,7 +124,8 @@ impl<I: Io> Worker<I> {
         if open.credential.len() > CREDENTIAL_BYTES_MAX {
             return self.refuse_open(slot, number, Code::TooLarge, "the credential is too long", now);
         }
-        let channel = self.channels.insert(slot.0, number, &open.app, &open.account, open.last_sync_id);
+        let place = (slot.0, self.connections[slot.0].first_channel);
+        let channel = self.channels.insert(place, number, &open.app, &open.account, open.last_sync_id);
         let Some(channel) = channel else {
             return self.refuse_open(
                 slot,
@@ -135,14 +136,11 @@ impl<I: Io> Worker<I> {
             );
         };
         let connection = &mut self.connections[slot.0];
-        let next = std::mem::replace(&mut connection.first_channel, channel.0);
+        connection.first_channel = channel.0;
         connection.channels += 1;
-        if let Some(entry) = self.channels.get_mut(channel) {
-            entry.next_in_connection = next;
-        }
         self.counters.add(Counter::Opens);
         let handle = self.channels.handle(channel);
-        self.link.arrive(handle);
+        self.link.arrive(channel);
         self.queue_control(slot, Kind::Opened, number, &Opened { session: handle.0 }, now);
     }
 

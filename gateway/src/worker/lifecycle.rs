@@ -252,7 +252,7 @@ impl<I: Io> Worker<I> {
             }
         }
         self.link.depart(channel, &self.channels);
-        self.channels.remove(channel);
+        self.channels.remove(channel, self.connections[slot.0].first_channel);
     }
 
     /// Closes one channel because somebody asked for it, telling the client why.

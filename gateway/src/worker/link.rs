@@ -64,7 +64,7 @@ pub struct RouterLink {
     /// Whether SYNCED has been said on this link.
     synced: bool,
     /// Opened since, in order.
-    arrivals: VecDeque<SessionHandle>,
+    arrivals: VecDeque<ChannelIndex>,
     /// Closed since, to be said in this turn.
     departures: Vec<Departure>,
     /// Sessions the walk may announce before it waits, and when that was computed.
@@ -148,7 +148,7 @@ impl RouterLink {
     }
 
     /// A session was opened.
-    pub fn arrive(&mut self, handle: SessionHandle) {
+    pub fn arrive(&mut self, channel: ChannelIndex) {
         if !self.is_up() {
             return;
         }
@@ -158,7 +158,7 @@ impl RouterLink {
         }
         // Before the walk is done it finds the session by itself, wherever it is.
         if self.walk.is_none() {
-            self.arrivals.push_back(handle);
+            self.arrivals.push_back(channel);
         }
     }
 
@@ -377,10 +377,9 @@ impl<I: Io> Worker<I> {
     fn arrival_batch(&mut self) -> Vec<Registration> {
         let mut batch = Vec::new();
         while batch.len() < self.settings.register_batch {
-            let Some(handle) = self.link.arrivals.pop_front() else { break };
-            if let Some((index, _)) = self.channels.resolve(handle) {
-                batch.extend(self.registration(index));
-            }
+            let Some(index) = self.link.arrivals.pop_front() else { break };
+            // Whoever is there now: nobody is announced twice, and nobody without being there.
+            batch.extend(self.registration(index));
         }
         batch
     }
