@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::step::{Step, Summary};
 
 /// Where `cargo build --release` puts programs.
-fn release_dir() -> PathBuf {
+pub fn release_dir() -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     target.join("release")
 }

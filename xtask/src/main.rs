@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod instructions;
 mod packages;
 mod step;
 
@@ -31,6 +32,12 @@ enum Task {
     Density,
     /// The figures of docs/benchmarks: connect, hold, ping and push against the all-in-one gateway.
     Figures,
+    /// Instructions of the hot path, counted by valgrind, against docs/benchmarks/instructions.json.
+    Instructions {
+        /// Write the file anew.
+        #[arg(long)]
+        renew: bool,
+    },
     /// Format, lints and documentation, warnings denied.
     Lint,
 }
@@ -46,6 +53,7 @@ fn main() -> Result<()> {
         Task::E2e => e2e(&mut summary),
         Task::Density => density(&mut summary),
         Task::Figures => bench::figures(&mut summary)?,
+        Task::Instructions { renew } => instructions(&mut summary, renew),
         Task::Lint => lint(&mut summary),
     }
     summary.finish()
@@ -70,6 +78,7 @@ fn test(summary: &mut Summary) -> Result<()> {
     summary.run(Step::cargo("tests on real processes", &["test", "--release", "-p", "moor-tests"]));
     e2e(summary);
     density(summary);
+    instructions(summary, false);
     Ok(())
 }
 
@@ -85,6 +94,15 @@ fn release_build(summary: &mut Summary) {
 fn e2e(summary: &mut Summary) {
     release_build(summary);
     summary.run(Step::cargo("end to end", &["run", "--release", "-p", "moor-tests", "--bin", "moor-e2e"]));
+}
+
+fn instructions(summary: &mut Summary, renew: bool) {
+    if !packages::is_there("valgrind") {
+        return summary.note("instructions were not counted: valgrind is not installed".to_owned());
+    }
+    summary
+        .run(Step::cargo("hot path", &["build", "--release", "-p", "moor-gateway", "--example", "hot_path"]));
+    summary.run_with("instructions of the hot path", || instructions::run(renew));
 }
 
 fn density(summary: &mut Summary) {

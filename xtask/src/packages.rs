@@ -7,8 +7,13 @@ use anyhow::{Result, bail};
 use crate::step::Summary;
 
 /// Package, and a program of it that shows whether it is there.
-const PACKAGES: [(&str, &str); 4] =
-    [("iproute2", "ip"), ("shellcheck", "shellcheck"), ("systemd", "systemd-analyze"), ("procps", "sysctl")];
+const PACKAGES: [(&str, &str); 5] = [
+    ("valgrind", "valgrind"),
+    ("iproute2", "ip"),
+    ("shellcheck", "shellcheck"),
+    ("systemd", "systemd-analyze"),
+    ("procps", "sysctl"),
+];
 
 /// Installs what is missing when this is Debian and we are root; otherwise says what is missing.
 pub fn ensure(summary: &mut Summary) -> Result<()> {
@@ -40,7 +45,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("apt-get {} ended with {status}", arguments.join(" ")) }
 }
 
-fn is_there(program: &str) -> bool {
+pub fn is_there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
         .chain(["/usr/sbin".into(), "/sbin".into()])

@@ -12,7 +12,7 @@ use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
 /// Send state of a connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Whole frames not yet handed to the kernel.
+    /// Whole frames not yet handed to the kernel; without memory while there are none.
     pub queued: Vec<u8>,
     /// Bytes of the buffer in flight that the kernel has taken so far.
     pub offset: u32,
@@ -103,7 +103,9 @@ impl Pool {
 
     /// Takes a buffer back.
     pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() <= POOLED_BUFFER_BYTES_MAX && self.buffers.len() < POOLED_BUFFERS_MAX {
+        if (1..=POOLED_BUFFER_BYTES_MAX).contains(&buffer.capacity())
+            && self.buffers.len() < POOLED_BUFFERS_MAX
+        {
             buffer.clear();
             self.buffers.push(buffer);
         }

@@ -65,7 +65,11 @@ impl<I: Io> Worker<I> {
                 return Queued::Gone;
             }
         }
+        if outbox.queued.capacity() == 0 {
+            outbox.queued = self.pool.buffer();
+        }
         let before = outbox.queued.len();
+        outbox.queued.reserve(bytes);
         write(&mut outbox.queued);
         debug_assert_eq!(outbox.queued.len(), before + bytes, "the announced length is the written one");
         self.counters[Counter::SendQueuedBytes] += bytes as u64;
@@ -168,7 +172,7 @@ impl<I: Io> Worker<I> {
         let Some(outbox) = connection.outbox.as_mut().filter(|o| !o.in_flight && !o.queued.is_empty()) else {
             return;
         };
-        let buffer = std::mem::replace(&mut outbox.queued, self.pool.buffer());
+        let buffer = std::mem::take(&mut outbox.queued);
         outbox.begin(buffer.len(), now.0);
         self.io.send(slot, token, SendBuffer::Owned(buffer), 0);
     }

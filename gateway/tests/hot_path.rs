@@ -1,0 +1,47 @@
+//! In steady state nothing on a message's path allocates.
+#![forbid(unsafe_code)]
+
+#[path = "../examples/hot_path/kernel.rs"]
+mod kernel;
+#[path = "../examples/hot_path/scenario.rs"]
+mod scenario;
+
+fn allocations(name: &str, times: u32) -> u64 {
+    let scenario = scenario::SCENARIOS.iter().find(|scenario| scenario.name == name).expect(name);
+    let mut once = (scenario.set_up)();
+    // Pools fill and connections find their tier.
+    for _ in 0..20 * scenario::CLIENTS {
+        once();
+    }
+    let counted = allocation_counter::measure(|| {
+        for _ in 0..times {
+            once();
+        }
+    });
+    counted.count_total
+}
+
+#[test]
+fn a_message_to_or_from_one_session_allocates_nothing() {
+    for name in [
+        "split a frame",
+        "file and fire a timer",
+        "answer a ping",
+        "push to a session",
+        "forward a submit",
+        "forward an acknowledgement",
+    ] {
+        assert_eq!(allocations(name, 1000), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_broadcast_allocates_per_message_and_not_per_session() {
+    let each = allocations("broadcast to 64 sessions", 1000) / 1000;
+    assert!(each < u64::from(scenario::CLIENTS) / 4, "{each} allocations for {} sends", scenario::CLIENTS);
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
+}
