@@ -30,11 +30,6 @@ impl Stats {
         self.0.pointer(pointer).and_then(Value::as_str)
     }
 
-    /// Processor time of the gateway's process, microseconds.
-    pub fn cpu_us(&self) -> u64 {
-        self.number("/process/user_cpu_us") + self.number("/process/system_cpu_us")
-    }
-
     /// Resident memory of the gateway's process, bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.number("/process/resident_bytes")

@@ -7,12 +7,18 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::floor::FloorArguments;
+
 const EXAMPLES: &str = "\
 Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench connect --connections 50000             how fast do connections and logins go?
   moor-bench hold --connections 100000 --seconds 60  does it hold them, and what does each cost?
   moor-bench ping --connections 10000 --rate 20000   how long does a heartbeat take?
   moor-bench push --connections 15000 --rate 20000   how long does a push to a random session take?
+  moor-bench push --connections 15000 --rate 20000 --floor --repeat 3
+                                                     and what does it cost above the least possible work?
+  moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
+                                                     one message to everybody, eight at a time
 
 Exit codes: 0 the server held, 3 it fell short, 4 the harness could not keep up (nothing is said about the
 server then), 2 it could not be measured.";
@@ -40,6 +46,10 @@ pub enum Sub {
     Ping(Load),
     /// Push to random sessions through the internal port, at a rate.
     Push(Load),
+    /// One message to every session, again and again, through the internal port.
+    Fanout(Load),
+    /// The yardstick: a bare server without protocol and state, on one thread. `--floor` starts it by itself.
+    Floor(FloorArguments),
 }
 
 impl Sub {
@@ -50,14 +60,14 @@ impl Sub {
             Self::Hold(_) => "hold",
             Self::Ping(_) => "ping",
             Self::Push(_) => "push",
+            Self::Fanout(_) => "fanout",
+            Self::Floor(_) => "floor",
         }
     }
 
-    /// Its load.
-    pub const fn load(&self) -> &Load {
-        match self {
-            Self::Connect(load) | Self::Hold(load) | Self::Ping(load) | Self::Push(load) => load,
-        }
+    /// Whether it measures messages, for which there is a floor.
+    pub const fn has_messages(&self) -> bool {
+        matches!(self, Self::Ping(_) | Self::Push(_) | Self::Fanout(_))
     }
 }
 
@@ -79,12 +89,22 @@ pub struct Load {
     /// How long to measure after everybody is logged in.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Pushes or pings per second.
+    /// Pushes or pings per second; of `fanout`: deliveries per second, all sessions together.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: u64,
     /// Payload of a push, bytes; the first eight carry the time.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..=60_000))]
     pub bytes: u32,
+    /// Messages of `fanout` that go out at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub burst: u64,
+    /// Measure the floor as well, in turn with the gateway, and print the ratio. The floor runs on the first
+    /// processor, the harness on the last; start the gateway with `--workers 1`, so that it has one as well.
+    #[arg(long)]
+    pub floor: bool,
+    /// Rounds with --floor: the ratio is the median of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99), requires = "floor")]
+    pub repeat: u32,
     /// Heartbeat interval, seconds; default: what the server proposes, at most 30.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat: Option<u64>,

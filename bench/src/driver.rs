@@ -46,17 +46,19 @@ pub struct Share {
     pub target: SocketAddr,
     /// Heartbeat interval asked for, milliseconds; 0: the server's.
     pub heartbeat_ms: u64,
+    /// True: the server is the floor, which wants no login.
+    pub bare: bool,
 }
 
-/// Shares of `connections` clients, one per ring.
-pub fn shares(connections: u32, per_ring: u32, target: SocketAddr, heartbeat_ms: u64) -> Vec<Share> {
+/// Shares of `connections` clients, one per ring, alike but for which clients they are.
+pub fn shares(connections: u32, per_ring: u32, all: Share) -> Vec<Share> {
     let rings = connections.div_ceil(per_ring);
     (0..rings)
         .map(|ring| {
             let bound = |at: u32| {
                 u32::try_from(u64::from(connections) * u64::from(at) / u64::from(rings)).unwrap_or(0)
             };
-            Share { first: bound(ring), count: bound(ring + 1) - bound(ring), target, heartbeat_ms }
+            Share { first: bound(ring), count: bound(ring + 1) - bound(ring), ..all }
         })
         .collect()
 }
@@ -167,8 +169,10 @@ impl Driver {
         match result {
             Ok(slot) => {
                 self.fleet.members[index as usize].slot = slot;
-                let login = self.fleet.login(index);
-                self.send(index, login);
+                if !self.share.bare {
+                    let login = self.fleet.login(index);
+                    self.send(index, login);
+                }
                 self.ring.poll_readable(slot, Token::new(index, 0));
             }
             Err(error) => {
@@ -282,6 +286,7 @@ impl Driver {
         let now = self.shared.now_us();
         let (shared, measured) = (&self.shared, &mut self.measured);
         let (mut logged_in, mut refused) = (None, None);
+        let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
             Meaning::Terms { heartbeat_ms } => shared.heartbeat_ms.store(heartbeat_ms.max(1), Relaxed),
             Meaning::LoggedIn(session) => logged_in = Some(session),
@@ -290,12 +295,16 @@ impl Driver {
             }
             Meaning::Push(0) => {}
             Meaning::Pong(time) | Meaning::Push(time) => {
+                messages += 1;
                 shared.delivered.fetch_add(1, Relaxed);
                 measured.latency.saturating_record(now.saturating_sub(time).max(1));
             }
             Meaning::Refused(reason) => refused = Some(reason),
             Meaning::Other => {}
         });
+        if messages > 0 {
+            shared.reads.fetch_add(1, Relaxed);
+        }
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Live;
@@ -345,7 +354,8 @@ mod tests {
     fn shares_cover_everybody_once_and_fit_their_rings() {
         let target = "127.0.0.1:1".parse().unwrap();
         for connections in [1, 18_999, 19_000, 19_001, 100_000, 2_000_000] {
-            let shares = shares(connections, CLIENTS_PER_RING_MAX, target, 0);
+            let all = Share { first: 0, count: 0, target, heartbeat_ms: 0, bare: false };
+            let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
             assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX));
             assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));

@@ -168,7 +168,8 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
         Some(Kind::Opened) => {
             Opened::decode(body).map_or(Meaning::Other, |opened| Meaning::LoggedIn(opened.session))
         }
-        Some(Kind::Pong) => Meaning::Pong(carried()),
+        // The floor sends back what it gets.
+        Some(Kind::Pong | Kind::Ping) => Meaning::Pong(carried()),
         Some(Kind::Data) => Meaning::Push(carried()),
         Some(Kind::GoAway) => {
             Meaning::Refused(format!("GOAWAY {:?}", GoAway::decode(body).unwrap_or_default()))

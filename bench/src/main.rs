@@ -6,12 +6,14 @@ mod args;
 mod calibrate;
 mod driver;
 mod fleet;
+mod floor;
 mod measure;
 mod memory;
 mod progress;
 mod pusher;
 mod report;
 mod shared;
+mod side;
 
 use std::process::ExitCode;
 

@@ -11,47 +11,100 @@ use hdrhistogram::Histogram;
 use crate::admin::Stats;
 use crate::args::{Arguments, Load, Sub};
 use crate::calibrate::{self, Bare, settled};
-use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured};
+use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Share};
+use crate::floor;
 use crate::memory::descriptors_max;
 use crate::progress::Progress;
-use crate::pusher;
+use crate::pusher::{self, Pusher};
 use crate::report::{Report, Verdict};
 use crate::shared::{Shared, histogram};
+use crate::side::Side;
 
 /// Time under load before latencies count.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How late the harness's own sends may be at the 99th percentile before it says so, microseconds.
 const LATENESS_P99_US_MAX: u64 = 20_000;
-/// Time for the last answers after the last send.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// Longest wait for the last answers after the last send.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Where the first memory reading is taken, in thousandths of the connections: fixed costs drop out of the slope.
 const FIRST_READING_PERMILLE: u32 = 200;
 
 /// Runs what the arguments ask for.
 pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
-    let load = arguments.subcommand.load();
+    let load = match &arguments.subcommand {
+        Sub::Connect(load) | Sub::Hold(load) | Sub::Ping(load) | Sub::Push(load) | Sub::Fanout(load) => load,
+        Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
+    };
     // Both are asked before anything is begun.
     Stats::read(&load.admin)?;
     TcpStream::connect(load.target).map_err(|error| {
         format!("nothing listens at {} ({error}): start the gateway with `cargo run --release`", load.target)
     })?;
-    let bare = if matches!(arguments.subcommand, Sub::Hold(_)) { Some(calibrate::bare()?) } else { None };
-    let mut run = Run::start(load)?;
     let mut report = Report::default();
-    run.log_in(&mut report, bare)?;
-    match &arguments.subcommand {
-        Sub::Connect(_) => {}
-        Sub::Hold(_) => run.hold(),
-        Sub::Ping(_) => run.ping(&mut report)?,
-        Sub::Push(_) => run.push(&mut report)?,
+    let gateway = Side::gateway(load);
+    if load.floor && arguments.subcommand.has_messages() {
+        against_floor(&arguments.subcommand, load, &gateway, &mut report)?;
+    } else {
+        once(&arguments.subcommand, load, &gateway, &mut report)?;
     }
-    run.finish(&mut report)?;
     report.require(&load.require);
     report.finish(arguments.subcommand.name(), load.json.as_deref())
 }
 
+/// One measurement; what a delivery cost the server, if there were any.
+fn once(sub: &Sub, load: &Load, side: &Side, report: &mut Report) -> Result<Option<f64>, String> {
+    let bare = if matches!(sub, Sub::Hold(_)) { Some(calibrate::bare()?) } else { None };
+    let mut run = Run::start(load, side)?;
+    run.log_in(report, bare)?;
+    let cost = match sub {
+        Sub::Connect(_) | Sub::Floor(_) => None,
+        Sub::Hold(_) => {
+            run.hold();
+            None
+        }
+        Sub::Ping(_) => Some(run.ping(report)?),
+        Sub::Push(_) => Some(run.push(report)?),
+        Sub::Fanout(_) => Some(run.fanout(report)?),
+    };
+    run.finish(report)?;
+    Ok(cost)
+}
+
+/// Floor and gateway in turn. The gateway's last round is reported in full, and the ratio of every round.
+fn against_floor(sub: &Sub, load: &Load, gateway: &Side, report: &mut Report) -> Result<(), String> {
+    let allowed = moor_ring::thread::cpus_allowed().map_err(|error| error.to_string())?;
+    let (Some(first), Some(last)) = (allowed.first(), allowed.last()) else {
+        return Err("no processor is allowed".to_owned());
+    };
+    // Threads inherit it.
+    moor_ring::thread::pin_current(*last).map_err(|error| error.to_string())?;
+    let (mut floors, mut ratios) = (Vec::new(), Vec::new());
+    for round in 1..=load.repeat {
+        eprintln!("round {round} of {}: the floor, then the gateway", load.repeat);
+        let mut aside = Report::default();
+        let floor = once(sub, load, &Side::floor(load, *first)?, &mut aside)?.unwrap_or(f64::NAN);
+        *report = Report::default();
+        let cost = once(sub, load, gateway, report)?.unwrap_or(f64::NAN);
+        report.inherit(aside);
+        floors.push(floor);
+        ratios.push(cost / floor);
+    }
+    report.fine("floor_cpu_us_per_delivery", median(&mut floors));
+    report.fine("ratio_to_floor", median(&mut ratios));
+    report.fine("ratio_to_floor_min", ratios.first().copied().unwrap_or(f64::NAN));
+    report.fine("ratio_to_floor_max", ratios.last().copied().unwrap_or(f64::NAN));
+    Ok(())
+}
+
+/// The middle one; sorts them.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 struct Run<'a> {
     load: &'a Load,
+    side: &'a Side,
     shared: Arc<Shared>,
     drivers: Vec<JoinHandle<Result<Measured, moor_ring::RingError>>>,
     pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
@@ -60,22 +113,28 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(load: &'a Load) -> Result<Self, String> {
+    fn start(load: &'a Load, side: &'a Side) -> Result<Self, String> {
         let slots = u32::try_from(descriptors_max().saturating_sub(64)).unwrap_or(u32::MAX);
         if slots < 64 {
             return Err("RLIMIT_NOFILE is below 128: raise it (ulimit -n)".to_owned());
         }
         let shared = Arc::new(Shared::new());
-        let heartbeat_ms = load.heartbeat.unwrap_or(0) * 1000;
         let per_ring = CLIENTS_PER_RING_MAX.min(slots);
-        let drivers = driver::shares(load.connections, per_ring, load.target, heartbeat_ms)
+        let all = Share {
+            first: 0,
+            count: 0,
+            target: side.target()?,
+            heartbeat_ms: load.heartbeat.unwrap_or(0) * 1000,
+            bare: side.is_bare(),
+        };
+        let drivers = driver::shares(load.connections, per_ring, all)
             .into_iter()
             .map(|share| {
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || driver::run(share, &shared))
             })
             .collect();
-        Ok(Self { load, shared, drivers, pushers: Vec::new(), latencies: false })
+        Ok(Self { load, side, shared, drivers, pushers: Vec::new(), latencies: false })
     }
 
     /// Logs everybody in, in two steps when memory is weighed.
@@ -148,37 +207,40 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn ping(&mut self, report: &mut Report) -> Result<(), String> {
+    fn ping(&mut self, report: &mut Report) -> Result<f64, String> {
         let share = (self.load.rate / self.drivers.len() as u64).max(1);
         self.shared.pings_per_s.store(share, Relaxed);
         self.measure(report, "ping")
     }
 
-    fn push(&mut self, report: &mut Report) -> Result<(), String> {
-        let internal = match self.load.internal {
-            Some(internal) => internal,
-            None => {
-                let stats = Stats::read(&self.load.admin)?;
-                let text = stats.text("/gateway/internal_address").unwrap_or("127.0.0.1:7200").to_owned();
-                text.parse().map_err(|_| format!("the internal address {text} needs --internal ADDR"))?
-            }
-        };
+    fn push(&mut self, report: &mut Report) -> Result<f64, String> {
         let sessions = self.shared.sessions.lock().map_err(|_| "a driver panicked")?.clone();
         let all = sessions.len().max(1) as u64;
-        for pusher in pusher::connect_all(internal, &sessions)? {
+        for pusher in pusher::to_sessions(self.side, &sessions)? {
             // Every session is as likely as any other, whatever worker has it.
-            let rate = (self.load.rate * pusher.sessions() as u64 / all).max(1);
-            let (bytes, shared) = (self.load.bytes as usize, Arc::clone(&self.shared));
-            self.pushers.push(std::thread::spawn(move || pusher.run(rate, bytes, &shared)));
+            let rate = (self.load.rate * pusher.sessions() / all).max(1);
+            self.start_pusher(pusher, rate, 1);
         }
         self.measure(report, "push")
     }
 
-    /// Warms up, measures, and says what came back.
-    fn measure(&mut self, report: &mut Report, what: &'static str) -> Result<(), String> {
+    fn fanout(&mut self, report: &mut Report) -> Result<f64, String> {
+        let sessions = u64::from(self.shared.logged_in.load(Relaxed));
+        let pusher = pusher::to_everybody(self.side, sessions)?;
+        self.start_pusher(pusher, self.load.rate, self.load.burst);
+        self.measure(report, "fanout")
+    }
+
+    fn start_pusher(&mut self, pusher: Pusher, rate: u64, burst: u64) {
+        let (bytes, shared) = (self.load.bytes as usize, Arc::clone(&self.shared));
+        self.pushers.push(std::thread::spawn(move || pusher.run(rate, burst, bytes, &shared)));
+    }
+
+    /// Warms up, measures, and says what came back. Returns the server's processor time per delivery, microseconds.
+    fn measure(&mut self, report: &mut Report, what: &'static str) -> Result<f64, String> {
         self.latencies = true;
         std::thread::sleep(WARM_UP);
-        let cpu_before = Stats::read(&self.load.admin)?.cpu_us();
+        let cpu_before = self.side.cpu()?;
         let started = Instant::now();
         self.shared.measuring.store(true, Relaxed);
         let mut progress = Progress::new(what, self.load.seconds);
@@ -189,21 +251,31 @@ impl<'a> Run<'a> {
         }
         let elapsed = started.elapsed();
         let delivered = self.shared.delivered.load(Relaxed);
-        let cpu = Stats::read(&self.load.admin)?.cpu_us().saturating_sub(cpu_before);
+        let cpu = self.side.cpu()?.since(cpu_before);
         self.shared.measuring.store(false, Relaxed);
         // What was sent until now may still be on its way.
-        std::thread::sleep(LAST_ANSWERS);
         let sent = self.shared.pushed.load(Relaxed);
+        let waited = Instant::now();
+        while self.shared.delivered.load(Relaxed) < sent && waited.elapsed() < LAST_ANSWERS {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let arrived = self.shared.delivered.load(Relaxed);
+        let reads = self.shared.reads.load(Relaxed);
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-        let (delivered, cpu) = (delivered as f64, cpu as f64);
-        report.number("delivered_per_s", delivered / elapsed.as_secs_f64());
-        report.number("gateway_cpu_us_per_delivery", cpu / delivered.max(1.0));
+        let per_delivery = |value: u64| value as f64 / delivered.max(1) as f64;
+        #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        report.number("delivered_per_s", delivered as f64 / elapsed.as_secs_f64());
+        let cost = per_delivery(cpu.total_us());
+        report.fine("gateway_cpu_us_per_delivery", cost);
+        report.fine("gateway_user_cpu_us_per_delivery", per_delivery(cpu.user_us));
+        report.fine("gateway_system_cpu_us_per_delivery", per_delivery(cpu.system_us));
+        #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+        report.fine("frames_per_read", arrived as f64 / reads.max(1) as f64);
         report.count("sent", sent);
         if arrived * 1000 < sent * 999 {
             report.shortcoming(format!("{arrived} of {sent} arrived"));
         }
-        Ok(())
+        Ok(cost)
     }
 
     fn finish(self, report: &mut Report) -> Result<(), String> {

@@ -7,28 +7,55 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use moor_wire::client::Class;
-use moor_wire::internal::{Hello, Push, Role, Verb, Welcome, frame_reader, put_control};
+use moor_wire::client::{Class, Kind, put};
+use moor_wire::frame::HEADER_BYTES;
+use moor_wire::internal::{Broadcast, Hello, Push, Role, Verb, Welcome, frame_reader, put_control};
 use moor_wire::limits::INTERNAL_VERSION;
 use moor_wire::session::SessionHandle;
 use prost::Message;
 use rustix::net::RecvFlags;
 
+use crate::fleet::APP;
+use crate::floor::{EVERYBODY, put_push};
 use crate::shared::{Shared, histogram};
+use crate::side::Side;
 
 /// Longest time for the gateway to answer HELLO.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two pieces of pushes: how late one may be by design.
 const PIECE: Duration = Duration::from_micros(200);
 
-/// A greeted connection to one worker.
-pub struct Pusher {
-    stream: TcpStream,
-    sessions: Vec<u64>,
+/// How a push is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speech {
+    /// Internal protocol of a gateway.
+    Moor,
+    /// Index and frame, as the floor takes it.
+    Bare,
 }
 
-/// Connects to every worker of the gateway.
-pub fn connect_all(internal: SocketAddr, sessions: &[u64]) -> Result<Vec<Pusher>, String> {
+/// Whom the pushes are for.
+#[derive(Debug)]
+enum Aim {
+    /// One of these at random.
+    Sessions(Vec<u64>),
+    /// Everybody, so many at a time.
+    Everybody(u64),
+}
+
+/// A greeted connection.
+pub struct Pusher {
+    stream: TcpStream,
+    speech: Speech,
+    aim: Aim,
+}
+
+/// Pushers to random sessions: one for every worker of a gateway, one for the floor.
+pub fn to_sessions(side: &Side, sessions: &[u64]) -> Result<Vec<Pusher>, String> {
+    let internal = side.internal()?;
+    if side.is_bare() {
+        return Ok(vec![bare(internal, Aim::Sessions(sessions.to_vec()))?]);
+    }
     let (_, welcome) = greet(internal, None)?;
     (0..welcome.workers)
         .map(|worker| {
@@ -40,9 +67,27 @@ pub fn connect_all(internal: SocketAddr, sessions: &[u64]) -> Result<Vec<Pusher>
                 ));
             }
             let own = |session: &&u64| SessionHandle(**session).worker() == worker;
-            Ok(Pusher { stream, sessions: sessions.iter().filter(own).copied().collect() })
+            let aim = Aim::Sessions(sessions.iter().filter(own).copied().collect());
+            Ok(Pusher { stream, speech: Speech::Moor, aim })
         })
         .collect()
+}
+
+/// The pusher to everybody.
+pub fn to_everybody(side: &Side, sessions: u64) -> Result<Pusher, String> {
+    let (internal, aim) = (side.internal()?, Aim::Everybody(sessions));
+    if side.is_bare() {
+        return bare(internal, aim);
+    }
+    let (stream, _) = greet(internal, None)?;
+    Ok(Pusher { stream, speech: Speech::Moor, aim })
+}
+
+fn bare(internal: SocketAddr, aim: Aim) -> Result<Pusher, String> {
+    let failed = |error: std::io::Error| format!("the floor does not answer ({error})");
+    let stream = TcpStream::connect(internal).map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(Pusher { stream, speech: Speech::Bare, aim })
 }
 
 fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, Welcome), String> {
@@ -81,50 +126,93 @@ fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, Welcom
 }
 
 impl Pusher {
-    /// Sessions of its worker.
-    pub fn sessions(&self) -> usize {
-        self.sessions.len()
+    /// Sessions its pushes may go to.
+    pub fn sessions(&self) -> u64 {
+        match &self.aim {
+            Aim::Sessions(sessions) => sessions.len() as u64,
+            Aim::Everybody(sessions) => *sessions,
+        }
     }
 
-    /// Pushes `rate` per second to random sessions until the run ends. Returns how late its pushes went out while
-    /// measuring, microseconds.
-    pub fn run(mut self, rate: u64, bytes: usize, shared: &Arc<Shared>) -> Result<Histogram<u64>, String> {
+    /// Deliveries of one push.
+    const fn reach(&self) -> u64 {
+        match &self.aim {
+            Aim::Sessions(_) => 1,
+            Aim::Everybody(sessions) => *sessions,
+        }
+    }
+
+    /// Pushes until the run ends, `rate` deliveries per second, `burst` pushes at a time. Returns how late its
+    /// pushes went out while measuring, microseconds.
+    pub fn run(
+        mut self,
+        rate: u64,
+        burst: u64,
+        bytes: usize,
+        shared: &Arc<Shared>,
+    ) -> Result<Histogram<u64>, String> {
         let gone = |error: &dyn std::fmt::Display| format!("the internal connection broke ({error})");
         let mut lateness = histogram();
+        if self.sessions() == 0 {
+            return Ok(lateness);
+        }
         let mut body = vec![0x6d; bytes];
         let mut out = Vec::new();
         let mut rng = fastrand::Rng::new();
-        let (start, mut pushed) = (shared.now_us(), 0);
+        let group_ns = self.reach() * burst * 1_000_000_000 / rate;
+        let (start, mut groups) = (shared.now_us(), 0);
         let mut answers = [0; 16 * 1024];
-        while !shared.ended.load(Relaxed) && !self.sessions.is_empty() {
+        while !shared.ended.load(Relaxed) {
             let now = shared.now_us();
-            let due = (now - start) * rate / 1_000_000;
             // A bounded piece at a time, so that one write never blocks for long.
-            while pushed < due && out.len() < 256 * 1024 {
-                let intended = start + pushed * 1_000_000 / rate;
-                pushed += 1;
+            while start + groups * group_ns / 1000 <= now && out.len() < 256 * 1024 {
+                let intended = start + groups * group_ns / 1000;
+                groups += 1;
                 // A push outside the measured time carries no time: its arrival does not count.
                 let stamp = if shared.measuring.load(Relaxed) {
-                    shared.pushed.fetch_add(1, Relaxed);
+                    shared.pushed.fetch_add(burst * self.reach(), Relaxed);
                     lateness.saturating_record(now.saturating_sub(intended).max(1));
-                    intended
+                    intended.max(1)
                 } else {
                     0
                 };
                 body[..8].copy_from_slice(&stamp.to_be_bytes());
-                let session = SessionHandle(self.sessions[rng.usize(0..self.sessions.len())]);
-                Push::data(pushed, session, Class::Reliable, &body).put(&mut out, false);
+                for _ in 0..burst {
+                    self.put(groups, &body, &mut rng, &mut out);
+                }
             }
             self.stream.write_all(&out).map_err(|e| gone(&e))?;
             out.clear();
             // Only misses are answered; they are not waited for.
             match rustix::net::recv(&self.stream, &mut answers[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(gone(&"the gateway hung up")),
+                Ok((0, _)) => return Err(gone(&"the server hung up")),
                 Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(gone(&error)),
             }
             std::thread::sleep(PIECE);
         }
         Ok(lateness)
+    }
+
+    fn put(&self, cookie: u64, body: &[u8], rng: &mut fastrand::Rng, out: &mut Vec<u8>) {
+        let session = match &self.aim {
+            Aim::Sessions(sessions) => Some(sessions[rng.usize(0..sessions.len())]),
+            Aim::Everybody(_) => None,
+        };
+        match (self.speech, session) {
+            (Speech::Moor, Some(session)) => {
+                Push::data(cookie, SessionHandle(session), Class::Reliable, body).put(out, false);
+            }
+            (Speech::Moor, None) => {
+                let (kind, flags) = (Kind::Data.byte(), Class::Reliable.flags());
+                Broadcast { cookie, kind, flags, app: APP, body }.put(out, false);
+            }
+            (Speech::Bare, session) => {
+                let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+                put(&mut frame, Kind::Data, Class::Reliable, 1, body);
+                let index = session.map_or(EVERYBODY, |slot| u32::try_from(slot).unwrap_or(EVERYBODY));
+                put_push(out, index, &frame);
+            }
+        }
     }
 }

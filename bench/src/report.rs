@@ -50,6 +50,11 @@ impl Report {
         self.figures.push((key, json!((value * 10.0).round() / 10.0)));
     }
 
+    /// A number with three decimals.
+    pub fn fine(&mut self, key: &'static str, value: f64) {
+        self.figures.push((key, json!((value * 1000.0).round() / 1000.0)));
+    }
+
     /// Percentiles of a latency, microseconds, under the two sets of names.
     pub fn latency(&mut self, latency: &Histogram<u64>) {
         self.count("latency_p50_us", latency.value_at_quantile(0.5));
@@ -69,6 +74,12 @@ impl Report {
     /// The harness was the bottleneck.
     pub fn harness_short(&mut self, text: String) {
         self.harness = Some(text);
+    }
+
+    /// Takes over what went wrong in another run, not its figures.
+    pub fn inherit(&mut self, other: Self) {
+        self.shortcomings.extend(other.shortcomings.into_iter().map(|text| format!("floor: {text}")));
+        self.harness = self.harness.take().or(other.harness);
     }
 
     /// Judges the bounds.

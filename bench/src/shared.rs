@@ -37,6 +37,8 @@ pub struct Shared {
     pub pushed: AtomicU64,
     /// Pushes that arrived of those.
     pub delivered: AtomicU64,
+    /// Reads that brought any of them.
+    pub reads: AtomicU64,
     /// The interval the server proposed, milliseconds.
     pub heartbeat_ms: AtomicU64,
     /// Session handles for the pusher.
@@ -61,6 +63,7 @@ impl Shared {
             pongs: AtomicU64::new(0),
             pushed: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             heartbeat_ms: AtomicU64::new(30_000),
             sessions: Mutex::new(Vec::new()),
             trouble: Mutex::new(None),
