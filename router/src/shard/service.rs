@@ -119,12 +119,24 @@ impl Shard {
     }
 
     pub(super) fn handle_subscribe(&mut self, link: Arc<Link>, app: &str, credit: &Credit) {
-        if let Some(app) = self.registry.intern_app(app) {
-            let links = self.subscriptions.entry(app).or_default();
-            if links.len() < SUBSCRIBERS_PER_APP_MAX && links.iter().all(|known| known.id != link.id) {
-                links.push(link);
-            }
+        if !self.subscribe(link, app) {
+            self.metrics.subscriptions_refused.increment();
+            credit.refuse();
         }
         self.finish(credit);
+    }
+
+    /// False when there is no room for another app or another subscriber of it.
+    fn subscribe(&mut self, link: Arc<Link>, app: &str) -> bool {
+        let Some(app) = self.registry.intern_app(app) else { return false };
+        let links = self.subscriptions.entry(app).or_default();
+        if links.iter().any(|known| known.id == link.id) {
+            return true;
+        }
+        let has_room = links.len() < SUBSCRIBERS_PER_APP_MAX;
+        if has_room {
+            links.push(link);
+        }
+        has_room
     }
 }

@@ -9,7 +9,7 @@ use moor_wire::Code;
 use moor_wire::client::{Delivery, Kind, SubmitResult};
 use moor_wire::frame::FrameReader;
 use moor_wire::identity::account_hash;
-use moor_wire::internal::{NotHere, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::internal::{NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
@@ -18,7 +18,7 @@ use super::credit::{Answer, Credit};
 use super::work::Work;
 use crate::config::Fsync;
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
-use crate::limits::{CURSOR_FLUSH_MS, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::limits::{CURSOR_FLUSH_MS, SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::metrics::Metrics;
 use crate::outbox::{LinkOut, Outbox};
 use crate::store::sqlite::SqliteStore;
@@ -178,19 +178,20 @@ impl Rig {
 }
 
 impl Wire {
-    fn pushes(&mut self) -> Vec<(u64, u8, Vec<u8>)> {
+    /// Bodies of the frames of a verb since the last look; the others are passed over.
+    fn bodies(&mut self, verb: Verb) -> Vec<Bytes> {
         let context = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(bytes)) = self.out.poll_take(&context) {
             self.reader.push(&bytes);
         }
-        let mut pushes = Vec::new();
-        while let Some(frame) = self.reader.try_next().unwrap() {
-            if frame.header.kind == Verb::Push.byte() {
-                let push = Push::parse(&frame.body).unwrap();
-                pushes.push((push.session.0, push.kind, push.body.to_vec()));
-            }
-        }
-        pushes
+        let frames = std::iter::from_fn(|| self.reader.try_next().unwrap());
+        frames.filter(|frame| frame.header.kind == verb.byte()).map(|frame| frame.body).collect()
+    }
+
+    fn pushes(&mut self) -> Vec<(u64, u8, Vec<u8>)> {
+        let bodies = self.bodies(Verb::Push);
+        let pushes = bodies.iter().map(|body| Push::parse(body).unwrap());
+        pushes.map(|push| (push.session.0, push.kind, push.body.to_vec())).collect()
     }
 
     /// Sync ids delivered to a session since the last look.
@@ -439,4 +440,29 @@ fn a_device_that_comes_back_often_never_loses_its_live_session_to_dead_ones() {
     let sender = rig.link("north", 1);
     rig.submit(&sender, 1);
     assert_eq!(alive.delivered(1), ids(1..=1));
+}
+
+#[test]
+fn a_subscriber_too_many_is_told_and_may_ask_again() {
+    let mut rig = Rig::new(100);
+    let mut wires: Vec<Wire> =
+        (0..=SUBSCRIBERS_PER_APP_MAX).map(|number| rig.link(&format!("service-{number}"), 1)).collect();
+    let ask = |rig: &mut Rig, wire: &mut Wire| {
+        let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 4 }, 1);
+        let (link, app) = (wire.link.clone(), "shop".into());
+        rig.shard.apply(Work::Subscribe { link, app, credit }, rig.now_ms);
+        let outcomes = wire.bodies(Verb::Outcome);
+        outcomes.iter().map(|body| Outcome::parse(body).unwrap().code).collect::<Vec<_>>()
+    };
+    let (last, others) = wires.split_last_mut().unwrap();
+    for wire in &mut *others {
+        assert_eq!(ask(&mut rig, wire), [Code::Ok]);
+    }
+    assert_eq!(ask(&mut rig, last), [Code::Overloaded]);
+    assert_eq!(ask(&mut rig, &mut others[0]), [Code::Ok], "who has subscribed may say so again");
+    assert_eq!(rig.metrics.subscriptions_refused.get(), 1);
+    // Its process has started again: the old link is void.
+    rig.link("service-3", 2);
+    rig.later(100);
+    assert_eq!(ask(&mut rig, last), [Code::Ok]);
 }
