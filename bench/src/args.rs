@@ -40,7 +40,7 @@ pub struct Arguments {
 pub enum Sub {
     /// Connect and log in as fast as it goes.
     Connect(Load),
-    /// Connect, then hold with heartbeats; memory per session.
+    /// Connect, then hold with heartbeats; memory per session; a push to some of them at the end.
     Hold(Load),
     /// Echo: PING to PONG, at a rate.
     Ping(Load),
@@ -48,8 +48,26 @@ pub enum Sub {
     Push(Load),
     /// One message to every session, again and again, through the internal port.
     Fanout(Load),
+    /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
+    /// and --burst are the run's own.
+    Ratio(Load),
     /// The yardstick: a bare server without protocol and state, on one thread. `--floor` starts it by itself.
     Floor(FloorArguments),
+}
+
+/// Work for a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Logins.
+    Connect,
+    /// Held sessions.
+    Hold,
+    /// Echoes.
+    Ping,
+    /// Pushes to random sessions.
+    Push,
+    /// Pushes to everybody.
+    Fanout,
 }
 
 impl Sub {
@@ -61,18 +79,14 @@ impl Sub {
             Self::Ping(_) => "ping",
             Self::Push(_) => "push",
             Self::Fanout(_) => "fanout",
+            Self::Ratio(_) => "ratio",
             Self::Floor(_) => "floor",
         }
-    }
-
-    /// Whether it measures messages, for which there is a floor.
-    pub const fn has_messages(&self) -> bool {
-        matches!(self, Self::Ping(_) | Self::Push(_) | Self::Fanout(_))
     }
 }
 
 /// The load.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Load {
     /// The gateway's client port.
     #[arg(long, default_value = "127.0.0.1:7100", value_name = "ADDR")]
@@ -98,12 +112,15 @@ pub struct Load {
     /// Messages of `fanout` that go out at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub burst: u64,
+    /// Sessions of `hold`, chosen at random, that are sent one push each when it has held; all must arrive.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(0..=5_000_000))]
+    pub touch: u64,
     /// Measure the floor as well, in turn with the gateway, and print the ratio. The floor runs on the first
     /// processor, the harness on the last; start the gateway with `--workers 1`, so that it has one as well.
     #[arg(long)]
     pub floor: bool,
-    /// Rounds with --floor: the ratio is the median of them.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99), requires = "floor")]
+    /// Rounds with --floor and of `ratio`: a ratio is the median of them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub repeat: u32,
     /// Heartbeat interval, seconds; default: what the server proposes, at most 30.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod against;
 mod args;
 mod calibrate;
 mod driver;

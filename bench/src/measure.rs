@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::admin::Stats;
-use crate::args::{Arguments, Load, Sub};
+use crate::against;
+use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, settled};
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Share};
 use crate::floor;
@@ -26,80 +27,71 @@ const WARM_UP: Duration = Duration::from_secs(2);
 const LATENESS_P99_US_MAX: u64 = 20_000;
 /// Longest wait for the last answers after the last send.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// Longest wait for the pushes after `hold`.
+const TOUCH_ANSWERS: Duration = Duration::from_secs(30);
 /// Where the first memory reading is taken, in thousandths of the connections: fixed costs drop out of the slope.
 const FIRST_READING_PERMILLE: u32 = 200;
 
 /// Runs what the arguments ask for.
 pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
-    let load = match &arguments.subcommand {
-        Sub::Connect(load) | Sub::Hold(load) | Sub::Ping(load) | Sub::Push(load) | Sub::Fanout(load) => load,
+    let (load, work) = match &arguments.subcommand {
+        Sub::Connect(load) => (load, Work::Connect),
+        Sub::Hold(load) => (load, Work::Hold),
+        Sub::Ping(load) => (load, Work::Ping),
+        Sub::Push(load) => (load, Work::Push),
+        Sub::Fanout(load) => (load, Work::Fanout),
+        Sub::Ratio(load) => return against::ratio(load),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
-    // Both are asked before anything is begun.
-    Stats::read(&load.admin)?;
-    TcpStream::connect(load.target).map_err(|error| {
-        format!("nothing listens at {} ({error}): start the gateway with `cargo run --release`", load.target)
-    })?;
+    let gateway = reached(load)?;
     let mut report = Report::default();
-    let gateway = Side::gateway(load);
-    if load.floor && arguments.subcommand.has_messages() {
-        against_floor(&arguments.subcommand, load, &gateway, &mut report)?;
+    if load.floor {
+        against::one(work, load, &gateway, &mut report)?;
     } else {
-        once(&arguments.subcommand, load, &gateway, &mut report)?;
+        once(work, load, &gateway, None, &mut report)?;
     }
     report.require(&load.require);
     report.finish(arguments.subcommand.name(), load.json.as_deref())
 }
 
-/// One measurement; what a delivery cost the server, if there were any.
-fn once(sub: &Sub, load: &Load, side: &Side, report: &mut Report) -> Result<Option<f64>, String> {
-    let bare = if matches!(sub, Sub::Hold(_)) { Some(calibrate::bare()?) } else { None };
-    let mut run = Run::start(load, side)?;
-    run.log_in(report, bare)?;
-    let cost = match sub {
-        Sub::Connect(_) | Sub::Floor(_) => None,
-        Sub::Hold(_) => {
-            run.hold();
-            None
-        }
-        Sub::Ping(_) => Some(run.ping(report)?),
-        Sub::Push(_) => Some(run.push(report)?),
-        Sub::Fanout(_) => Some(run.fanout(report)?),
-    };
-    run.finish(report)?;
-    Ok(cost)
+/// The gateway of the arguments; both its ports are asked before anything is begun.
+pub fn reached(load: &Load) -> Result<Side, String> {
+    Stats::read(&load.admin)?;
+    TcpStream::connect(load.target).map_err(|error| {
+        format!("nothing listens at {} ({error}): start the gateway with `cargo run --release`", load.target)
+    })?;
+    Ok(Side::gateway(load))
 }
 
-/// Floor and gateway in turn. The gateway's last round is reported in full, and the ratio of every round.
-fn against_floor(sub: &Sub, load: &Load, gateway: &Side, report: &mut Report) -> Result<(), String> {
-    let allowed = moor_ring::thread::cpus_allowed().map_err(|error| error.to_string())?;
-    let (Some(first), Some(last)) = (allowed.first(), allowed.last()) else {
-        return Err("no processor is allowed".to_owned());
-    };
-    // Threads inherit it.
-    moor_ring::thread::pin_current(*last).map_err(|error| error.to_string())?;
-    let (mut floors, mut ratios) = (Vec::new(), Vec::new());
-    for round in 1..=load.repeat {
-        eprintln!("round {round} of {}: the floor, then the gateway", load.repeat);
-        let mut aside = Report::default();
-        let floor = once(sub, load, &Side::floor(load, *first)?, &mut aside)?.unwrap_or(f64::NAN);
-        *report = Report::default();
-        let cost = once(sub, load, gateway, report)?.unwrap_or(f64::NAN);
-        report.inherit(aside);
-        floors.push(floor);
-        ratios.push(cost / floor);
+/// One measurement. Returns what is compared with the floor: connections per second, or microseconds of processor
+/// time per delivery.
+///
+/// With a processor given, this thread and those it starts stay there.
+pub fn once(
+    work: Work,
+    load: &Load,
+    side: &Side,
+    cpu: Option<usize>,
+    report: &mut Report,
+) -> Result<f64, String> {
+    if let Some(cpu) = cpu {
+        moor_ring::thread::pin_current(cpu).map_err(|error| error.to_string())?;
     }
-    report.fine("floor_cpu_us_per_delivery", median(&mut floors));
-    report.fine("ratio_to_floor", median(&mut ratios));
-    report.fine("ratio_to_floor_min", ratios.first().copied().unwrap_or(f64::NAN));
-    report.fine("ratio_to_floor_max", ratios.last().copied().unwrap_or(f64::NAN));
-    Ok(())
-}
-
-/// The middle one; sorts them.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let bare = if work == Work::Hold { Some(calibrate::bare()?) } else { None };
+    let mut run = Run::start(load, side)?;
+    let mut figure = run.log_in(report, bare)?;
+    match work {
+        Work::Connect => {}
+        Work::Hold => {
+            run.hold();
+            run.touch(report)?;
+        }
+        Work::Ping => figure = run.ping(report)?,
+        Work::Push => figure = run.push(report)?,
+        Work::Fanout => figure = run.fanout(report)?,
+    }
+    run.finish(report)?;
+    Ok(figure)
 }
 
 struct Run<'a> {
@@ -137,8 +129,8 @@ impl<'a> Run<'a> {
         Ok(Self { load, side, shared, drivers, pushers: Vec::new(), latencies: false })
     }
 
-    /// Logs everybody in, in two steps when memory is weighed.
-    fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<(), String> {
+    /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
+    fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<f64, String> {
         let all = self.load.connections;
         let first = u32::try_from(u64::from(all) * u64::from(FIRST_READING_PERMILLE) / 1000).unwrap_or(0);
         let mut took = Duration::ZERO;
@@ -151,7 +143,8 @@ impl<'a> Run<'a> {
         took += self.log_in_to(1000, all)?;
         let sessions = self.shared.logged_in.load(Relaxed);
         report.count("sessions", u64::from(sessions));
-        report.number("connect_per_s", f64::from(sessions) / took.as_secs_f64().max(0.001));
+        let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
+        report.number("connect_per_s", per_s);
         if let (Some(bare), Some((before, kernel, stats))) = (bare, readings) {
             let more = f64::from(sessions.saturating_sub(before).max(1));
             let per_pair = slope(kernel, settled(), more);
@@ -164,7 +157,7 @@ impl<'a> Run<'a> {
             report.number("kernel_bytes_bare_pair", bare.pair);
             report.number("kernel_bytes_harness_poll", bare.poll);
         }
-        Ok(())
+        Ok(per_s)
     }
 
     fn log_in_to(&self, permille: u32, wanted: u32) -> Result<Duration, String> {
@@ -205,6 +198,32 @@ impl<'a> Run<'a> {
             progress.show(started.elapsed().as_secs(), &word);
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// One push each to sessions chosen at random: what is held is alive in both directions.
+    fn touch(&self, report: &mut Report) -> Result<(), String> {
+        let mut sessions = self.shared.sessions.lock().map_err(|_| "a driver panicked")?.clone();
+        fastrand::shuffle(&mut sessions);
+        sessions.truncate(usize::try_from(self.load.touch).unwrap_or(usize::MAX));
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let wanted = sessions.len() as u64;
+        self.shared.measuring.store(true, Relaxed);
+        for pusher in pusher::to_sessions(self.side, &sessions)? {
+            pusher.touch(self.load.bytes as usize, &self.shared)?;
+        }
+        let waited = Instant::now();
+        while self.shared.delivered.load(Relaxed) < wanted && waited.elapsed() < TOUCH_ANSWERS {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let arrived = self.shared.delivered.load(Relaxed);
+        report.count("touched", wanted);
+        report.count("touched_delivered", arrived);
+        if arrived != wanted {
+            report.shortcoming(format!("{arrived} of {wanted} sessions got their push"));
+        }
+        Ok(())
     }
 
     fn ping(&mut self, report: &mut Report) -> Result<f64, String> {

@@ -142,6 +142,18 @@ impl Pusher {
         }
     }
 
+    /// One push to each of its sessions.
+    pub fn touch(mut self, bytes: usize, shared: &Shared) -> Result<(), String> {
+        let Aim::Sessions(sessions) = &self.aim else { return Ok(()) };
+        let mut body = vec![0x6d; bytes];
+        let mut out = Vec::new();
+        for session in sessions {
+            body[..8].copy_from_slice(&shared.now_us().max(1).to_be_bytes());
+            Push::data(1, SessionHandle(*session), Class::Reliable, &body).put(&mut out, false);
+        }
+        self.stream.write_all(&out).map_err(|error| format!("the internal connection broke ({error})"))
+    }
+
     /// Pushes until the run ends, `rate` deliveries per second, `burst` pushes at a time. Returns how late its
     /// pushes went out while measuring, microseconds.
     pub fn run(
