@@ -29,6 +29,8 @@ pub const LINKS_PER_THREAD_MAX: usize = 8_192;
 pub const APPS_MAX: usize = 65_535;
 /// Sessions of one account, all devices together.
 pub const SESSIONS_PER_ACCOUNT_MAX: u8 = 64;
+/// Devices of one account whose positions are kept; beyond it the one furthest behind is forgotten.
+pub const DEVICES_PER_ACCOUNT_MAX: u32 = 256;
 /// Sessions of one device name: a new one beside a half-open old one, and some slack. Beyond it the oldest
 /// is closed.
 pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
@@ -96,3 +98,5 @@ const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
 const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
+// Whoever is logged in has a position.
+const _: () = assert!(DEVICES_PER_ACCOUNT_MAX > SESSIONS_PER_ACCOUNT_MAX as u32);

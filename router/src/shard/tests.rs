@@ -18,11 +18,13 @@ use super::credit::{Answer, Credit};
 use super::work::Work;
 use crate::config::Fsync;
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
-use crate::limits::{CURSOR_FLUSH_MS, SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::limits::{
+    CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES,
+};
 use crate::metrics::Metrics;
 use crate::outbox::{LinkOut, Outbox};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{AccountKey, MessageStore, Origin, StoreEvent, Submit, Write};
+use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
 const HERE: ShardIndex = ShardIndex(0);
 
@@ -465,4 +467,31 @@ fn a_subscriber_too_many_is_told_and_may_ask_again() {
     rig.link("service-3", 2);
     rig.later(100);
     assert_eq!(ask(&mut rig, last), [Code::Ok]);
+}
+
+#[test]
+fn of_too_many_devices_the_one_furthest_behind_is_forgotten_and_served_from_the_start() {
+    let mut rig = Rig::new(1000);
+    let wire = rig.link("gateway", 1);
+    rig.submit(&wire, 3);
+    let save = |rig: &mut Rig, device: u32, acked: u64| {
+        let device = format!("device-{device:04}").into();
+        let save = Write::Cursor(Box::new(CursorSave { key: alice(), device, acked }));
+        rig.store.try_write(vec![save]).unwrap();
+    };
+    save(&mut rig, 0, 1);
+    for device in 1..DEVICES_PER_ACCOUNT_MAX {
+        save(&mut rig, device, 2);
+    }
+    save(&mut rig, 1, 3);
+    rig.submit(&wire, 1);
+    assert_eq!(rig.metrics.devices_forgotten.get(), 0);
+    save(&mut rig, DEVICES_PER_ACCOUNT_MAX, 3);
+    rig.submit(&wire, 1);
+    assert_eq!(rig.metrics.devices_forgotten.get(), 1);
+    let mut wire = wire;
+    for (session, device, first) in [(1, 0, 1), (2, 1, 4), (3, 2, 3), (4, DEVICES_PER_ACCOUNT_MAX, 4)] {
+        rig.register(&wire, session, &format!("device-{device:04}"), None);
+        assert_eq!(wire.delivered(session).first(), Some(&first), "device {device}");
+    }
 }

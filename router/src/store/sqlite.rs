@@ -15,7 +15,8 @@ use rusqlite::{Connection, params};
 use crate::config::Fsync;
 use crate::error::StartError;
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, HEADS_CACHED_MAX, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
+    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICES_PER_ACCOUNT_MAX, HEADS_CACHED_MAX, TRIM_SLICE_MESSAGES,
+    WRITES_OUTSTANDING_MAX,
 };
 use crate::metrics::Metrics;
 use crate::store::checkpoint::{self, Progress};
@@ -313,11 +314,25 @@ impl Committer {
     fn save_cursor(&mut self, cursor: &CursorSave) -> rusqlite::Result<()> {
         self.remember(&cursor.key, false)?;
         let Some(head) = self.heads.get(&cursor.key.hash) else { return Ok(()) };
-        self.connection
+        let known = self
+            .connection
+            .prepare_cached("UPDATE cursors SET acked = ?3 WHERE account = ?1 AND device = ?2")?
+            .execute(params![head.id, cursor.device, signed(cursor.acked)])?;
+        if known > 0 {
+            return Ok(());
+        }
+        // A device more: the one furthest behind makes room. Should it come back it is served from the oldest
+        // message kept, like a device never seen.
+        let forgotten = self
+            .connection
             .prepare_cached(
-                "INSERT INTO cursors (account, device, acked) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (account, device) DO UPDATE SET acked = excluded.acked",
+                "DELETE FROM cursors WHERE account = ?1 AND device IN (
+                     SELECT device FROM cursors WHERE account = ?1 ORDER BY acked DESC, device LIMIT -1 OFFSET ?2)",
             )?
+            .execute(params![head.id, DEVICES_PER_ACCOUNT_MAX - 1])?;
+        self.metrics.devices_forgotten.add(forgotten as u64);
+        self.connection
+            .prepare_cached("INSERT INTO cursors (account, device, acked) VALUES (?1, ?2, ?3)")?
             .execute(params![head.id, cursor.device, signed(cursor.acked)])?;
         Ok(())
     }
