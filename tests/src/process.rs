@@ -230,12 +230,17 @@ pub fn all_in_one(data: &Path, more: &[&str]) -> Result<Process> {
 /// # Errors
 /// When it cannot be started or does not end within ten seconds.
 pub fn run(program_name: &str, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
-    let mut child = Command::new(program(program_name)?)
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let status = wait_for(Duration::from_secs(10), program_name, || Ok(child.try_wait()?));
+    run_to_end(Command::new(program(program_name)?).args(arguments))
+}
+
+/// Likewise with any command.
+///
+/// # Errors
+/// When it cannot be started or does not end within ten seconds.
+pub fn run_to_end(command: &mut Command) -> Result<(Option<i32>, String, String)> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let name = format!("{:?}", command.get_program());
+    let status = wait_for(Duration::from_secs(10), &name, || Ok(child.try_wait()?));
     if status.is_err() {
         child.kill()?;
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use moor_tests::process::{all_in_one, gateway, router, run};
+use moor_tests::process::{all_in_one, gateway, program, router, run, run_to_end};
 use moor_tests::raw::RawClient;
 use moor_wire::Code;
 use moor_wire::client::{GoAway, Kind};
@@ -35,6 +35,31 @@ fn what_cannot_start_says_what_to_do() -> Result<()> {
     let held = data.path().to_string_lossy();
     refused(&[&["--listen", "127.0.0.1:0", "--data", &held], &free[..]].concat(), &["another process"])?;
     refused(&["--internal", "0.0.0.0:0"], &["token"])?;
+    Ok(())
+}
+
+/// strace answers for the kernel: io_uring is not built in, or switched off.
+#[test]
+fn a_kernel_without_io_uring_is_named_with_what_to_do() -> Result<()> {
+    if std::process::Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return Ok(());
+    }
+    let data = tempfile::tempdir()?;
+    for (error, says) in [("ENOSYS", "6.1"), ("EPERM", "kernel.io_uring_disabled")] {
+        let mut command = std::process::Command::new("strace");
+        command
+            .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=io_uring_setup"])
+            .args(["-e", &format!("inject=io_uring_setup:error={error}")])
+            .arg(program("moor-gateway")?)
+            .args(["--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--router-listen", "127.0.0.1:0", "--data"])
+            .arg(data.path());
+        let (code, _, err) = run_to_end(&mut command)?;
+        let last: Vec<_> = err.lines().filter(|line| line.starts_with("moor-gateway:")).collect();
+        assert_eq!((code, last.len()), (Some(2), 1), "{error}: {err}");
+        assert!(last[0].contains("io_uring") && last[0].contains(says), "{error}: {}", last[0]);
+    }
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use anyhow::{Result, bail};
 use crate::step::Summary;
 
 /// Package, and a program of it that shows whether it is there.
-const PACKAGES: [(&str, &str); 5] = [
+const PACKAGES: [(&str, &str); 6] = [
     ("valgrind", "valgrind"),
+    ("strace", "strace"),
     ("iproute2", "ip"),
     ("shellcheck", "shellcheck"),
     ("systemd", "systemd-analyze"),
