@@ -85,6 +85,8 @@ pub struct Connection {
     pub dirty: bool,
     /// True when it belongs to the hot tier: its next receive is multishot.
     pub hot: bool,
+    /// True exactly when the start of a frame waits for its rest, in the worker's `begun`.
+    pub begun: bool,
     /// True when the multishot receive has been told to end.
     pub cooling: bool,
     /// Receives since `burst_start_ms`, up to the promotion threshold.
@@ -101,9 +103,6 @@ pub struct Connection {
     pub first_channel: u32,
     /// Place in the timer wheel.
     pub wheel: Link,
-    /// Start of a frame whose rest has not come.
-    #[allow(clippy::box_collection, reason = "one pointer in an idle connection, not three")]
-    pub remainder: Option<Box<Vec<u8>>>,
     /// What waits to be sent.
     pub outbox: Option<Box<Outbox>>,
     /// The client's device.
@@ -121,6 +120,7 @@ impl Default for Connection {
             dirty: false,
             hot: false,
             cooling: false,
+            begun: false,
             burst: 0,
             channels: 0,
             burst_start_ms: 0,
@@ -128,7 +128,6 @@ impl Default for Connection {
             interval_ms: 0,
             first_channel: NIL,
             wheel: Link::default(),
-            remainder: None,
             outbox: None,
             device: Name::EMPTY,
         }
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Connection>() <= 64, "{}", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 56, "{}", size_of::<Connection>());
     }
 
     #[test]

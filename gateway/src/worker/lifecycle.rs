@@ -231,7 +231,7 @@ impl<I: Io> Worker<I> {
             }
             Role::Link => self.link_lost(now),
         }
-        self.connections[slot.0].remainder = None;
+        self.take_begun(slot);
     }
 
     /// Closes one channel of a connection and tells the router.

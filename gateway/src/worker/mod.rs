@@ -77,6 +77,8 @@ pub struct Worker<I: Io> {
     pool: Pool,
     /// Connections with something new to send, each once.
     dirty: Vec<Slot>,
+    /// Starts of frames whose rest has not come.
+    begun: HashMap<Slot, Vec<u8>>,
     /// Connections whose receive found no buffer.
     starved: VecDeque<Token>,
     link: RouterLink,
@@ -121,6 +123,7 @@ impl<I: Io> Worker<I> {
             wheel: Wheel::new(),
             pool: Pool::default(),
             dirty: Vec::new(),
+            begun: HashMap::new(),
             starved: VecDeque::new(),
             services: HashMap::new(),
             arriving: HashMap::new(),

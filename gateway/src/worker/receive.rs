@@ -133,11 +133,11 @@ impl<I: Io> Worker<I> {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
         let mut input = bytes;
-        if let Some(mut begun) = self.connections[slot.0].remainder.take()
+        if let Some(mut begun) = self.take_begun(slot)
             && !self.handle_begun(slot, &mut begun, &mut input, now)
         {
             if self.in_service(slot) {
-                self.connections[slot.0].remainder = Some(begun);
+                self.keep_begun(slot, begun);
             }
             return;
         }
@@ -149,7 +149,7 @@ impl<I: Io> Worker<I> {
                 }
                 Ok(Split::Need(_)) => {
                     if !input.is_empty() {
-                        self.connections[slot.0].remainder = Some(Box::new(input.to_vec()));
+                        self.keep_begun(slot, input.to_vec());
                     }
                     return;
                 }
@@ -181,6 +181,17 @@ impl<I: Io> Worker<I> {
                 }
             }
         }
+    }
+
+    /// The start of a frame that waits for its rest. Few connections have one at a time, so none has a place for it.
+    pub(super) fn take_begun(&mut self, slot: Slot) -> Option<Vec<u8>> {
+        let connection = &mut self.connections[slot.0];
+        std::mem::take(&mut connection.begun).then(|| self.begun.remove(&slot)).flatten()
+    }
+
+    fn keep_begun(&mut self, slot: Slot, start: Vec<u8>) {
+        self.connections[slot.0].begun = true;
+        self.begun.insert(slot, start);
     }
 
     fn in_service(&self, slot: Slot) -> bool {

@@ -192,7 +192,7 @@ impl<I: Io> Worker<I> {
             tracing::warn!(worker = self.id.0, %error, "a service's descriptor could not be handed over");
         }
         self.wheel.remove(&mut self.connections, slot.0);
-        self.connections[slot.0].remainder = None;
+        self.take_begun(slot);
         self.connections[slot.0].last_seen_ms = super::connection::low(now.0);
         self.close_join(slot);
     }

@@ -265,6 +265,7 @@ impl Bed {
             assert_eq!(worker.clients, 0, "clients");
             assert_eq!(worker.channels.open_count(), 0, "channels");
             assert_eq!(worker.starved.len(), 0, "starved");
+            assert_eq!(worker.begun.len(), 0, "starts of frames");
             let link = worker.link.slot();
             let slots: Vec<u32> = seat.kernel.borrow().sockets.keys().copied().collect();
             for slot in slots {
