@@ -97,9 +97,12 @@ pub struct Load {
     /// The gateway's internal port, for `push`; default: what the admin port says.
     #[arg(long, value_name = "ADDR")]
     pub internal: Option<SocketAddr>,
-    /// Connections, each with one session.
+    /// Connections.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
     pub connections: u32,
+    /// Channels on each connection: the same account in so many apps. Messages use the first.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub channels: u16,
     /// How long to measure after everybody is logged in.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,

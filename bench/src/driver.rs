@@ -46,6 +46,8 @@ pub struct Share {
     pub target: SocketAddr,
     /// Heartbeat interval asked for, milliseconds; 0: the server's.
     pub heartbeat_ms: u64,
+    /// Channels of each.
+    pub channels: u16,
     /// True: the server is the floor, which wants no login.
     pub bare: bool,
 }
@@ -101,7 +103,7 @@ pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
     })?;
     let mut driver = Driver {
         ring,
-        fleet: Fleet::new(share.first, share.count),
+        fleet: Fleet::new(share.first, share.count, share.channels),
         share,
         shared: Arc::clone(shared),
         measured: Measured { login: histogram(), latency: histogram(), lateness: histogram() },
@@ -354,7 +356,7 @@ mod tests {
     fn shares_cover_everybody_once_and_fit_their_rings() {
         let target = "127.0.0.1:1".parse().unwrap();
         for connections in [1, 18_999, 19_000, 19_001, 100_000, 2_000_000] {
-            let all = Share { first: 0, count: 0, target, heartbeat_ms: 0, bare: false };
+            let all = Share { first: 0, count: 0, target, heartbeat_ms: 0, channels: 1, bare: false };
             let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
             assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX));

@@ -65,6 +65,7 @@ pub struct Fleet {
     /// By index in this fleet.
     pub members: Vec<Member>,
     first: u32,
+    channels: u16,
     /// Starts of frames whose rest has not come.
     remainders: HashMap<u32, Vec<u8>>,
     /// What waits for a send in flight to end.
@@ -72,18 +73,19 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// `count` clients, the first of which has number `first` among all.
-    pub fn new(first: u32, count: u32) -> Self {
+    /// `count` clients, the first of which has number `first` among all, with so many channels each.
+    pub fn new(first: u32, count: u32, channels: u16) -> Self {
         let member = Member { slot: Slot(0), stage: Stage::Idle, sending: false, began_us: 0 };
         Self {
             members: vec![member; count as usize],
             first,
+            channels,
             remainders: HashMap::new(),
             backlog: HashMap::new(),
         }
     }
 
-    /// CONNECT and OPEN of a client. Account names have 24 bytes, like those of the memory target.
+    /// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are. Account names have 24 bytes, like those of the memory target.
     pub fn login(&self, index: u32) -> Vec<u8> {
         let number = self.first + index;
         let mut out = Vec::with_capacity(128);
@@ -93,13 +95,12 @@ impl Fleet {
             ..Connect::default()
         };
         put_control(&mut out, Kind::Connect, 0, &connect);
-        let open = Open {
-            app: APP.to_owned(),
-            account: format!("bench-account-{number:010}"),
-            last_sync_id: Some(0),
-            ..Open::default()
-        };
-        put_control(&mut out, Kind::Open, 1, &open);
+        for channel in (1..=self.channels).rev() {
+            let app = if channel == 1 { APP.to_owned() } else { format!("{APP}-{channel}") };
+            let account = format!("bench-account-{number:010}");
+            let open = Open { app, account, last_sync_id: Some(0), ..Open::default() };
+            put_control(&mut out, Kind::Open, channel, &open);
+        }
         out
     }
 
@@ -165,7 +166,7 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
     match Kind::from_byte(header.kind) {
         Some(Kind::Connected) => Connected::decode(body)
             .map_or(Meaning::Other, |terms| Meaning::Terms { heartbeat_ms: u64::from(terms.heartbeat_ms) }),
-        Some(Kind::Opened) => {
+        Some(Kind::Opened) if header.channel == 1 => {
             Opened::decode(body).map_or(Meaning::Other, |opened| Meaning::LoggedIn(opened.session))
         }
         // The floor sends back what it gets.
@@ -186,11 +187,29 @@ mod tests {
 
     #[test]
     fn account_names_have_24_bytes() {
-        let fleet = Fleet::new(7, 1);
+        let fleet = Fleet::new(7, 1, 1);
         let login = fleet.login(0);
         let text = String::from_utf8_lossy(&login);
         assert!(text.contains("bench-account-0000000007"));
         assert_eq!("bench-account-0000000007".len(), 24);
+    }
+
+    #[test]
+    fn the_first_channel_is_opened_last_and_its_answer_is_the_login() {
+        let login = Fleet::new(0, 1, 3).login(0);
+        let mut rest = &login[..];
+        let mut opened = Vec::new();
+        while let Ok(Split::Frame { header, rest: tail, .. }) = split(rest, |_| SERVER_BODY_BYTES_MAX) {
+            opened.push(header.channel);
+            rest = tail;
+        }
+        assert_eq!(opened, [0, 3, 2, 1]);
+        let mut answer = Vec::new();
+        put_control(&mut answer, Kind::Opened, 2, &Opened { session: 8 });
+        put_control(&mut answer, Kind::Opened, 1, &Opened { session: 9 });
+        let mut seen = Vec::new();
+        assert!(Fleet::new(0, 1, 3).handle_bytes(0, &answer, |meaning| seen.push(meaning)));
+        assert_eq!(seen, [Meaning::Other, Meaning::LoggedIn(9)]);
     }
 
     #[test]
@@ -200,7 +219,7 @@ mod tests {
         put(&mut stream, Kind::Data, Class::Normal, 1, &77u64.to_be_bytes());
         stream[0] = Kind::Pong.byte();
         for cut in 1..stream.len() {
-            let mut fleet = Fleet::new(0, 1);
+            let mut fleet = Fleet::new(0, 1, 1);
             let mut seen = Vec::new();
             for piece in stream.chunks(cut) {
                 assert!(fleet.handle_bytes(0, piece, |meaning| seen.push(meaning)));
@@ -211,7 +230,7 @@ mod tests {
 
     #[test]
     fn one_send_is_in_flight_and_the_rest_waits() {
-        let mut fleet = Fleet::new(0, 1);
+        let mut fleet = Fleet::new(0, 1, 1);
         assert_eq!(fleet.try_send(0, vec![1]), Some(vec![1]));
         assert_eq!(fleet.try_send(0, vec![2]), None);
         assert_eq!(fleet.try_send(0, vec![3]), None);

@@ -117,6 +117,7 @@ impl<'a> Run<'a> {
             count: 0,
             target: side.target()?,
             heartbeat_ms: load.heartbeat.unwrap_or(0) * 1000,
+            channels: load.channels,
             bare: side.is_bare(),
         };
         let drivers = driver::shares(load.connections, per_ring, all)
@@ -142,14 +143,17 @@ impl<'a> Run<'a> {
         }
         took += self.log_in_to(1000, all)?;
         let sessions = self.shared.logged_in.load(Relaxed);
-        report.count("sessions", u64::from(sessions));
+        let channels = self.load.channels;
+        report.count("sessions", u64::from(sessions) * u64::from(channels));
+        report.count("channels_per_connection", u64::from(channels));
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
         if let (Some(bare), Some((before, kernel, stats))) = (bare, readings) {
             let more = f64::from(sessions.saturating_sub(before).max(1));
             let per_pair = slope(kernel, settled(), more);
             let user = slope(stats.resident_bytes(), Stats::read(&self.load.admin)?.resident_bytes(), more);
-            report.number("gateway_user_bytes_per_session", user);
+            report.number("gateway_user_bytes_per_session", user / f64::from(channels));
+            report.number("gateway_user_bytes_per_connection", user);
             // Both ends of every connection are on this host: what a bare one costs and the harness's own poll
             // are weighed beforehand and taken off.
             report.number("kernel_bytes_per_session", per_pair - bare.pair - bare.poll);
