@@ -35,7 +35,7 @@ pub const SERVICE_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// Send buffers kept for the next use.
-pub const POOLED_BUFFERS_MAX: usize = 512;
+pub const POOLED_BUFFERS_MAX: usize = 128;
 /// A send that makes no progress for this long belongs to a peer that does not read, milliseconds.
 pub const SEND_STALL_MS: u64 = 30_000;
 /// How long a connection that is being closed may take to read its last frames and to hang up, milliseconds.
@@ -56,7 +56,7 @@ pub const JOB_TIMEOUT_MS: u64 = 2000;
 /// Register batches sent and not yet answered.
 pub const REGISTER_UNANSWERED_MAX: u32 = 4;
 /// Sessions waiting to be registered one by one; beyond it the whole table is walked instead.
-pub const REGISTER_QUEUE_MAX: usize = 8192;
+pub const REGISTER_QUEUE_MAX: usize = 2048;
 /// Without a frame from the router for this long the link is taken for dead, milliseconds.
 pub const LINK_SILENCE_MS: u64 = 3000;
 /// First and longest pause before connecting to the router again, milliseconds; the real one is random
