@@ -4,37 +4,9 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
-use common::{Peer, RouterProcess, Who};
+use common::{Peer, RouterProcess, SmallDisk, Who};
 use moor_wire::Code;
-
-/// A small tmpfs, unmounted with the value.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted.
-    fn mount(size: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(directory.path())
-            .output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Self(directory))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        Command::new("umount").args(["-l"]).arg(self.0.path()).status().ok();
-    }
-}
 
 #[test]
 fn a_full_disk_is_answered_and_left_behind() {

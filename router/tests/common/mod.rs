@@ -44,12 +44,34 @@ impl RouterProcess {
 
     pub fn start(data: &Path, listen: &str, arguments: &[&str]) -> Self {
         let mut command = Self::command(data, arguments);
-        let mut child = command.args(["--listen", listen]).stdout(Stdio::piped()).spawn().unwrap();
+        command.args(["--listen", listen]);
+        Self::spawn(command)
+    }
+
+    /// With SIGXFSZ ignored: writes beyond RLIMIT_FSIZE fail instead of ending the process.
+    pub fn start_without_xfsz(data: &Path, listen: &str, arguments: &[&str]) -> Self {
+        let router = Self::command(data, arguments);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#])
+            .arg(router.get_program())
+            .args(router.get_args());
+        shell.envs(router.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.args(["--listen", listen]);
+        Self::spawn(shell)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let announced: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| announced["listening"][name].as_str().map(|text| text.parse().unwrap());
         Self { child, address: address("router").unwrap(), admin: address("admin") }
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
     }
 
     pub fn kill_9(mut self) {
@@ -59,8 +81,7 @@ impl RouterProcess {
 
     /// SIGTERM; the exit code.
     pub fn terminate(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -76,6 +97,32 @@ impl Drop for RouterProcess {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+/// A small tmpfs, unmounted with the value.
+pub struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where mounting is not permitted.
+    pub fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(directory.path())
+            .output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(directory))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").args(["-l"]).arg(self.0.path()).status().ok();
     }
 }
 
