@@ -1,9 +1,9 @@
 //! Writes that begin to fail under load: what was answered OK is kept, what was answered STORAGE is not there,
 //! and the shard goes on when the disk does.
 //!
-//! Two real faults. A limit on the size of files makes the kernel cut writes short and refuse the rest, which
+//! Three real faults. A limit on the size of files makes the kernel cut writes short and refuse the rest, which
 //! SQLite takes for a broken disk (SQLITE_IOERR); it needs no privilege. A full file system (SQLITE_FULL) needs
-//! a mount.
+//! a mount, flushes that fail need strace.
 #![allow(missing_docs, clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod common;
@@ -12,12 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Instant;
 
 use common::{PATIENCE, Peer, RouterProcess, SmallDisk, Who};
 use moor_wire::Code;
 use moor_wire::internal::{Stats, StatsResult, Verb, put_control};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 const RECEIVERS: u64 = 20;
 const IN_FLIGHT: usize = 200;
@@ -145,7 +146,11 @@ fn loses_nothing_and_keeps_nothing_refused(data: &Path, mut fault: impl Fault) {
         router.kill_9();
         fault.heal();
         let router = start();
-        assert_eq!(collect(&router, round * 2 + 2), ledger.accepted);
+        let got = collect(&router, round * 2 + 2);
+        let lost = ledger.accepted.iter().find(|(place, id)| got.get(*place) != Some(*id));
+        assert_eq!(lost, None, "answered OK and not there");
+        let kept = got.iter().find(|(place, _)| !ledger.accepted.contains_key(*place));
+        assert_eq!(kept, None, "there without having been answered OK");
         router.kill_9();
     }
     let (accepted, refused) = (ledger.accepted.len(), ledger.refused.len());
@@ -222,4 +227,47 @@ fn a_disk_that_is_full_in_the_midst_of_writes() {
         return;
     };
     loses_nothing_and_keeps_nothing_refused(&disk.path().join("data"), Ballast(disk.path().join("ballast")));
+}
+
+/// Fails every flush to the disk by tracing the router: what was written is in the kernel's cache, and nobody
+/// may say that it is kept.
+struct FailingFlush(Option<Child>);
+
+impl Fault for FailingFlush {
+    fn strike(&mut self, router: &RouterProcess) {
+        let pid = router.pid().as_raw_nonzero().to_string();
+        let inject = "inject=fsync,fdatasync:error=EIO";
+        let tracer = Command::new("strace")
+            .args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-e", inject, "-o", "/dev/null", "-p", &pid])
+            .spawn()
+            .unwrap();
+        self.0 = Some(tracer);
+        let is_traced = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            !status.contains("TracerPid:\t0\n")
+        };
+        let started = Instant::now();
+        while !std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(is_traced) {
+            assert!(started.elapsed() < PATIENCE, "strace does not attach");
+            std::thread::yield_now();
+        }
+    }
+
+    fn heal(&mut self) {
+        if let Some(mut tracer) = self.0.take() {
+            // It lets go of the router, which goes on untraced; or both have ended already.
+            kill_process(Pid::from_child(&tracer), Signal::TERM).ok();
+            tracer.wait().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_flush() {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: failing flushes are injected with strace; install it to see them");
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    loses_nothing_and_keeps_nothing_refused(data.path(), FailingFlush(None));
 }

@@ -195,6 +195,7 @@ impl Committer {
                 self.metrics.commit_failures.increment();
                 tracing::error!(%error, messages = submits.len(), "the disk refused a commit; nothing of it was acknowledged");
                 self.roll_back();
+                self.cut_off();
                 let error = StoreError(error.to_string().into());
                 submits.into_iter().map(|submit| Written { submit, outcome: Err(error.clone()) }).collect()
             }
@@ -209,6 +210,16 @@ impl Committer {
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             tracing::error!(%error, "rollback failed");
+        }
+    }
+
+    /// Makes sure that a refused batch does not come back. Where only the flush failed, all of it stands in the
+    /// log, and a process killed now would find it there and take it for committed. A small commit overwrites
+    /// its beginning, and the checksums, which build on each other, end there. If that cannot be flushed
+    /// either, a kill of the process finds it in the kernel's cache all the same.
+    fn cut_off(&self) {
+        if let Err(error) = self.connection.pragma_update(None, "user_version", schema::VERSION) {
+            tracing::debug!(%error, "the cut behind the last good commit could not be written and flushed");
         }
     }
 
