@@ -45,8 +45,12 @@ use crate::datadir::DataDir;
 use crate::lease::{LeaseTable, ShardIndex};
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report};
+use crate::store::location::Embedded;
 use crate::store::sqlite::SqliteStore;
 use crate::thread::{Mail, Seed, Shared};
+
+#[doc(hidden)]
+pub use crate::thread::LocationHandle;
 
 /// A running router. Dropping it stops the router gracefully, as [`RouterHandle::shutdown`] does.
 #[derive(Debug)]
@@ -128,6 +132,18 @@ impl Drop for RouterHandle {
 /// # Errors
 /// [`StartError`]: its text is one sentence that says what to do.
 pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
+    start_with(config, |_| Box::new(Embedded::default()))
+}
+
+/// [`start`] with a location store of the caller's: `locations` makes one for each shard, by its number.
+///
+/// # Errors
+/// As [`start`].
+#[doc(hidden)]
+pub fn start_with(
+    config: RouterConfig,
+    mut locations: impl FnMut(u16) -> Box<dyn LocationHandle>,
+) -> Result<RouterHandle, StartError> {
     config.check()?;
     // The port first: on a port in use nothing should have been made on disk.
     let listener = listen(config.listen)?;
@@ -170,6 +186,7 @@ pub fn start(config: RouterConfig) -> Result<RouterHandle, StartError> {
             metrics: handle.report.0[usize::from(index.0)].clone(),
             listener: listener.try_clone().map_err(StartError::Thread)?,
             store: Box::new(store),
+            locations: locations(index.0),
             mailbox,
             peers: mailboxes.clone(),
             driver: config.driver,

@@ -85,6 +85,14 @@ pub const CURSOR_FLUSH_MS: u64 = 500;
 /// Registry slots looked at per tick for entries under void links.
 pub const SWEEP_SESSIONS_PER_TICK: u32 = 4_096;
 
+/// LOOKUPs handed to the location store and not yet answered, before new ones are answered OVERLOADED.
+pub const FINDS_OUTSTANDING_MAX: usize = 4_096;
+/// Changes of whereabouts kept for a location store that refuses them: some 200 bytes each. Beyond it they are
+/// forgotten and everything is told anew.
+pub const LOCATION_CHANGES_WAITING_MAX: usize = 65_536;
+/// Registry slots per tick in the walk that tells a location store everything: 80,000 a second.
+pub const ANNOUNCE_SESSIONS_PER_TICK: u32 = 4_096;
+
 /// Messages kept per account by default.
 pub const RETENTION_DEFAULT: u64 = 10_000;
 
@@ -96,6 +104,7 @@ const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= WINDOW_BYTES);
 const _: () = assert!(WINDOW_BYTES as usize * 8 <= LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
+const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
 const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 // Whoever is logged in has a position.

@@ -91,6 +91,7 @@ metrics! {
     loads, Counter, "router_store_loads_total", "Accounts loaded from the store";
     ranges, Counter, "router_store_ranges_total", "Ranges of messages read back from the store";
     read_errors, Counter, "router_store_read_errors_total", "Reads the store refused";
+    location_errors, Counter, "router_location_errors_total", "Questions the location store refused";
     commits, Counter, "router_store_commits_total", "Group commits";
     commit_ops, Counter, "router_store_commit_ops_total", "Operations in them";
     commit_failures, Counter, "router_store_commit_failures_total", "Group commits rolled back";

@@ -22,6 +22,7 @@ use crate::metrics::{Metrics, Report};
 use crate::outbox::Parcel;
 use crate::shard::Shard;
 use crate::shard::work::Work;
+use crate::store::location::{LocationEvent, LocationStore};
 use crate::store::{Full, MessageStore, StoreEvent};
 
 /// What all shard threads share.
@@ -66,6 +67,7 @@ pub struct Node {
     /// Connections of this thread, with or without HELLO.
     pub connections: usize,
     store: Box<dyn StoreHandle>,
+    locations: Box<dyn LocationHandle>,
     peers: Vec<flume::Sender<Mail>>,
     expected_tick_ms: u64,
 }
@@ -73,6 +75,10 @@ pub struct Node {
 /// A message store that can be printed, for `Node`'s own sake.
 pub trait StoreHandle: MessageStore + std::fmt::Debug + Send {}
 impl<T: MessageStore + std::fmt::Debug + Send> StoreHandle for T {}
+
+/// A location store that can be printed, for `Node`'s own sake.
+pub trait LocationHandle: LocationStore + std::fmt::Debug + Send {}
+impl<T: LocationStore + std::fmt::Debug + Send> LocationHandle for T {}
 
 impl Node {
     /// The shard an account hash falls to.
@@ -89,7 +95,7 @@ impl Node {
         }
     }
 
-    /// Ends a turn: what was collected goes to the store and to the other threads.
+    /// Ends a turn: what was collected goes to the stores and to the other threads.
     pub fn flush(&mut self) {
         let writes = self.shard.take_writes();
         if !writes.is_empty()
@@ -102,6 +108,18 @@ impl Node {
             && let Err(Full(reads)) = self.store.try_read(reads)
         {
             self.shard.handle_reads_refused(reads);
+        }
+        let changes = self.shard.take_changes();
+        if !changes.is_empty()
+            && let Err(Full(changes)) = self.locations.try_apply(changes)
+        {
+            self.shard.handle_changes_refused(changes);
+        }
+        let finds = self.shard.take_finds();
+        if !finds.is_empty()
+            && let Err(Full(finds)) = self.locations.try_find(finds, &|key| self.shard.locate(key))
+        {
+            self.shard.handle_finds_refused(finds);
         }
         let peers = &self.peers;
         self.shard.outbox.dispatch(|shard, parcel| match peers[shard].try_send(Mail::Parcel(parcel)) {
@@ -157,6 +175,8 @@ pub struct Seed {
     pub listener: std::net::TcpListener,
     /// The shard's store.
     pub store: Box<dyn StoreHandle>,
+    /// Where whereabouts are told and asked.
+    pub locations: Box<dyn LocationHandle>,
     /// Letters to this thread.
     pub mailbox: flume::Receiver<Mail>,
     /// Letters to every thread.
@@ -195,16 +215,21 @@ pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
 }
 
 async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
-    let Seed { index, shared, metrics, listener, store, mailbox, peers, .. } = seed;
+    let Seed { index, shared, metrics, listener, store, locations, mailbox, peers, .. } = seed;
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
-    let events = store.events();
+    let (events, location_events) = (store.events(), locations.events());
+    let mut shard = Shard::new(index, outbox, metrics.clone());
+    if locations.wants_changes() {
+        shard.tell_locations();
+    }
     let node = Rc::new(RefCell::new(Node {
-        shard: Shard::new(index, outbox, metrics.clone()),
+        shard,
         shared,
         metrics,
         links: Vec::new(),
         connections: 0,
         store,
+        locations,
         peers,
         expected_tick_ms: now_ms() + TICK_MS,
     }));
@@ -218,6 +243,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     ready.send(Ok(())).ok();
     monoio::spawn(accept(listener, node.clone()));
     monoio::spawn(take_events(events, node.clone()));
+    monoio::spawn(take_location_events(location_events, node.clone()));
     monoio::spawn(tick(node.clone()));
     while let Ok(mail) = mailbox.recv_async().await {
         let mut stop = !handle_mail(&mut node.borrow_mut(), mail);
@@ -280,6 +306,18 @@ async fn take_events(events: flume::Receiver<StoreEvent>, node: Rc<RefCell<Node>
         for _ in 0..8 {
             let Ok(event) = events.try_recv() else { break };
             node.shard.handle_store(event, now_ms);
+        }
+        node.flush();
+    }
+}
+
+async fn take_location_events(events: flume::Receiver<LocationEvent>, node: Rc<RefCell<Node>>) {
+    while let Ok(event) = events.recv_async().await {
+        let mut node = node.borrow_mut();
+        node.shard.handle_location(event);
+        for _ in 0..64 {
+            let Ok(event) = events.try_recv() else { break };
+            node.shard.handle_location(event);
         }
         node.flush();
     }

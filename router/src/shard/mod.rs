@@ -6,6 +6,7 @@
 
 pub mod credit;
 mod deliver;
+mod locate;
 mod service;
 mod sessions;
 mod submit;
@@ -27,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Weight};
 use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
 use crate::shard::credit::Credit;
+use crate::shard::locate::Locations;
 use crate::shard::work::Work;
 use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
 
@@ -50,6 +52,7 @@ pub struct Shard {
     /// Reads the store refused; tried again with the next flush of cursors.
     failed_reads: Vec<Read>,
     subscriptions: HashMap<AppIndex, Vec<Arc<Link>>>,
+    locations: Locations,
     writes: Vec<Write>,
     reads: Vec<Read>,
     writes_outstanding: usize,
@@ -75,6 +78,7 @@ impl Shard {
             backlog: VecDeque::new(),
             failed_reads: Vec::new(),
             subscriptions: HashMap::new(),
+            locations: Locations::default(),
             writes: Vec::new(),
             reads: Vec::new(),
             writes_outstanding: 0,
@@ -116,12 +120,13 @@ impl Shard {
 
     /// Retries, sweeps, flushes: what time brings.
     pub fn handle_tick(&mut self, now_ms: u64) {
-        self.links.retain(|_, link| !link.is_void());
+        self.drop_void_links();
         for links in self.subscriptions.values_mut() {
             links.retain(|link| !link.is_void());
         }
         self.retry_due(now_ms);
         self.sweep();
+        self.announce();
         if now_ms >= self.cursors_due_ms {
             self.cursors_due_ms = now_ms + CURSOR_FLUSH_MS;
             self.save_cursors();

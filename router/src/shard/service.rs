@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moor_wire::Code;
-use moor_wire::internal::{Kick, Location, LookupResult, Outcome, Push, PushAccount, Verb, put_control};
+use moor_wire::internal::{Kick, Outcome, Push, PushAccount, Verb, put_control};
 
 use crate::lease::Link;
 use crate::limits::SUBSCRIBERS_PER_APP_MAX;
@@ -22,38 +22,9 @@ impl Shard {
             .filter(|account| account.reading != Reading::Unloaded)
             .map(|account| Extent { head: account.head, floor: account.floor });
         match extent {
-            Some(_) => self.answer_lookup(&link, cookie, &key, extent, Code::Ok),
+            Some(_) => self.find_sessions(link, cookie, key, extent, Code::Ok),
             None => self.reads.push(Read::Extent { key, link, cookie }),
         }
-    }
-
-    pub(super) fn answer_lookup(
-        &mut self,
-        link: &Link,
-        cookie: u64,
-        key: &AccountKey,
-        extent: Option<Extent>,
-        code: Code,
-    ) {
-        let account = self.registry.find(&key.app, &key.account, key.hash);
-        let sessions =
-            account.into_iter().flat_map(|index| self.registry.sessions_of(index)).filter_map(|index| {
-                let session = self.registry.session(index)?;
-                let gateway = self.links.get(&session.link).filter(|link| !link.is_void())?;
-                Some(Location {
-                    device: session.device.to_string(),
-                    gateway: gateway.node.to_string(),
-                    epoch: gateway.epoch,
-                    worker: gateway.worker,
-                    session: session.handle.0,
-                    internal_address: gateway.internal_address.to_string(),
-                    acked: session.acked,
-                })
-            });
-        // Nothing stored yet reads as 0 and 0.
-        let (head, floor) = extent.filter(|extent| extent.head > 0).map_or((0, 0), |e| (e.head, e.floor));
-        let result = LookupResult { cookie, code: code.into(), sessions: sessions.collect(), head, floor };
-        self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::LookupResult, &result));
     }
 
     /// Asks a session's gateway to close it. False when no live link leads there.

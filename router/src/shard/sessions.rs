@@ -55,11 +55,19 @@ impl Shard {
         }
         // Again: making room may have taken the account's last entry, and the account with it.
         let account = self.registry.find_or_insert(app, &new.account, hash);
-        let index = known.unwrap_or_else(|| {
-            self.registry.add_session(account, &NewSession { handle, link: link.id, device: &new.device })
-        });
+        let index = match known {
+            Some(index) => {
+                self.move_session(index, link);
+                index
+            }
+            None => {
+                let new = NewSession { handle, link: link.id, device: &new.device };
+                let index = self.registry.add_session(account, &new);
+                self.tell_arrived(index);
+                index
+            }
+        };
         let Some((session, owner)) = self.registry.pair_mut(index) else { return false };
-        session.link = link.id;
         // An entry announced again keeps its own cursor where the gateway names none.
         let position = new.last_sync_id.or(session.is_placed().then_some(session.acked));
         if owner.reading != Reading::Unloaded
@@ -81,6 +89,17 @@ impl Shard {
             last_sync_id: new.last_sync_id,
         });
         true
+    }
+
+    /// A session announced again goes by the link it was announced on last.
+    fn move_session(&mut self, index: SessionIndex, link: &Link) {
+        if self.registry.session(index).is_some_and(|session| session.link != link.id) {
+            self.tell_left(index);
+            if let Some(session) = self.registry.session_mut(index) {
+                session.link = link.id;
+            }
+            self.tell_arrived(index);
+        }
     }
 
     /// Makes room for one more session: entries under void links go first, then the device's oldest session
@@ -186,7 +205,7 @@ impl Shard {
                 self.metrics.read_errors.increment();
                 tracing::error!(%error, "the store refused a read");
                 if let Read::Extent { link, cookie, key } = read {
-                    self.answer_lookup(&link, cookie, &key, None, Code::Storage);
+                    self.find_sessions(link, cookie, key, None, Code::Storage);
                 } else {
                     // A session waits for it; it is tried again with the next flush.
                     self.failed_reads.push(read);
@@ -200,7 +219,7 @@ impl Shard {
             }
             Read::Range { account, after, .. } => self.handle_range(account, after, &found, now_ms),
             Read::Extent { link, cookie, key } => {
-                self.answer_lookup(&link, cookie, &key, Some(found.extent), Code::Ok);
+                self.find_sessions(link, cookie, key, Some(found.extent), Code::Ok);
             }
         }
     }
@@ -241,6 +260,7 @@ impl Shard {
             let save = CursorSave { key, device: session.device.clone(), acked: session.acked };
             self.writes.push(Write::Cursor(Box::new(save)));
         }
+        self.tell_left(index);
         self.registry.remove_session(index);
     }
 }

@@ -19,10 +19,12 @@ use super::work::Work;
 use crate::config::Fsync;
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
 use crate::limits::{
-    CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES,
+    CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, LOCATION_CHANGES_WAITING_MAX, SUBSCRIBERS_PER_APP_MAX,
+    WINDOW_BYTES, WINDOW_MESSAGES,
 };
 use crate::metrics::Metrics;
 use crate::outbox::{LinkOut, Outbox};
+use crate::store::location::LocationChange;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
@@ -410,6 +412,43 @@ fn entries_of_void_links_are_swept_and_not_here_removes_at_once() {
     // A registration that was on its way when its link was voided must not come to life.
     rig.register(&wire, 3, "phone", None);
     assert_eq!(rig.shard.registry.session_count(), 0);
+}
+
+#[test]
+fn a_location_store_that_refuses_too_much_is_told_everything_anew() {
+    let mut rig = Rig::new(1000);
+    let wire = rig.link("east", 1);
+    rig.register(&wire, 1, "phone", None);
+    assert_eq!(rig.shard.take_changes(), [], "nobody wants to know");
+    rig.shard.tell_locations();
+    let told = |rig: &mut Rig| -> Vec<(&'static str, u64)> {
+        let name = |change| match change {
+            LocationChange::Cleared => ("cleared", 0),
+            LocationChange::Arrived { location, .. } => ("arrived", location.session),
+            LocationChange::Left { session, .. } => ("left", session.0),
+            LocationChange::Voided { link } => ("voided", u64::from(link.0)),
+        };
+        rig.shard.take_changes().into_iter().map(name).collect()
+    };
+    assert_eq!(told(&mut rig), [("cleared", 0)]);
+    rig.later(50);
+    rig.register(&wire, 2, "pad", None);
+    let first = rig.shard.take_changes();
+    rig.register(&wire, 3, "pad", None);
+    rig.shard.handle_changes_refused(first);
+    assert_eq!(told(&mut rig), [("arrived", 1), ("arrived", 2), ("arrived", 3)], "in order");
+    rig.later(50);
+    assert_eq!(told(&mut rig), [], "once");
+    let flood = vec![LocationChange::Cleared; LOCATION_CHANGES_WAITING_MAX + 1];
+    rig.shard.handle_changes_refused(flood);
+    // The walk waits until the store takes something again.
+    rig.later(50);
+    assert_eq!(told(&mut rig), [("cleared", 0)]);
+    rig.later(50);
+    assert_eq!(told(&mut rig), [("arrived", 1), ("arrived", 2), ("arrived", 3)]);
+    rig.link("east", 2);
+    rig.later(50);
+    assert_eq!(told(&mut rig), [("voided", u64::from(wire.link.id.0))], "and with it all that was under it");
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Where messages and locations are kept: the two traits, and what passes through them.
+//! Where messages and locations are kept: [`MessageStore`] and what passes through it here,
+//! [`location::LocationStore`] in its own file.
 //!
-//! Both are batch-oriented and asynchronous by completion: the shard hands a batch over and never waits; what
+//! Both traits are batch-oriented and asynchronous by completion: the shard hands a batch over and never waits; what
 //! became of it arrives later as an event. That shape fits a thread with SQLite as well as a client of a
 //! remote cluster.
 
 pub mod checkpoint;
-pub mod memory;
+pub mod location;
 pub mod reader;
 pub mod schema;
 pub mod sqlite;
@@ -237,69 +238,4 @@ pub trait MessageStore {
     fn events(&self) -> flume::Receiver<StoreEvent>;
     /// Commits what it was handed, then ends. Blocks: for the end of a process only.
     fn close(self: Box<Self>);
-}
-
-/// Where a session is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Whereabouts {
-    /// The device's name.
-    pub device: String,
-    /// The session at its gateway.
-    pub handle: SessionHandle,
-    /// The link that announced it.
-    pub link: crate::lease::LinkId,
-    /// Highest acknowledged sync id.
-    pub acked: u64,
-}
-
-/// A change of whereabouts.
-#[derive(Clone, Debug)]
-pub enum LocationChange {
-    /// A session is there.
-    Arrived {
-        /// The account.
-        key: AccountKey,
-        /// The device.
-        device: Box<str>,
-        /// The session at its gateway.
-        handle: SessionHandle,
-        /// The link that announced it.
-        link: crate::lease::LinkId,
-    },
-    /// It is gone. Only the entry of that very session under that link goes, never its successor.
-    Left {
-        /// The account.
-        key: AccountKey,
-        /// The session at its gateway.
-        handle: SessionHandle,
-        /// The link that announced it.
-        link: crate::lease::LinkId,
-    },
-}
-
-/// What a location store tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LocationEvent {
-    /// The changes up to the one with this ticket are seen by every later `try_find`.
-    Applied(u64),
-    /// Answer to a `try_find`.
-    Found {
-        /// Its ticket.
-        ticket: u64,
-        /// The sessions, void ones not filtered.
-        sessions: Vec<Whereabouts>,
-    },
-}
-
-/// Keeps whereabouts: soft state, rebuilt from the gateways, filtered by lease by whoever reads it.
-///
-/// Promises: changes of one account apply in the order given; nothing survives a restart of the store, and
-/// nobody may need it to.
-pub trait LocationStore {
-    /// Hands changes over under a ticket.
-    fn try_apply(&mut self, ticket: u64, batch: Vec<LocationChange>) -> Result<(), Full<LocationChange>>;
-    /// Asks for an account's sessions.
-    fn try_find(&mut self, ticket: u64, key: &AccountKey) -> Result<(), Full<LocationChange>>;
-    /// The next event, if one is there.
-    fn poll_event(&mut self) -> Option<LocationEvent>;
 }
