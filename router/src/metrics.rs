@@ -74,7 +74,7 @@ metrics! {
     accepted, Counter, "router_submits_accepted_total", "Messages stored and answered OK, for the first time";
     duplicates, Counter, "router_submits_duplicate_total", "Messages whose client id was known already";
     devices_forgotten, Counter, "router_devices_forgotten_total", "Positions forgotten because their account has more devices than are kept";
-    subscriptions_refused, Counter, "router_subscriptions_refused_total", "Subscriptions refused because the app has as many as it may, or there are too many apps";
+    subscriptions_refused, Counter, "router_subscriptions_refused_total", "Subscriptions to receipts refused by a shard: too many, or its queue full";
     refused_overload, Counter, "router_submits_overloaded_total", "Messages refused because the store's queue was full";
     refused_storage, Counter, "router_submits_storage_total", "Messages refused because the disk refused";
     refused_invalid, Counter, "router_submits_invalid_total", "Messages refused for a bad name, id or size";

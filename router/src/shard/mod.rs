@@ -232,12 +232,21 @@ impl Shard {
         self.save_cursors();
     }
 
-    /// Another shard's queue was full: a submit is refused, everything else its sender repeats by itself.
+    /// Another shard's queue was full: a submit and a subscription are refused, everything else its sender
+    /// repeats by itself.
     pub fn refuse_crossing(&mut self, work: Work) {
         self.metrics.crossing_full.increment();
-        if let Work::Submit(submit) = work {
-            self.metrics.refused_overload.increment();
-            self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
+        match work {
+            Work::Submit(submit) => {
+                self.metrics.refused_overload.increment();
+                self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
+            }
+            Work::Subscribe { credit, .. } => {
+                self.metrics.subscriptions_refused.increment();
+                credit.refuse(Code::Overloaded);
+                self.finish(&credit);
+            }
+            _ => {}
         }
     }
 

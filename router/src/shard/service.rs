@@ -89,25 +89,31 @@ impl Shard {
         self.outbox.put(link, Weight::Answer, |out| outcome.put(out));
     }
 
+    /// A refused subscription keeps its place in the shards that had one, until its link goes: taking it back
+    /// could overtake the next try.
     pub(super) fn handle_subscribe(&mut self, link: Arc<Link>, app: &str, credit: &Credit) {
-        if !self.subscribe(link, app) {
+        if let Err(code) = self.try_subscribe(link, app) {
             self.metrics.subscriptions_refused.increment();
-            credit.refuse();
+            credit.refuse(code);
         }
         self.finish(credit);
     }
 
-    /// False when there is no room for another app or another subscriber of it.
-    fn subscribe(&mut self, link: Arc<Link>, app: &str) -> bool {
-        let Some(app) = self.registry.intern_app(app) else { return false };
+    fn try_subscribe(&mut self, link: Arc<Link>, app: &str) -> Result<(), Code> {
+        // Apps are never forgotten: asking again does not help before a restart.
+        let app = self.registry.intern_app(app).ok_or(Code::Limit)?;
         let links = self.subscriptions.entry(app).or_default();
         if links.iter().any(|known| known.id == link.id) {
-            return true;
+            return Ok(());
         }
-        let has_room = links.len() < SUBSCRIBERS_PER_APP_MAX;
-        if has_room {
-            links.push(link);
+        if links.len() >= SUBSCRIBERS_PER_APP_MAX {
+            links.retain(|known| !known.is_void());
         }
-        has_room
+        if links.len() >= SUBSCRIBERS_PER_APP_MAX {
+            // Subscribers go, often the asker's own former link: it asks again, later.
+            return Err(Code::Overloaded);
+        }
+        links.push(link);
+        Ok(())
     }
 }

@@ -19,8 +19,8 @@ use super::work::Work;
 use crate::config::Fsync;
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
 use crate::limits::{
-    CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, LOCATION_CHANGES_WAITING_MAX, SUBSCRIBERS_PER_APP_MAX,
-    WINDOW_BYTES, WINDOW_MESSAGES,
+    APPS_MAX, CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, LOCATION_CHANGES_WAITING_MAX,
+    SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES,
 };
 use crate::metrics::Metrics;
 use crate::outbox::{LinkOut, Outbox};
@@ -176,6 +176,12 @@ impl Rig {
         self.settle();
     }
 
+    fn subscribe(&mut self, wire: &Wire, app: &str) {
+        let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 5 }, 1);
+        let work = Work::Subscribe { link: wire.link.clone(), app: app.into(), credit };
+        self.shard.apply(work, self.now_ms);
+    }
+
     fn ack(&mut self, wire: &Wire, session: u64, position: u64) {
         self.cursor(wire, session, Kind::Ack, position);
     }
@@ -196,6 +202,10 @@ impl Wire {
         let bodies = self.bodies(Verb::Push);
         let pushes = bodies.iter().map(|body| Push::parse(body).unwrap());
         pushes.map(|push| (push.session.0, push.kind, push.body.to_vec())).collect()
+    }
+
+    fn outcomes(&mut self) -> Vec<Code> {
+        self.bodies(Verb::Outcome).iter().map(|body| Outcome::parse(body).unwrap().code).collect()
     }
 
     /// Sync ids delivered to a session since the last look.
@@ -484,31 +494,6 @@ fn a_device_that_comes_back_often_never_loses_its_live_session_to_dead_ones() {
 }
 
 #[test]
-fn a_subscriber_too_many_is_told_and_may_ask_again() {
-    let mut rig = Rig::new(100);
-    let mut wires: Vec<Wire> =
-        (0..=SUBSCRIBERS_PER_APP_MAX).map(|number| rig.link(&format!("service-{number}"), 1)).collect();
-    let ask = |rig: &mut Rig, wire: &mut Wire| {
-        let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 4 }, 1);
-        let (link, app) = (wire.link.clone(), "shop".into());
-        rig.shard.apply(Work::Subscribe { link, app, credit }, rig.now_ms);
-        let outcomes = wire.bodies(Verb::Outcome);
-        outcomes.iter().map(|body| Outcome::parse(body).unwrap().code).collect::<Vec<_>>()
-    };
-    let (last, others) = wires.split_last_mut().unwrap();
-    for wire in &mut *others {
-        assert_eq!(ask(&mut rig, wire), [Code::Ok]);
-    }
-    assert_eq!(ask(&mut rig, last), [Code::Overloaded]);
-    assert_eq!(ask(&mut rig, &mut others[0]), [Code::Ok], "who has subscribed may say so again");
-    assert_eq!(rig.metrics.subscriptions_refused.get(), 1);
-    // Its process has started again: the old link is void.
-    rig.link("service-3", 2);
-    rig.later(100);
-    assert_eq!(ask(&mut rig, last), [Code::Ok]);
-}
-
-#[test]
 fn of_too_many_devices_the_one_furthest_behind_is_forgotten_and_served_from_the_start() {
     let mut rig = Rig::new(1000);
     let wire = rig.link("gateway", 1);
@@ -533,4 +518,60 @@ fn of_too_many_devices_the_one_furthest_behind_is_forgotten_and_served_from_the_
         rig.register(&wire, session, &format!("device-{device:04}"), None);
         assert_eq!(wire.delivered(session).first(), Some(&first), "device {device}");
     }
+}
+
+#[test]
+fn a_subscription_without_room_is_refused_and_fits_when_another_goes() {
+    let mut rig = Rig::new(1000);
+    let mut links: Vec<_> =
+        (0..SUBSCRIBERS_PER_APP_MAX).map(|number| rig.link(&format!("svc-{number}"), 1)).collect();
+    for wire in &mut links {
+        rig.subscribe(wire, "shop");
+        assert_eq!(wire.outcomes(), [Code::Ok]);
+    }
+    let mut late = rig.link("late", 1);
+    rig.subscribe(&late, "shop");
+    assert_eq!(late.outcomes(), [Code::Overloaded], "asked again, later");
+    // Who is in stays in, and another app is another list.
+    rig.subscribe(&links[3], "shop");
+    assert_eq!(links[3].outcomes(), [Code::Ok]);
+    rig.subscribe(&late, "bank");
+    assert_eq!(late.outcomes(), [Code::Ok]);
+    // The newer incarnation voids the old link at once; no tick is needed for its place.
+    rig.link("svc-0", 2);
+    rig.subscribe(&late, "shop");
+    assert_eq!(late.outcomes(), [Code::Ok]);
+    assert_eq!(rig.metrics.subscriptions_refused.get(), 1);
+    // And it is a subscription, not only an answer.
+    let gateway = rig.link("east", 1);
+    rig.register(&gateway, 1, "phone", None);
+    rig.submit(&gateway, 1);
+    rig.ack(&gateway, 1, 1);
+    assert_eq!(late.bodies(Verb::Receipt).len(), 1);
+}
+
+#[test]
+fn a_subscription_to_one_app_too_many_is_refused_for_good() {
+    let mut rig = Rig::new(1000);
+    for number in 0..APPS_MAX {
+        rig.shard.registry.intern_app(&format!("app-{number}")).unwrap();
+    }
+    let mut wire = rig.link("svc", 1);
+    rig.subscribe(&wire, "shop");
+    assert_eq!(wire.outcomes(), [Code::Limit]);
+    rig.subscribe(&wire, "app-7");
+    assert_eq!(wire.outcomes(), [Code::Ok]);
+}
+
+#[test]
+fn one_shard_s_refusal_is_the_answer_of_all() {
+    let mut rig = Rig::new(1000);
+    let mut wire = rig.link("svc", 1);
+    let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 5 }, 3);
+    let work = || Work::Subscribe { link: wire.link.clone(), app: "shop".into(), credit: credit.clone() };
+    // The second part met a full queue on its way to its shard.
+    rig.shard.apply(work(), rig.now_ms);
+    rig.shard.refuse_crossing(work());
+    rig.shard.apply(work(), rig.now_ms);
+    assert_eq!(wire.outcomes(), [Code::Overloaded]);
 }
