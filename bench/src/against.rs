@@ -104,7 +104,7 @@ pub fn ratio(load: &Load) -> Result<Verdict, String> {
     for (key, work, rate, burst) in KINDS {
         eprintln!("{key}");
         let mut aside = Report::default();
-        let load = Load { rate, burst, ..load.clone() };
+        let load = Load { rate: Some(rate), burst, ..load.clone() };
         let rounds = Rounds::measure(work, &load, &gateway, cpus, &mut aside)?;
         report.inherit(aside);
         report.value(key, rounds.json());

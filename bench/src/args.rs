@@ -17,6 +17,8 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench push --connections 15000 --rate 20000   how long does a push to a random session take?
   moor-bench push --connections 15000 --rate 20000 --floor --repeat 3
                                                      and what does it cost above the least possible work?
+  moor-bench mixed --connections 200000 --seconds 60 what does a session notice that gets a message a minute?
+  moor-bench storm --connections 22000 --drop 20000  and when most of them drop and come back at once?
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
 
@@ -48,6 +50,12 @@ pub enum Sub {
     Push(Load),
     /// One message to every session, again and again, through the internal port.
     Fanout(Load),
+    /// MigratoryData's published shape: every session gets 512 bytes a minute, at random, with heartbeats beside.
+    /// Tell it --rate and --bytes for another.
+    Mixed(Load),
+    /// Many sessions drop at once and come back: how long does it take, do the others notice, is the router right
+    /// at the end?
+    Storm(StormLoad),
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
     /// and --burst are the run's own.
     Ratio(Load),
@@ -68,19 +76,23 @@ pub enum Work {
     Push,
     /// Pushes to everybody.
     Fanout,
+    /// Pushes to random sessions, so many bytes each a minute.
+    Mixed,
+    /// Sessions that drop and come back.
+    Storm,
 }
 
-impl Sub {
-    /// Its name.
-    pub const fn name(&self) -> &'static str {
+impl Work {
+    /// Its subcommand.
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Connect(_) => "connect",
-            Self::Hold(_) => "hold",
-            Self::Ping(_) => "ping",
-            Self::Push(_) => "push",
-            Self::Fanout(_) => "fanout",
-            Self::Ratio(_) => "ratio",
-            Self::Floor(_) => "floor",
+            Self::Connect => "connect",
+            Self::Hold => "hold",
+            Self::Ping => "ping",
+            Self::Push => "push",
+            Self::Fanout => "fanout",
+            Self::Mixed => "mixed",
+            Self::Storm => "storm",
         }
     }
 }
@@ -106,12 +118,13 @@ pub struct Load {
     /// How long to measure after everybody is logged in.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Pushes or pings per second; of `fanout`: deliveries per second, all sessions together.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    pub rate: u64,
-    /// Payload of a push, bytes; the first eight carry the time.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(8..=60_000))]
-    pub bytes: u32,
+    /// Pushes or pings per second; of `fanout`: deliveries per second, all sessions together. Default: 10,000; of
+    /// `mixed` one a minute for each connection; of `storm` 1,000.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub rate: Option<u64>,
+    /// Payload of a push, bytes; the first eight carry the time. Default: 128; of `mixed` 512.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(8..=60_000))]
+    pub bytes: Option<u32>,
     /// Messages of `fanout` that go out at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub burst: u64,
@@ -143,6 +156,48 @@ impl Load {
     /// Time to measure.
     pub const fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)
+    }
+
+    /// Pushes, pings or deliveries per second.
+    pub fn rate(&self, work: Work) -> u64 {
+        self.rate.unwrap_or(match work {
+            Work::Mixed => u64::from(self.connections).div_ceil(60),
+            Work::Storm => 1_000,
+            _ => 10_000,
+        })
+    }
+
+    /// Payload of a push, bytes.
+    pub fn bytes(&self, work: Work) -> usize {
+        self.bytes.unwrap_or(if work == Work::Mixed { 512 } else { 128 }) as usize
+    }
+}
+
+/// The load of a storm. `--seconds` is the calm before it; `--rate` pings a second go to those who stay.
+#[derive(Clone, Debug, Args)]
+pub struct StormLoad {
+    /// Everything else.
+    #[command(flatten)]
+    pub load: Load,
+    /// Sessions that drop; default: ten of eleven.
+    #[arg(long, value_name = "COUNT")]
+    pub drop: Option<u32>,
+    /// They come back within this time, at random; 0: as fast as the harness can.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub spread: u64,
+    /// All must be back this long after they dropped, seconds.
+    #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub back_within: u64,
+    /// The router, asked at the end where everybody is; default: the one in the gateway's process.
+    #[arg(long, value_name = "ADDR")]
+    pub router: Option<SocketAddr>,
+}
+
+impl StormLoad {
+    /// Sessions that drop.
+    pub fn dropping(&self) -> u32 {
+        let all = self.load.connections;
+        self.drop.unwrap_or_else(|| all - all.div_ceil(11)).min(all)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A driver: one thread, one ring, its share of the clients.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,7 +26,13 @@ const RETRY_US: u64 = 100_000;
 /// Tries before a client is given up.
 const TRIES_MAX: u32 = 50;
 
-/// What one driver measured.
+/// Longest sleep of a turn: how late a ping goes out by design.
+const NAP_PINGING: Duration = Duration::from_millis(1);
+/// The same when there is nothing but heartbeats to send.
+const NAP: Duration = Duration::from_millis(10);
+
+/// What one driver measured, before and during a storm.
+#[derive(Clone)]
 pub struct Measured {
     /// From the start of a connect to OPENED, microseconds.
     pub login: Histogram<u64>,
@@ -33,6 +40,29 @@ pub struct Measured {
     pub latency: Histogram<u64>,
     /// How late its own pings went out while measuring, microseconds.
     pub lateness: Histogram<u64>,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { login: histogram(), latency: histogram(), lateness: histogram() }
+    }
+
+    /// Takes another's figures in as well.
+    pub fn add(&mut self, other: &Self) -> Result<(), String> {
+        let failed = |error| format!("histograms do not add up: {error}");
+        self.login.add(&other.login).map_err(failed)?;
+        self.latency.add(&other.latency).map_err(failed)?;
+        self.lateness.add(&other.lateness).map_err(failed)
+    }
+}
+
+/// What a driver measured: without a storm and in it.
+pub struct Phases {
+    /// Until a storm begins.
+    pub calm: Measured,
+    /// From then on.
+    pub storm: Measured,
 }
 
 /// A share of the clients.
@@ -48,19 +78,25 @@ pub struct Share {
     pub heartbeat_ms: u64,
     /// Channels of each.
     pub channels: u16,
+    /// So many of them, the first ones, drop when the storm begins.
+    pub dropping: u32,
+    /// And come back within this time, at random.
+    pub spread_us: u64,
     /// True: the server is the floor, which wants no login.
     pub bare: bool,
 }
 
-/// Shares of `connections` clients, one per ring, alike but for which clients they are.
+/// Shares of `connections` clients, one per ring; those who drop are divided likewise.
 pub fn shares(connections: u32, per_ring: u32, all: Share) -> Vec<Share> {
     let rings = connections.div_ceil(per_ring);
+    let part = |whole: u32, ring: u32| {
+        let bound = |at| u32::try_from(u64::from(whole) * u64::from(at) / u64::from(rings)).unwrap_or(0);
+        (bound(ring), bound(ring + 1) - bound(ring))
+    };
     (0..rings)
         .map(|ring| {
-            let bound = |at: u32| {
-                u32::try_from(u64::from(connections) * u64::from(at) / u64::from(rings)).unwrap_or(0)
-            };
-            Share { first: bound(ring), count: bound(ring + 1) - bound(ring), ..all }
+            let (first, count) = part(connections, ring);
+            Share { first, count, dropping: part(all.dropping, ring).1.min(count), ..all }
         })
         .collect()
 }
@@ -77,10 +113,12 @@ struct Driver {
     fleet: Fleet,
     share: Share,
     shared: Arc<Shared>,
-    measured: Measured,
-    /// Next client to connect, and those to try again, with the time and the tries so far.
+    calm: Measured,
+    storm: Measured,
+    storming: bool,
+    /// Next client to connect, and those to connect again, the earliest first, with their tries so far.
     next: u32,
-    again: VecDeque<(u64, u32, u32)>,
+    again: BinaryHeap<Reverse<(u64, u32)>>,
     tries: Vec<u8>,
     under_way: usize,
     live: u32,
@@ -92,7 +130,7 @@ struct Driver {
 }
 
 /// Runs a share to the end of the run.
-pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
+pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Phases, RingError> {
     let ring = Ring::new(&RingConfig {
         submission_entries: 1024,
         completion_entries: 16_384,
@@ -106,9 +144,11 @@ pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
         fleet: Fleet::new(share.first, share.count, share.channels),
         share,
         shared: Arc::clone(shared),
-        measured: Measured { login: histogram(), latency: histogram(), lateness: histogram() },
+        calm: Measured::new(),
+        storm: Measured::new(),
+        storming: false,
         next: 0,
-        again: VecDeque::new(),
+        again: BinaryHeap::new(),
         tries: vec![0; share.count as usize],
         under_way: 0,
         live: 0,
@@ -120,17 +160,22 @@ pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
     while !driver.shared.ended.load(Relaxed) {
         driver.turn()?;
     }
-    Ok(driver.measured)
+    Ok(Phases { calm: driver.calm, storm: driver.storm })
 }
 
 impl Driver {
     fn turn(&mut self) -> Result<(), RingError> {
         let now = self.shared.now_us();
+        if !self.storming && self.shared.storming.load(Relaxed) {
+            self.storming = true;
+            self.drop_all();
+        }
         self.connect_due(now);
         self.beat_due(now);
         self.ping_due(now);
-        // A millisecond of sleep bounds how late a ping goes out; arrivals wake it at once.
-        self.ring.submit_and_wait(1, Some(Duration::from_millis(1)))?;
+        // Arrivals wake it at once.
+        let pinging = self.shared.pings_per_s.load(Relaxed) > 0;
+        self.ring.submit_and_wait(1, Some(if pinging { NAP_PINGING } else { NAP }))?;
         for _ in 0..8192 {
             let Some(completion) = self.ring.pop() else { break };
             self.apply(completion);
@@ -144,16 +189,16 @@ impl Driver {
         let permille = u64::from(self.shared.goal_permille.load(Relaxed));
         let goal = u32::try_from(u64::from(self.share.count) * permille / 1000).unwrap_or(0);
         while self.under_way < LOGINS_MAX {
-            let index =
-                if let Some((_, index, _)) = self.again.front().filter(|(due, ..)| *due <= now).copied() {
-                    self.again.pop_front();
-                    index
-                } else if self.next < goal {
-                    self.next += 1;
-                    self.next - 1
-                } else {
-                    break;
-                };
+            let due = self.again.peek().filter(|Reverse((due, _))| *due <= now).copied();
+            let index = if let Some(Reverse((_, index))) = due {
+                self.again.pop();
+                index
+            } else if self.next < goal {
+                self.next += 1;
+                self.next - 1
+            } else {
+                break;
+            };
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Greeting;
             member.began_us = now;
@@ -185,10 +230,42 @@ impl Driver {
                     self.shared.note_trouble(|| format!("connect: {error}"));
                     self.fleet.forget(index);
                 } else {
-                    self.again.push_back((self.shared.now_us() + RETRY_US, index, u32::from(*tries)));
+                    self.again.push(Reverse((self.shared.now_us() + RETRY_US, index)));
                 }
             }
         }
+    }
+
+    // --- the storm --------------------------------------------------------------------------------------
+
+    /// Those who are to drop do, all at once and without a word, as behind a router that lost its power.
+    fn drop_all(&mut self) {
+        for index in 0..self.share.dropping {
+            if self.fleet.members[index as usize].stage == Stage::Live {
+                self.fleet.drop_out(index);
+                self.live -= 1;
+                self.shared.note_session(self.share.first + index, None);
+                self.shared.dropped.fetch_add(1, Relaxed);
+                let slot = self.fleet.members[index as usize].slot;
+                // Ends the poll that is armed, so that the slot can be closed.
+                self.ring.reset(slot, Token::new(index, 0));
+            }
+        }
+    }
+
+    /// Whoever dropped comes back once its descriptor is closed.
+    fn handle_closed(&mut self, index: u32) {
+        let member = &mut self.fleet.members[index as usize];
+        if member.stage == Stage::Dropped {
+            member.stage = Stage::Idle;
+            let pause = self.rng.u64(0..=self.share.spread_us);
+            self.again.push(Reverse((self.shared.now_us() + pause, index)));
+        }
+    }
+
+    /// Where figures go now.
+    const fn measured(&mut self) -> &mut Measured {
+        if self.storming { &mut self.storm } else { &mut self.calm }
     }
 
     // --- heartbeats and pings ---------------------------------------------------------------------------
@@ -224,13 +301,14 @@ impl Driver {
         while self.pinged < due {
             let intended = start + self.pinged * 1_000_000 / rate;
             self.pinged += 1;
-            let index = self.rng.u32(0..self.share.count);
+            // Whoever drops in the storm is not measured before it either.
+            let index = self.rng.u32(self.share.dropping.min(self.share.count - 1)..self.share.count);
             if self.fleet.members[index as usize].stage == Stage::Live {
                 // A ping outside the measured time carries no time: its answer does not count.
                 let measuring = self.shared.measuring.load(Relaxed);
                 if measuring {
                     self.shared.pushed.fetch_add(1, Relaxed);
-                    self.measured.lateness.saturating_record(now.saturating_sub(intended).max(1));
+                    self.measured().lateness.saturating_record(now.saturating_sub(intended).max(1));
                 }
                 self.send(index, Fleet::ping(if measuring { intended.max(1) } else { 0 }));
             }
@@ -251,13 +329,14 @@ impl Driver {
             Completion::Connected { token, result } => self.handle_connected(token.index(), result),
             Completion::Ready { token, .. } => {
                 let member = self.fleet.members[token.index() as usize];
-                if member.stage == Stage::Gone {
+                if matches!(member.stage, Stage::Gone | Stage::Dropped) {
                     self.close(token.index())
                 } else {
                     self.ring.recv_once(member.slot, token)
                 }
             }
             Completion::Received { token, result, .. } => self.handle_received(token, result),
+            Completion::Closed { token, .. } => self.handle_closed(token.index()),
             Completion::Sent { token, result, .. } => {
                 let next = self.fleet.handle_sent(token.index());
                 if let (Ok(_), Some(bytes)) = (result, next) {
@@ -286,7 +365,8 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8]) -> bool {
         let now = self.shared.now_us();
-        let (shared, measured) = (&self.shared, &mut self.measured);
+        let shared = &self.shared;
+        let measured = if self.storming { &mut self.storm } else { &mut self.calm };
         let (mut logged_in, mut refused) = (None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
@@ -310,13 +390,12 @@ impl Driver {
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Live;
-            self.measured.login.saturating_record(now.saturating_sub(member.began_us).max(1));
+            let took = now.saturating_sub(member.began_us).max(1);
+            self.measured().login.saturating_record(took);
             self.under_way -= 1;
             self.live += 1;
             self.shared.logged_in.fetch_add(1, Relaxed);
-            if let Ok(mut sessions) = self.shared.sessions.lock() {
-                sessions.push(session);
-            }
+            self.shared.note_session(self.share.first + index, Some(session));
         }
         if let Some(reason) = refused {
             self.shared.note_trouble(|| reason);
@@ -330,12 +409,21 @@ impl Driver {
         match self.fleet.members[index as usize].stage {
             Stage::Live => {
                 self.live -= 1;
+                self.shared.note_session(self.share.first + index, None);
                 self.shared.lost.fetch_add(1, Relaxed);
+            }
+            Stage::Greeting if self.storming => {
+                // What a client does after a storm: it tries again.
+                self.under_way -= 1;
+                self.fleet.drop_out(index);
+                return self.close(index);
             }
             Stage::Greeting => {
                 self.under_way -= 1;
                 self.shared.note_trouble(|| "the server hung up during the login".to_owned());
             }
+            // Its receive, armed before the storm, ended.
+            Stage::Dropped => return self.close(index),
             Stage::Idle | Stage::Gone => {}
         }
         self.fleet.forget(index);
@@ -356,10 +444,20 @@ mod tests {
     fn shares_cover_everybody_once_and_fit_their_rings() {
         let target = "127.0.0.1:1".parse().unwrap();
         for connections in [1, 18_999, 19_000, 19_001, 100_000, 2_000_000] {
-            let all = Share { first: 0, count: 0, target, heartbeat_ms: 0, channels: 1, bare: false };
+            let all = Share {
+                first: 0,
+                count: 0,
+                target,
+                heartbeat_ms: 0,
+                channels: 1,
+                dropping: connections / 2,
+                spread_us: 0,
+                bare: false,
+            };
             let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
-            assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX));
+            assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX && s.dropping <= s.count));
+            assert_eq!(shares.iter().map(|s| s.dropping).sum::<u32>(), connections / 2);
             assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));
         }
     }

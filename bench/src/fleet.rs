@@ -22,6 +22,8 @@ pub enum Stage {
     Greeting,
     /// Logged in.
     Live,
+    /// Dropped in the storm; its descriptor is being closed.
+    Dropped,
     /// Over.
     Gone,
 }
@@ -85,7 +87,12 @@ impl Fleet {
         }
     }
 
-    /// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are. Account names have 24 bytes, like those of the memory target.
+    /// The account of the client with this number among all: 24 bytes, like those of the memory target.
+    pub fn account(number: u32) -> String {
+        format!("bench-account-{number:010}")
+    }
+
+    /// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are.
     pub fn login(&self, index: u32) -> Vec<u8> {
         let number = self.first + index;
         let mut out = Vec::with_capacity(128);
@@ -97,7 +104,7 @@ impl Fleet {
         put_control(&mut out, Kind::Connect, 0, &connect);
         for channel in (1..=self.channels).rev() {
             let app = if channel == 1 { APP.to_owned() } else { format!("{APP}-{channel}") };
-            let account = format!("bench-account-{number:010}");
+            let account = Self::account(number);
             let open = Open { app, account, last_sync_id: Some(0), ..Open::default() };
             put_control(&mut out, Kind::Open, channel, &open);
         }
@@ -130,7 +137,16 @@ impl Fleet {
 
     /// A client is over.
     pub fn forget(&mut self, index: u32) {
-        self.members[index as usize].stage = Stage::Gone;
+        self.end(index, Stage::Gone);
+    }
+
+    /// A client drops, to come back.
+    pub fn drop_out(&mut self, index: u32) {
+        self.end(index, Stage::Dropped);
+    }
+
+    fn end(&mut self, index: u32, stage: Stage) {
+        self.members[index as usize].stage = stage;
         self.remainders.remove(&index);
         self.backlog.remove(&index);
     }

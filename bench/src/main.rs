@@ -12,9 +12,11 @@ mod measure;
 mod memory;
 mod progress;
 mod pusher;
+mod registry;
 mod report;
 mod shared;
 mod side;
+mod storm;
 
 use std::process::ExitCode;
 

@@ -12,17 +12,18 @@ use crate::admin::Stats;
 use crate::against;
 use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, settled};
-use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Share};
+use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
 use crate::memory::descriptors_max;
 use crate::progress::Progress;
 use crate::pusher::{self, Pusher};
 use crate::report::{Report, Verdict};
-use crate::shared::{Shared, histogram};
+use crate::shared::Shared;
 use crate::side::Side;
+use crate::storm;
 
 /// Time under load before latencies count.
-const WARM_UP: Duration = Duration::from_secs(2);
+pub const WARM_UP: Duration = Duration::from_secs(2);
 /// How late the harness's own sends may be at the 99th percentile before it says so, microseconds.
 const LATENESS_P99_US_MAX: u64 = 20_000;
 /// Longest wait for the last answers after the last send.
@@ -40,6 +41,8 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Ping(load) => (load, Work::Ping),
         Sub::Push(load) => (load, Work::Push),
         Sub::Fanout(load) => (load, Work::Fanout),
+        Sub::Mixed(load) => (load, Work::Mixed),
+        Sub::Storm(storm) => return storm::run(storm),
         Sub::Ratio(load) => return against::ratio(load),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
@@ -51,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         once(work, load, &gateway, None, &mut report)?;
     }
     report.require(&load.require);
-    report.finish(arguments.subcommand.name(), load.json.as_deref())
+    report.finish(work.name(), load.json.as_deref())
 }
 
 /// The gateway of the arguments; both its ports are asked before anything is begun.
@@ -78,39 +81,52 @@ pub fn once(
         moor_ring::thread::pin_current(cpu).map_err(|error| error.to_string())?;
     }
     let bare = if work == Work::Hold { Some(calibrate::bare()?) } else { None };
-    let mut run = Run::start(load, side)?;
+    let mut run = Run::start(load, work, side, Drops::default())?;
     let mut figure = run.log_in(report, bare)?;
     match work {
-        Work::Connect => {}
+        Work::Connect | Work::Storm => {}
         Work::Hold => {
-            run.hold();
+            run.watch("hold", load.duration());
             run.touch(report)?;
         }
         Work::Ping => figure = run.ping(report)?,
-        Work::Push => figure = run.push(report)?,
+        Work::Push | Work::Mixed => figure = run.push(report)?,
         Work::Fanout => figure = run.fanout(report)?,
     }
     run.finish(report)?;
     Ok(figure)
 }
 
-struct Run<'a> {
+/// Who drops in a storm, and how they come back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Drops {
+    /// How many.
+    pub count: u32,
+    /// Within this time.
+    pub spread: Duration,
+}
+
+/// A run: its drivers, from the first login to the last figure.
+pub struct Run<'a> {
     load: &'a Load,
+    work: Work,
     side: &'a Side,
-    shared: Arc<Shared>,
-    drivers: Vec<JoinHandle<Result<Measured, moor_ring::RingError>>>,
-    pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
+    /// What it shares with its drivers.
+    pub shared: Arc<Shared>,
+    drivers: Vec<JoinHandle<Result<Phases, moor_ring::RingError>>>,
+    pusher: Option<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
     latencies: bool,
 }
 
 impl<'a> Run<'a> {
-    fn start(load: &'a Load, side: &'a Side) -> Result<Self, String> {
+    /// Starts the drivers; nobody connects yet.
+    pub fn start(load: &'a Load, work: Work, side: &'a Side, drops: Drops) -> Result<Self, String> {
         let slots = u32::try_from(descriptors_max().saturating_sub(64)).unwrap_or(u32::MAX);
         if slots < 64 {
             return Err("RLIMIT_NOFILE is below 128: raise it (ulimit -n)".to_owned());
         }
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(load.connections));
         let per_ring = CLIENTS_PER_RING_MAX.min(slots);
         let all = Share {
             first: 0,
@@ -118,6 +134,8 @@ impl<'a> Run<'a> {
             target: side.target()?,
             heartbeat_ms: load.heartbeat.unwrap_or(0) * 1000,
             channels: load.channels,
+            dropping: drops.count,
+            spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
             bare: side.is_bare(),
         };
         let drivers = driver::shares(load.connections, per_ring, all)
@@ -127,11 +145,11 @@ impl<'a> Run<'a> {
                 std::thread::spawn(move || driver::run(share, &shared))
             })
             .collect();
-        Ok(Self { load, side, shared, drivers, pushers: Vec::new(), latencies: false })
+        Ok(Self { load, work, side, shared, drivers, pusher: None, latencies: false })
     }
 
     /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
-    fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<f64, String> {
+    pub fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<f64, String> {
         let all = self.load.connections;
         let first = u32::try_from(u64::from(all) * u64::from(FIRST_READING_PERMILLE) / 1000).unwrap_or(0);
         let mut took = Duration::ZERO;
@@ -188,25 +206,40 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn hold(&self) {
+    /// Lets time pass and shows what goes on.
+    pub fn watch(&self, what: &'static str, time: Duration) {
         let started = Instant::now();
-        let mut progress = Progress::new("hold", self.load.seconds);
-        while started.elapsed() < self.load.duration() {
+        let mut progress = Progress::new(what, time.as_secs());
+        while started.elapsed() < time {
+            let there = self.shared.logged_in.load(Relaxed) - self.shared.dropped.load(Relaxed);
+            let lost = self.shared.lost.load(Relaxed);
             let word = format!(
-                "{} sessions, {} lost, {} of {} heartbeats answered",
-                self.shared.logged_in.load(Relaxed) - self.shared.lost.load(Relaxed),
-                self.shared.lost.load(Relaxed),
+                "{} sessions, {lost} lost, {} of {} heartbeats answered, {} delivered",
+                there - lost,
                 self.shared.pongs.load(Relaxed),
                 self.shared.pings.load(Relaxed),
+                self.shared.delivered.load(Relaxed),
             );
             progress.show(started.elapsed().as_secs(), &word);
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Ends the measuring and waits, not for ever, for what is still on its way. Returns what was sent and what
+    /// arrived.
+    pub fn last_answers(&self) -> (u64, u64) {
+        self.shared.measuring.store(false, Relaxed);
+        let sent = self.shared.pushed.load(Relaxed);
+        let waited = Instant::now();
+        while self.shared.delivered.load(Relaxed) < sent && waited.elapsed() < LAST_ANSWERS {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (sent, self.shared.delivered.load(Relaxed))
     }
 
     /// One push each to sessions chosen at random: what is held is alive in both directions.
     fn touch(&self, report: &mut Report) -> Result<(), String> {
-        let mut sessions = self.shared.sessions.lock().map_err(|_| "a driver panicked")?.clone();
+        let mut sessions = self.sessions();
         fastrand::shuffle(&mut sessions);
         sessions.truncate(usize::try_from(self.load.touch).unwrap_or(usize::MAX));
         if sessions.is_empty() {
@@ -214,9 +247,7 @@ impl<'a> Run<'a> {
         }
         let wanted = sessions.len() as u64;
         self.shared.measuring.store(true, Relaxed);
-        for pusher in pusher::to_sessions(self.side, &sessions)? {
-            pusher.touch(self.load.bytes as usize, &self.shared)?;
-        }
+        pusher::to_sessions(self.side, sessions)?.touch(self.load.bytes(self.work), &self.shared)?;
         let waited = Instant::now();
         while self.shared.delivered.load(Relaxed) < wanted && waited.elapsed() < TOUCH_ANSWERS {
             std::thread::sleep(Duration::from_millis(10));
@@ -230,59 +261,51 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn ping(&mut self, report: &mut Report) -> Result<f64, String> {
-        let share = (self.load.rate / self.drivers.len() as u64).max(1);
+    fn sessions(&self) -> Vec<u64> {
+        self.shared.sessions().into_iter().flatten().collect()
+    }
+
+    /// Orders PINGs, so many per second over all drivers.
+    pub fn start_pings(&mut self) {
+        self.latencies = true;
+        let share = (self.load.rate(self.work) / self.drivers.len() as u64).max(1);
         self.shared.pings_per_s.store(share, Relaxed);
-        self.measure(report, "ping")
+    }
+
+    fn ping(&mut self, report: &mut Report) -> Result<f64, String> {
+        self.start_pings();
+        self.measure(report)
     }
 
     fn push(&mut self, report: &mut Report) -> Result<f64, String> {
-        let sessions = self.shared.sessions.lock().map_err(|_| "a driver panicked")?.clone();
-        let all = sessions.len().max(1) as u64;
-        for pusher in pusher::to_sessions(self.side, &sessions)? {
-            // Every session is as likely as any other, whatever worker has it.
-            let rate = (self.load.rate * pusher.sessions() / all).max(1);
-            self.start_pusher(pusher, rate, 1);
-        }
-        self.measure(report, "push")
+        self.start_pusher(pusher::to_sessions(self.side, self.sessions())?, 1);
+        self.measure(report)
     }
 
     fn fanout(&mut self, report: &mut Report) -> Result<f64, String> {
         let sessions = u64::from(self.shared.logged_in.load(Relaxed));
-        let pusher = pusher::to_everybody(self.side, sessions)?;
-        self.start_pusher(pusher, self.load.rate, self.load.burst);
-        self.measure(report, "fanout")
+        self.start_pusher(pusher::to_everybody(self.side, sessions)?, self.load.burst);
+        self.measure(report)
     }
 
-    fn start_pusher(&mut self, pusher: Pusher, rate: u64, burst: u64) {
-        let (bytes, shared) = (self.load.bytes as usize, Arc::clone(&self.shared));
-        self.pushers.push(std::thread::spawn(move || pusher.run(rate, burst, bytes, &shared)));
+    fn start_pusher(&mut self, pusher: Pusher, burst: u64) {
+        let (rate, bytes) = (self.load.rate(self.work), self.load.bytes(self.work));
+        let shared = Arc::clone(&self.shared);
+        self.pusher = Some(std::thread::spawn(move || pusher.run(rate, burst, bytes, &shared)));
     }
 
     /// Warms up, measures, and says what came back. Returns the server's processor time per delivery, microseconds.
-    fn measure(&mut self, report: &mut Report, what: &'static str) -> Result<f64, String> {
+    fn measure(&mut self, report: &mut Report) -> Result<f64, String> {
         self.latencies = true;
         std::thread::sleep(WARM_UP);
         let cpu_before = self.side.cpu()?;
         let started = Instant::now();
         self.shared.measuring.store(true, Relaxed);
-        let mut progress = Progress::new(what, self.load.seconds);
-        while started.elapsed() < self.load.duration() {
-            let word = format!("{} delivered", self.shared.delivered.load(Relaxed));
-            progress.show(started.elapsed().as_secs(), &word);
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        self.watch(self.work.name(), self.load.duration());
         let elapsed = started.elapsed();
         let delivered = self.shared.delivered.load(Relaxed);
         let cpu = self.side.cpu()?.since(cpu_before);
-        self.shared.measuring.store(false, Relaxed);
-        // What was sent until now may still be on its way.
-        let sent = self.shared.pushed.load(Relaxed);
-        let waited = Instant::now();
-        while self.shared.delivered.load(Relaxed) < sent && waited.elapsed() < LAST_ANSWERS {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let arrived = self.shared.delivered.load(Relaxed);
+        let (sent, arrived) = self.last_answers();
         let reads = self.shared.reads.load(Relaxed);
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         let per_delivery = |value: u64| value as f64 / delivered.max(1) as f64;
@@ -301,21 +324,20 @@ impl<'a> Run<'a> {
         Ok(cost)
     }
 
-    fn finish(self, report: &mut Report) -> Result<(), String> {
+    /// Ends the run and reports what is common to all. Returns what was measured in a storm.
+    pub fn finish(self, report: &mut Report) -> Result<Measured, String> {
         self.shared.ended.store(true, Relaxed);
-        let (mut login, mut latency, mut lateness) = (histogram(), histogram(), histogram());
-        let combine = |sum: &mut Histogram<u64>, part: &Histogram<u64>| {
-            sum.add(part).map_err(|error| format!("histograms do not add up: {error}"))
-        };
-        for pusher in self.pushers {
-            combine(&mut lateness, &pusher.join().map_err(|_| "a pusher panicked")??)?;
-        }
+        let (mut calm, mut storm) = (Measured::new(), Measured::new());
         for driver in self.drivers {
-            let measured =
+            let phases =
                 driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
-            combine(&mut login, &measured.login)?;
-            combine(&mut latency, &measured.latency)?;
-            combine(&mut lateness, &measured.lateness)?;
+            calm.add(&phases.calm)?;
+            storm.add(&phases.storm)?;
+        }
+        let Measured { login, latency, mut lateness } = calm;
+        if let Some(pusher) = self.pusher {
+            let own = pusher.join().map_err(|_| "the pusher panicked")??;
+            lateness.add(&own).map_err(|error| format!("histograms do not add up: {error}"))?;
         }
         report.count("login_p50_us", login.value_at_quantile(0.5));
         report.count("login_p99_us", login.value_at_quantile(0.99));
@@ -347,7 +369,7 @@ impl<'a> Run<'a> {
                 trouble.unwrap_or_else(|| "no reason was given in time".to_owned())
             ));
         }
-        Ok(())
+        Ok(storm)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Backend services that push: one connection per gateway worker, open loop.
+//! The backend service that pushes: one connection per gateway worker, one thread for all of them, open loop.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,6 +24,8 @@ use crate::side::Side;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two pieces of pushes: how late one may be by design.
 const PIECE: Duration = Duration::from_micros(200);
+/// Sessions touched between two looks at the clock.
+const TOUCHES_AT_ONCE: usize = 256;
 
 /// How a push is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,34 +45,61 @@ enum Aim {
     Everybody(u64),
 }
 
-/// A greeted connection.
-pub struct Pusher {
+/// A greeted connection, and what the next write on it holds.
+struct Line {
     stream: TcpStream,
+    out: Vec<u8>,
+}
+
+impl Line {
+    const fn new(stream: TcpStream) -> Self {
+        Self { stream, out: Vec::new() }
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out).map_err(|error| gone(&error))?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// Only misses are answered; they are not waited for.
+    fn drain(&self, answers: &mut [u8]) -> Result<(), String> {
+        match rustix::net::recv(&self.stream, answers, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Err(gone(&"the server hung up")),
+            Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(gone(&error)),
+        }
+    }
+}
+
+fn gone(error: &dyn std::fmt::Display) -> String {
+    format!("the internal connection broke ({error})")
+}
+
+/// Pushes through its lines: to a session through that of its worker, to everybody through the first.
+pub struct Pusher {
+    lines: Vec<Line>,
     speech: Speech,
     aim: Aim,
 }
 
-/// Pushers to random sessions: one for every worker of a gateway, one for the floor.
-pub fn to_sessions(side: &Side, sessions: &[u64]) -> Result<Vec<Pusher>, String> {
-    let internal = side.internal()?;
+/// The pusher to random sessions of these.
+pub fn to_sessions(side: &Side, sessions: Vec<u64>) -> Result<Pusher, String> {
+    let (internal, aim) = (side.internal()?, Aim::Sessions(sessions));
     if side.is_bare() {
-        return Ok(vec![bare(internal, Aim::Sessions(sessions.to_vec()))?]);
+        return bare(internal, aim);
     }
     let (_, welcome) = greet(internal, None)?;
-    (0..welcome.workers)
-        .map(|worker| {
-            let (stream, welcome) = greet(internal, Some(worker))?;
-            if welcome.worker != worker {
-                return Err(format!(
-                    "the gateway answered for worker {} instead of {worker}",
-                    welcome.worker
-                ));
-            }
-            let own = |session: &&u64| SessionHandle(**session).worker() == worker;
-            let aim = Aim::Sessions(sessions.iter().filter(own).copied().collect());
-            Ok(Pusher { stream, speech: Speech::Moor, aim })
-        })
-        .collect()
+    let lines = (0..welcome.workers).map(|worker| {
+        let (stream, welcome) = greet(internal, Some(worker))?;
+        if welcome.worker != worker {
+            return Err(format!("the gateway answered for worker {} instead of {worker}", welcome.worker));
+        }
+        Ok(Line::new(stream))
+    });
+    Ok(Pusher { lines: lines.collect::<Result<_, _>>()?, speech: Speech::Moor, aim })
 }
 
 /// The pusher to everybody.
@@ -80,17 +109,18 @@ pub fn to_everybody(side: &Side, sessions: u64) -> Result<Pusher, String> {
         return bare(internal, aim);
     }
     let (stream, _) = greet(internal, None)?;
-    Ok(Pusher { stream, speech: Speech::Moor, aim })
+    Ok(Pusher { lines: vec![Line::new(stream)], speech: Speech::Moor, aim })
 }
 
 fn bare(internal: SocketAddr, aim: Aim) -> Result<Pusher, String> {
     let failed = |error: std::io::Error| format!("the floor does not answer ({error})");
     let stream = TcpStream::connect(internal).map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    Ok(Pusher { stream, speech: Speech::Bare, aim })
+    Ok(Pusher { lines: vec![Line::new(stream)], speech: Speech::Bare, aim })
 }
 
-fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, Welcome), String> {
+/// Says HELLO at an internal port, of a gateway (whose worker may be named) or of a router.
+pub fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, Welcome), String> {
     let failed =
         |error: &dyn std::fmt::Display| format!("the internal port {internal} does not answer ({error})");
     let mut stream = TcpStream::connect(internal).map_err(|e| failed(&e))?;
@@ -126,14 +156,6 @@ fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, Welcom
 }
 
 impl Pusher {
-    /// Sessions its pushes may go to.
-    pub fn sessions(&self) -> u64 {
-        match &self.aim {
-            Aim::Sessions(sessions) => sessions.len() as u64,
-            Aim::Everybody(sessions) => *sessions,
-        }
-    }
-
     /// Deliveries of one push.
     const fn reach(&self) -> u64 {
         match &self.aim {
@@ -144,14 +166,19 @@ impl Pusher {
 
     /// One push to each of its sessions.
     pub fn touch(mut self, bytes: usize, shared: &Shared) -> Result<(), String> {
-        let Aim::Sessions(sessions) = &self.aim else { return Ok(()) };
+        let Aim::Sessions(sessions) = std::mem::replace(&mut self.aim, Aim::Everybody(0)) else {
+            return Ok(());
+        };
         let mut body = vec![0x6d; bytes];
-        let mut out = Vec::new();
-        for session in sessions {
+        // A bounded piece at a time, so that the last does not carry the time of the first.
+        for piece in sessions.chunks(TOUCHES_AT_ONCE) {
             body[..8].copy_from_slice(&shared.now_us().max(1).to_be_bytes());
-            Push::data(1, SessionHandle(*session), Class::Reliable, &body).put(&mut out, false);
+            for session in piece {
+                self.put(Some(*session), 1, &body);
+            }
+            self.flush()?;
         }
-        self.stream.write_all(&out).map_err(|error| format!("the internal connection broke ({error})"))
+        Ok(())
     }
 
     /// Pushes until the run ends, `rate` deliveries per second, `burst` pushes at a time. Returns how late its
@@ -163,13 +190,11 @@ impl Pusher {
         bytes: usize,
         shared: &Arc<Shared>,
     ) -> Result<Histogram<u64>, String> {
-        let gone = |error: &dyn std::fmt::Display| format!("the internal connection broke ({error})");
         let mut lateness = histogram();
-        if self.sessions() == 0 {
+        if self.reach() == 0 || matches!(&self.aim, Aim::Sessions(sessions) if sessions.is_empty()) {
             return Ok(lateness);
         }
         let mut body = vec![0x6d; bytes];
-        let mut out = Vec::new();
         let mut rng = fastrand::Rng::new();
         let group_ns = self.reach() * burst * 1_000_000_000 / rate;
         let (start, mut groups) = (shared.now_us(), 0);
@@ -177,7 +202,8 @@ impl Pusher {
         while !shared.ended.load(Relaxed) {
             let now = shared.now_us();
             // A bounded piece at a time, so that one write never blocks for long.
-            while start + groups * group_ns / 1000 <= now && out.len() < 256 * 1024 {
+            let mut written = 0;
+            while start + groups * group_ns / 1000 <= now && written < 256 * 1024 {
                 let intended = start + groups * group_ns / 1000;
                 groups += 1;
                 // A push outside the measured time carries no time: its arrival does not count.
@@ -190,27 +216,33 @@ impl Pusher {
                 };
                 body[..8].copy_from_slice(&stamp.to_be_bytes());
                 for _ in 0..burst {
-                    self.put(groups, &body, &mut rng, &mut out);
+                    let session = match &self.aim {
+                        Aim::Sessions(sessions) => rng.choice(sessions).copied(),
+                        Aim::Everybody(_) => None,
+                    };
+                    self.put(session, groups, &body);
+                    written += body.len();
                 }
             }
-            self.stream.write_all(&out).map_err(|e| gone(&e))?;
-            out.clear();
-            // Only misses are answered; they are not waited for.
-            match rustix::net::recv(&self.stream, &mut answers[..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err(gone(&"the server hung up")),
-                Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(gone(&error)),
+            self.flush()?;
+            for line in &self.lines {
+                line.drain(&mut answers)?;
             }
             std::thread::sleep(PIECE);
         }
         Ok(lateness)
     }
 
-    fn put(&self, cookie: u64, body: &[u8], rng: &mut fastrand::Rng, out: &mut Vec<u8>) {
-        let session = match &self.aim {
-            Aim::Sessions(sessions) => Some(sessions[rng.usize(0..sessions.len())]),
-            Aim::Everybody(_) => None,
+    fn flush(&mut self) -> Result<(), String> {
+        self.lines.iter_mut().try_for_each(Line::flush)
+    }
+
+    fn put(&mut self, session: Option<u64>, cookie: u64, body: &[u8]) {
+        let worker = match (self.speech, session) {
+            (Speech::Moor, Some(session)) => SessionHandle(session).worker() as usize,
+            _ => 0,
         };
+        let Some(Line { out, .. }) = self.lines.get_mut(worker) else { return };
         match (self.speech, session) {
             (Speech::Moor, Some(session)) => {
                 Push::data(cookie, SessionHandle(session), Class::Reliable, body).put(out, false);

@@ -1,7 +1,7 @@
 //! What the threads of a run share: orders from the measurement, counts from the drivers.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
@@ -21,14 +21,18 @@ pub struct Shared {
     pub measuring: AtomicBool,
     /// PINGs per second and driver beyond heartbeats; 0: none.
     pub pings_per_s: AtomicU64,
+    /// The storm has begun: those who are to drop do so, once, and come back. Figures from now on are the storm's.
+    pub storming: AtomicBool,
     /// The drivers are to end.
     pub ended: AtomicBool,
-    /// Sessions logged in since the start.
+    /// Logins that succeeded, of a session that came back both.
     pub logged_in: AtomicU32,
     /// Logins that were refused or broke.
     pub login_failures: AtomicU32,
     /// Sessions lost after their login.
     pub lost: AtomicU32,
+    /// Sessions that dropped in the storm.
+    pub dropped: AtomicU32,
     /// Heartbeats and pings sent.
     pub pings: AtomicU64,
     /// Their answers.
@@ -41,31 +45,33 @@ pub struct Shared {
     pub reads: AtomicU64,
     /// The interval the server proposed, milliseconds.
     pub heartbeat_ms: AtomicU64,
-    /// Session handles for the pusher.
-    pub sessions: Mutex<Vec<u64>>,
+    /// The session of each client that is logged in, by the client's number.
+    sessions: Mutex<Vec<Option<u64>>>,
     /// The first reason of a failed login, for the report.
     pub trouble: Mutex<Option<String>>,
 }
 
 impl Shared {
-    /// Nothing ordered, nothing counted.
-    pub fn new() -> Self {
+    /// Nothing ordered, nothing counted; so many clients.
+    pub fn new(clients: u32) -> Self {
         Self {
             epoch: Instant::now(),
             goal_permille: AtomicU32::new(0),
             measuring: AtomicBool::new(false),
             pings_per_s: AtomicU64::new(0),
+            storming: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             logged_in: AtomicU32::new(0),
             login_failures: AtomicU32::new(0),
             lost: AtomicU32::new(0),
+            dropped: AtomicU32::new(0),
             pings: AtomicU64::new(0),
             pongs: AtomicU64::new(0),
             pushed: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             heartbeat_ms: AtomicU64::new(30_000),
-            sessions: Mutex::new(Vec::new()),
+            sessions: Mutex::new(vec![None; clients as usize]),
             trouble: Mutex::new(None),
         }
     }
@@ -73,6 +79,19 @@ impl Shared {
     /// Microseconds since the start.
     pub fn now_us(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A client has this session now, or none any more.
+    pub fn note_session(&self, client: u32, session: Option<u64>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = sessions.get_mut(client as usize) {
+            *known = session;
+        }
+    }
+
+    /// The session of each client, by the client's number.
+    pub fn sessions(&self) -> Vec<Option<u64>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Notes why a login failed, once.
