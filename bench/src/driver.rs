@@ -299,8 +299,8 @@ impl Driver {
         let start = *self.ping_start_us.get_or_insert(now);
         let due = (now - start) * rate / 1_000_000;
         while self.pinged < due {
-            let intended = start + self.pinged * 1_000_000 / rate;
             self.pinged += 1;
+            let intended = start + self.pinged * 1_000_000 / rate;
             // Whoever drops in the storm is not measured before it either.
             let index = self.rng.u32(self.share.dropping.min(self.share.count - 1)..self.share.count);
             if self.fleet.members[index as usize].stage == Stage::Live {
