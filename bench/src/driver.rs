@@ -1,4 +1,4 @@
-//! A driver: one thread, one ring, its share of the clients.
+//! A driver: one ring with its share of the clients. A thread runs one of them, or looks after several in turn.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -30,6 +30,12 @@ const TRIES_MAX: u32 = 50;
 const NAP_PINGING: Duration = Duration::from_millis(1);
 /// The same when there is nothing but heartbeats to send.
 const NAP: Duration = Duration::from_millis(10);
+/// Sleep between two looks at several rings: how late an arrival is seen by design.
+const ROUND: Duration = Duration::from_micros(500);
+/// Completions of a round after which there is no sleep.
+const ROUND_BUSY: usize = 512;
+/// Completions of a ring in one turn.
+const TURN_MAX: usize = 8192;
 
 /// What one driver measured, before and during a storm.
 #[derive(Clone)]
@@ -113,8 +119,6 @@ struct Driver {
     fleet: Fleet,
     share: Share,
     shared: Arc<Shared>,
-    calm: Measured,
-    storm: Measured,
     storming: bool,
     /// Next client to connect, and those to connect again, the earliest first, with their tries so far.
     next: u32,
@@ -129,58 +133,77 @@ struct Driver {
     rng: fastrand::Rng,
 }
 
-/// Runs a share to the end of the run.
-pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Phases, RingError> {
-    let ring = Ring::new(&RingConfig {
-        submission_entries: 1024,
-        completion_entries: 16_384,
-        direct_slots: share.count + 16,
-        recv_buffers: 1024,
-        recv_buffer_bytes: 2048,
-        features: FeatureMask::NONE,
-    })?;
-    let mut driver = Driver {
-        ring,
-        fleet: Fleet::new(share.first, share.count, share.channels),
-        share,
-        shared: Arc::clone(shared),
-        calm: Measured::new(),
-        storm: Measured::new(),
-        storming: false,
-        next: 0,
-        again: BinaryHeap::new(),
-        tries: vec![0; share.count as usize],
-        under_way: 0,
-        live: 0,
-        beat: 0,
-        pinged: 0,
-        ping_start_us: None,
-        rng: fastrand::Rng::with_seed(u64::from(share.first)),
-    };
-    while !driver.shared.ended.load(Relaxed) {
-        driver.turn()?;
+/// Runs shares to the end of the run, all on this thread.
+///
+/// One ring is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
+/// wake-ups as on one and the harness leaves the processors to the server.
+pub fn run(shares: &[Share], shared: &Arc<Shared>) -> Result<Phases, RingError> {
+    let mut phases = Phases { calm: Measured::new(), storm: Measured::new() };
+    let mut drivers =
+        shares.iter().map(|share| Driver::new(*share, shared)).collect::<Result<Vec<_>, _>>()?;
+    while !shared.ended.load(Relaxed) {
+        if let [alone] = &mut drivers[..] {
+            let pinging = shared.pings_per_s.load(Relaxed) > 0;
+            alone.turn(&mut phases, 1, Some(if pinging { NAP_PINGING } else { NAP }))?;
+            continue;
+        }
+        let mut done = 0;
+        for driver in &mut drivers {
+            done += driver.turn(&mut phases, 0, None)?;
+        }
+        if done < ROUND_BUSY {
+            std::thread::sleep(ROUND);
+        }
     }
-    Ok(Phases { calm: driver.calm, storm: driver.storm })
+    Ok(phases)
 }
 
 impl Driver {
-    fn turn(&mut self) -> Result<(), RingError> {
+    fn new(share: Share, shared: &Arc<Shared>) -> Result<Self, RingError> {
+        let ring = Ring::new(&RingConfig {
+            submission_entries: 1024,
+            completion_entries: 16_384,
+            direct_slots: share.count + 16,
+            recv_buffers: 1024,
+            recv_buffer_bytes: 2048,
+            features: FeatureMask::NONE,
+        })?;
+        Ok(Self {
+            ring,
+            fleet: Fleet::new(share.first, share.count, share.channels),
+            share,
+            shared: Arc::clone(shared),
+            storming: false,
+            next: 0,
+            again: BinaryHeap::new(),
+            tries: vec![0; share.count as usize],
+            under_way: 0,
+            live: 0,
+            beat: 0,
+            pinged: 0,
+            ping_start_us: None,
+            rng: fastrand::Rng::with_seed(u64::from(share.first)),
+        })
+    }
+
+    /// Sends what is due, then takes what has happened; waits for `want` completions or until `nap` is over.
+    /// Returns how many there were.
+    fn turn(&mut self, phases: &mut Phases, want: u32, nap: Option<Duration>) -> Result<usize, RingError> {
         let now = self.shared.now_us();
         if !self.storming && self.shared.storming.load(Relaxed) {
             self.storming = true;
             self.drop_all();
         }
+        let measured = if self.storming { &mut phases.storm } else { &mut phases.calm };
         self.connect_due(now);
         self.beat_due(now);
-        self.ping_due(now);
-        // Arrivals wake it at once.
-        let pinging = self.shared.pings_per_s.load(Relaxed) > 0;
-        self.ring.submit_and_wait(1, Some(if pinging { NAP_PINGING } else { NAP }))?;
-        for _ in 0..8192 {
-            let Some(completion) = self.ring.pop() else { break };
-            self.apply(completion);
+        self.ping_due(now, measured);
+        self.ring.submit_and_wait(want, nap)?;
+        for done in 0..TURN_MAX {
+            let Some(completion) = self.ring.pop() else { return Ok(done) };
+            self.apply(completion, measured);
         }
-        Ok(())
+        Ok(TURN_MAX)
     }
 
     // --- connecting -------------------------------------------------------------------------------------
@@ -263,11 +286,6 @@ impl Driver {
         }
     }
 
-    /// Where figures go now.
-    const fn measured(&mut self) -> &mut Measured {
-        if self.storming { &mut self.storm } else { &mut self.calm }
-    }
-
     // --- heartbeats and pings ---------------------------------------------------------------------------
 
     /// Everybody is heard once per interval, evenly: the client at position `beat` of the round is due when that
@@ -291,7 +309,7 @@ impl Driver {
         }
     }
 
-    fn ping_due(&mut self, now: u64) {
+    fn ping_due(&mut self, now: u64, measured: &mut Measured) {
         let rate = self.shared.pings_per_s.load(Relaxed);
         if rate == 0 || self.live == 0 {
             return;
@@ -308,7 +326,7 @@ impl Driver {
                 let measuring = self.shared.measuring.load(Relaxed);
                 if measuring {
                     self.shared.pushed.fetch_add(1, Relaxed);
-                    self.measured().lateness.saturating_record(now.saturating_sub(intended).max(1));
+                    measured.lateness.saturating_record(now.saturating_sub(intended).max(1));
                 }
                 self.send(index, Fleet::ping(if measuring { intended.max(1) } else { 0 }));
             }
@@ -324,7 +342,7 @@ impl Driver {
 
     // --- completions ------------------------------------------------------------------------------------
 
-    fn apply(&mut self, completion: Completion) {
+    fn apply(&mut self, completion: Completion, measured: &mut Measured) {
         match completion {
             Completion::Connected { token, result } => self.handle_connected(token.index(), result),
             Completion::Ready { token, .. } => {
@@ -335,7 +353,7 @@ impl Driver {
                     self.ring.recv_once(member.slot, token)
                 }
             }
-            Completion::Received { token, result, .. } => self.handle_received(token, result),
+            Completion::Received { token, result, .. } => self.handle_received(token, result, measured),
             Completion::Closed { token, .. } => self.handle_closed(token.index()),
             Completion::Sent { token, result, .. } => {
                 let next = self.fleet.handle_sent(token.index());
@@ -348,12 +366,12 @@ impl Driver {
         }
     }
 
-    fn handle_received(&mut self, token: Token, result: Result<Recv, Errno>) {
+    fn handle_received(&mut self, token: Token, result: Result<Recv, Errno>, measured: &mut Measured) {
         let index = token.index();
         let slot = self.fleet.members[index as usize].slot;
         match result {
             Ok(Recv::Data(buffer)) => {
-                let kept = self.handle_bytes(index, &buffer);
+                let kept = self.handle_bytes(index, &buffer, measured);
                 self.ring.recycle(buffer);
                 if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
             }
@@ -363,10 +381,9 @@ impl Driver {
     }
 
     /// False: the client is over.
-    fn handle_bytes(&mut self, index: u32, bytes: &[u8]) -> bool {
+    fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
         let shared = &self.shared;
-        let measured = if self.storming { &mut self.storm } else { &mut self.calm };
         let (mut logged_in, mut refused) = (None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
@@ -390,8 +407,7 @@ impl Driver {
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Live;
-            let took = now.saturating_sub(member.began_us).max(1);
-            self.measured().login.saturating_record(took);
+            measured.login.saturating_record(now.saturating_sub(member.began_us).max(1));
             self.under_way -= 1;
             self.live += 1;
             self.shared.logged_in.fetch_add(1, Relaxed);

@@ -113,6 +113,7 @@ pub struct Run<'a> {
     side: &'a Side,
     /// What it shares with its drivers.
     pub shared: Arc<Shared>,
+    rings: u64,
     drivers: Vec<JoinHandle<Result<Phases, moor_ring::RingError>>>,
     pusher: Option<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
@@ -138,14 +139,17 @@ impl<'a> Run<'a> {
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
             bare: side.is_bare(),
         };
-        let drivers = driver::shares(load.connections, per_ring, all)
-            .into_iter()
-            .map(|share| {
+        let shares = driver::shares(load.connections, per_ring, all);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shares.len());
+        let drivers = (0..threads)
+            .map(|thread| {
+                let own: Vec<_> = shares.iter().skip(thread).step_by(threads).copied().collect();
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || driver::run(share, &shared))
+                std::thread::spawn(move || driver::run(&own, &shared))
             })
             .collect();
-        Ok(Self { load, work, side, shared, drivers, pusher: None, latencies: false })
+        let rings = shares.len() as u64;
+        Ok(Self { load, work, side, shared, rings, drivers, pusher: None, latencies: false })
     }
 
     /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
@@ -191,7 +195,7 @@ impl<'a> Run<'a> {
             let failed = self.shared.login_failures.load(Relaxed);
             progress.show(u64::from(logged_in), &format!("{failed} failed"));
             // Shares are rounded down one by one.
-            if logged_in + failed + u32::try_from(self.drivers.len()).unwrap_or(0) > wanted
+            if logged_in + failed + u32::try_from(self.rings).unwrap_or(0) > wanted
                 && (permille < 1000 || logged_in + failed >= wanted)
             {
                 return Ok(started.elapsed());
@@ -268,7 +272,7 @@ impl<'a> Run<'a> {
     /// Orders PINGs, so many per second over all drivers.
     pub fn start_pings(&mut self) {
         self.latencies = true;
-        let share = (self.load.rate(self.work) / self.drivers.len() as u64).max(1);
+        let share = (self.load.rate(self.work) / self.rings).max(1);
         self.shared.pings_per_s.store(share, Relaxed);
     }
 
