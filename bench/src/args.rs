@@ -138,7 +138,8 @@ pub struct Load {
     /// Rounds with --floor and of `ratio`: a ratio is the median of them.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub repeat: u32,
-    /// Heartbeat interval, seconds; default: what the server proposes, at most 30.
+    /// Heartbeat interval, seconds, at most what the server proposes. Default: 30; of `mixed` what the server
+    /// proposes, as a real client does.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat: Option<u64>,
     /// Longest time for everybody to log in, seconds.
@@ -165,6 +166,15 @@ impl Load {
             Work::Storm => 1_000,
             _ => 10_000,
         })
+    }
+
+    /// Longest heartbeat interval, milliseconds.
+    pub fn heartbeat_ms_max(&self, work: Work) -> u64 {
+        match self.heartbeat {
+            Some(seconds) => seconds * 1000,
+            None if work == Work::Mixed => u64::MAX / 1000,
+            None => 30_000,
+        }
     }
 
     /// Payload of a push, bytes.

@@ -80,8 +80,8 @@ pub struct Share {
     pub count: u32,
     /// Where they connect.
     pub target: SocketAddr,
-    /// Heartbeat interval asked for, milliseconds; 0: the server's.
-    pub heartbeat_ms: u64,
+    /// Longest heartbeat interval, milliseconds, where the server proposes a longer one.
+    pub heartbeat_ms_max: u64,
     /// Channels of each.
     pub channels: u16,
     /// So many of them, the first ones, drop when the storm begins.
@@ -291,10 +291,8 @@ impl Driver {
     /// Everybody is heard once per interval, evenly: the client at position `beat` of the round is due when that
     /// fraction of the interval has passed.
     fn beat_due(&mut self, now: u64) {
-        let interval_us = match self.share.heartbeat_ms {
-            0 => self.shared.heartbeat_ms.load(Relaxed).min(30_000) * 1000,
-            asked => asked * 1000,
-        };
+        let proposed = self.shared.heartbeat_ms.load(Relaxed);
+        let interval_us = proposed.min(self.share.heartbeat_ms_max) * 1000;
         let due = now * u64::from(self.share.count) / interval_us.max(1);
         // After a pause, such as the first round, nobody needs to be caught up with.
         self.beat = self.beat.max(due.saturating_sub(u64::from(self.share.count)));
@@ -464,7 +462,7 @@ mod tests {
                 first: 0,
                 count: 0,
                 target,
-                heartbeat_ms: 0,
+                heartbeat_ms_max: 0,
                 channels: 1,
                 dropping: connections / 2,
                 spread_us: 0,

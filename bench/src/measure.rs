@@ -133,7 +133,7 @@ impl<'a> Run<'a> {
             first: 0,
             count: 0,
             target: side.target()?,
-            heartbeat_ms: load.heartbeat.unwrap_or(0) * 1000,
+            heartbeat_ms_max: load.heartbeat_ms_max(work),
             channels: load.channels,
             dropping: drops.count,
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
