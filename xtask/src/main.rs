@@ -28,7 +28,7 @@ enum Task {
     Test,
     /// One router, two gateways, 10,000 clients, 100,000 reliable messages, with kills; prints the tally.
     E2e,
-    /// Density at 100,000 sessions against the all-in-one gateway, checked against the limits of the day.
+    /// Density at 100,000 sessions, checked against the limits of the day; then a storm among them.
     Density,
     /// The figures of docs/benchmarks: connect, hold, ping and push against the all-in-one gateway.
     Figures,
@@ -108,4 +108,5 @@ fn instructions(summary: &mut Summary, renew: bool) {
 fn density(summary: &mut Summary) {
     release_build(summary);
     summary.run_with("density at 100,000 sessions", bench::density);
+    summary.run_with("storm and mixed load at 100,000 sessions", bench::storm);
 }
