@@ -24,6 +24,8 @@ use crate::storm;
 
 /// Time under load before latencies count.
 pub const WARM_UP: Duration = Duration::from_secs(2);
+/// Up to so many rings a processor each has a thread, which connects a tenth faster; beyond it threads share them.
+const RINGS_ALONE_PER_CPU: usize = 4;
 /// How late the harness's own sends may be at the 99th percentile before it says so, microseconds.
 const LATENESS_P99_US_MAX: u64 = 20_000;
 /// Longest wait for the last answers after the last send.
@@ -140,7 +142,8 @@ impl<'a> Run<'a> {
             bare: side.is_bare(),
         };
         let shares = driver::shares(load.connections, per_ring, all);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shares.len());
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
         let drivers = (0..threads)
             .map(|thread| {
                 let own: Vec<_> = shares.iter().skip(thread).step_by(threads).copied().collect();
