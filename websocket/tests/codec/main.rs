@@ -1,0 +1,6 @@
+//! The codec as its users see it.
+
+mod interop;
+mod properties;
+mod rules;
+mod support;
