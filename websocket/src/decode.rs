@@ -198,12 +198,14 @@ impl Decoder {
         input: &mut &'i mut [u8],
         message_bytes_max: u32,
     ) -> Result<Option<Step<'i>>, Error> {
+        // Whatever fails below leaves the stream ended. Steps within a call stay in a local: a phase written in
+        // parts and read back whole would wait for the store.
+        let mut phase = std::mem::replace(&mut self.phase, Phase::Ended);
         loop {
-            // Whatever fails below leaves the stream ended.
-            match std::mem::replace(&mut self.phase, Phase::Ended) {
+            match phase {
                 Phase::Head { bytes, length } => {
                     let Some(head) = self.take_head(bytes, length, input)? else { return Ok(None) };
-                    self.phase = self.begin_frame(head, message_bytes_max)?;
+                    phase = self.begin_frame(head, message_bytes_max)?;
                 }
                 Phase::Data { first, last, key, remaining } => {
                     if remaining > 0 && input.is_empty() {
@@ -211,10 +213,11 @@ impl Decoder {
                         return Ok(None);
                     }
                     let piece = self.take_piece(first, last, key, remaining, input)?;
-                    // An empty fragment in the middle says nothing.
                     if piece.first || piece.last || !piece.bytes.is_empty() {
                         return Ok(Some(Step::Data(piece)));
                     }
+                    // An empty fragment in the middle says nothing.
+                    phase = std::mem::replace(&mut self.phase, Phase::Ended);
                 }
                 Phase::Control { control, key, remaining } => {
                     let Some(payload) = self.take_control(control, key, remaining, input) else {
@@ -240,28 +243,45 @@ impl Decoder {
     #[inline]
     fn take_head(
         &mut self,
+        kept: [u8; CLIENT_HEAD_BYTES_MAX - 1],
+        length: u8,
+        input: &mut &mut [u8],
+    ) -> Result<Option<Head>, Error> {
+        // How almost every receive ends.
+        if input.is_empty() {
+            self.phase = Phase::Head { bytes: kept, length };
+            return Ok(None);
+        }
+        if length == 0
+            && let Some(head) = Head::parse(input, self.message)?
+        {
+            take(input, head.bytes);
+            return Ok(Some(head));
+        }
+        self.take_cut_head(kept, length, input)
+    }
+
+    /// The same for a head that is not whole in `input`.
+    #[cold]
+    fn take_cut_head(
+        &mut self,
         mut kept: [u8; CLIENT_HEAD_BYTES_MAX - 1],
         length: u8,
         input: &mut &mut [u8],
     ) -> Result<Option<Head>, Error> {
         let before = usize::from(length);
-        let parsed = if before == 0 {
-            Head::parse(input, self.message)?
-        } else {
-            let mut bytes = [0; CLIENT_HEAD_BYTES_MAX];
-            let end = CLIENT_HEAD_BYTES_MAX.min(before + input.len());
-            bytes[..before].copy_from_slice(&kept[..before]);
-            bytes[before..end].copy_from_slice(&input[..end - before]);
-            Head::parse(&bytes[..end], self.message)?
-        };
-        if let Some(head) = parsed {
+        let mut bytes = [0; CLIENT_HEAD_BYTES_MAX];
+        let end = CLIENT_HEAD_BYTES_MAX.min(before + input.len());
+        bytes[..before].copy_from_slice(&kept[..before]);
+        bytes[before..end].copy_from_slice(&input[..end - before]);
+        if let Some(head) = Head::parse(&bytes[..end], self.message)? {
             take(input, head.bytes - before);
             return Ok(Some(head));
         }
         let start = take(input, input.len());
-        kept[before..before + start.len()].copy_from_slice(start);
+        kept[before..end].copy_from_slice(start);
         #[expect(clippy::cast_possible_truncation, reason = "at most 13, or the head were whole")]
-        let length = (before + start.len()) as u8;
+        let length = end as u8;
         self.phase = Phase::Head { bytes: kept, length };
         Ok(None)
     }
