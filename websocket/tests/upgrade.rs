@@ -208,8 +208,8 @@ fn every_refusal_is_a_whole_response() {
 
 proptest! {
     #[test]
-    fn any_bytes_have_an_outcome(bytes in prop::collection::vec(any::<u8>(), 0..400), at in 0usize..200) {
-        let mut disturbed = request("Origin", &["https://a.example"]);
+    fn any_bytes_have_an_outcome(bytes in prop::collection::vec(any::<u8>(), 0..400), at in 0usize..300) {
+        let mut disturbed = request("", &[]);
         let at = at.min(disturbed.len());
         disturbed.splice(at..at, bytes.iter().copied());
         for bytes in [bytes, disturbed] {
