@@ -365,6 +365,8 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         channels_per_connection_max: u16::try_from(config.channels_per_connection_max).unwrap_or(u16::MAX),
         send_queue_bytes_max: config.send_queue_bytes_max as usize,
         first_byte_timeout_ms: ms(config.first_byte_timeout_ms),
+        plain: config.plain,
+        websocket: config.websocket.policy().map(Arc::new),
         heartbeat: Heartbeat {
             interval_ms: ms(config.heartbeat.interval_ms),
             min_ms: ms(config.heartbeat.min_ms),

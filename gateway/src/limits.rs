@@ -32,6 +32,10 @@ pub const ACCEPT_BACKOFF_MS: u64 = 100;
 pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes queued towards a backend service. Beyond it the service is a slow reader and is closed.
 pub const SERVICE_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest message of a WebSocket client, bytes. It is never put together, so this is no memory.
+pub const WEBSOCKET_MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
+/// Answers to WebSocket pings that may wait for a client, bytes. Beyond it the client does not read and is closed.
+pub const WEBSOCKET_PONGS_BYTES_MAX: usize = 4 * 1024;
 /// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// Send buffers kept for the next use.

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -100,8 +100,25 @@ impl Deref for RecvBuffer {
     }
 }
 
+impl DerefMut for RecvBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let offset = usize::from(self.id) * self.shared.buffer_bytes as usize;
+        // SAFETY: as in `deref`.
+        let start = unsafe { self.shared.memory.start.add(offset) };
+        // SAFETY: as in `deref`; the exclusive borrow of this value, which alone has this id, makes the range
+        // nobody else's meanwhile. What is written there is overwritten by the kernel's next receive.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.len as usize) }
+    }
+}
+
 impl AsRef<[u8]> for RecvBuffer {
     fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for RecvBuffer {
+    fn as_mut(&mut self) -> &mut [u8] {
         self
     }
 }

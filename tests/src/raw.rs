@@ -11,15 +11,25 @@ use moor_wire::client::{
     put_control, put_sync_id,
 };
 use moor_wire::frame::{Frame, FrameReader, put_message};
-use prost::Message;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Message, WebSocket};
 
 /// How long an answer may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What carries the frames.
+#[derive(Debug)]
+enum Carrier {
+    Plain(TcpStream),
+    /// By an implementation of RFC 6455 that is not ours.
+    WebSocket(Box<WebSocket<TcpStream>>),
+}
+
 /// A connection to a gateway's client port.
 #[derive(Debug)]
 pub struct RawClient {
-    stream: TcpStream,
+    carrier: Carrier,
     reader: FrameReader,
     /// Told by the server.
     pub heartbeat_ms: u32,
@@ -33,7 +43,22 @@ impl RawClient {
     pub fn dial(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, reader: frame_reader(), heartbeat_ms: 0 })
+        Ok(Self { carrier: Carrier::Plain(stream), reader: frame_reader(), heartbeat_ms: 0 })
+    }
+
+    /// Likewise over WebSocket, upgraded, with the subprotocol `moor.v1`.
+    ///
+    /// # Errors
+    /// When the upgrade is refused.
+    pub fn dial_websocket(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let mut request = format!("ws://{address}/").into_client_request()?;
+        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("moor.v1"));
+        let (socket, response) = tungstenite::client(request, stream)?;
+        let protocol = response.headers().get("Sec-WebSocket-Protocol").map(HeaderValue::as_bytes);
+        anyhow::ensure!(protocol == Some(b"moor.v1"), "the subprotocol is {protocol:?}");
+        Ok(Self { carrier: Carrier::WebSocket(Box::new(socket)), reader: frame_reader(), heartbeat_ms: 0 })
     }
 
     /// A connection with CONNECT answered.
@@ -49,14 +74,21 @@ impl RawClient {
     /// # Errors
     /// When the server does not answer CONNECTED.
     pub fn connect_with(address: SocketAddr, device: &str, heartbeat_max_ms: u32) -> Result<Self> {
-        let mut client = Self::dial(address)?;
+        Self::dial(address)?.greet(device, heartbeat_max_ms)
+    }
+
+    /// Sends CONNECT on a connection that has said nothing yet.
+    ///
+    /// # Errors
+    /// When the server does not answer CONNECTED.
+    pub fn greet(mut self, device: &str, heartbeat_max_ms: u32) -> Result<Self> {
         let connect = Connect { version: 1, device: device.into(), heartbeat_max_ms, ..Connect::default() };
         let mut out = Vec::new();
         put_control(&mut out, Kind::Connect, 0, &connect);
-        client.write(&out)?;
-        let connected: Connected = client.expect(Kind::Connected)?;
-        client.heartbeat_ms = connected.heartbeat_ms;
-        Ok(client)
+        self.write(&out)?;
+        let connected: Connected = self.expect(Kind::Connected)?;
+        self.heartbeat_ms = connected.heartbeat_ms;
+        Ok(self)
     }
 
     /// Sends bytes.
@@ -64,7 +96,10 @@ impl RawClient {
     /// # Errors
     /// When the connection is gone.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.stream.write_all(bytes)?)
+        match &mut self.carrier {
+            Carrier::Plain(stream) => Ok(stream.write_all(bytes)?),
+            Carrier::WebSocket(socket) => Ok(socket.send(Message::binary(bytes.to_vec()))?),
+        }
     }
 
     /// Sends one frame.
@@ -137,7 +172,7 @@ impl RawClient {
         let deadline = Instant::now() + limit;
         while let Some(frame) = self.next_within(deadline.saturating_duration_since(Instant::now()))? {
             if frame.header.kind == Kind::Ack.byte() {
-                let result = SubmitResult::decode(frame.body)?;
+                let result = <SubmitResult as prost::Message>::decode(frame.body)?;
                 if result.client_id == client_id.as_bytes() {
                     return Ok(Some(result));
                 }
@@ -173,7 +208,6 @@ impl RawClient {
     /// [`Hung up`](ErrorKind::UnexpectedEof) or reset.
     pub fn next_within(&mut self, limit: Duration) -> Result<Option<Frame>> {
         let deadline = Instant::now() + limit;
-        let mut buffer = [0; 16 * 1024];
         loop {
             if let Some(frame) = self.reader.try_next()? {
                 return Ok(Some(frame));
@@ -182,14 +216,33 @@ impl RawClient {
             if left.is_zero() {
                 return Ok(None);
             }
-            self.stream.set_read_timeout(Some(left))?;
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()),
-                Ok(length) => self.reader.push(&buffer[..length]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.stream().set_read_timeout(Some(left))?;
+            self.read_some()?;
         }
+    }
+
+    /// Reads once, or until the timeout of the socket.
+    fn read_some(&mut self) -> Result<()> {
+        let waits =
+            |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        match &mut self.carrier {
+            Carrier::Plain(stream) => {
+                let mut buffer = [0; 16 * 1024];
+                match stream.read(&mut buffer) {
+                    Ok(0) => return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()),
+                    Ok(length) => self.reader.push(&buffer[..length]),
+                    Err(error) if waits(&error) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Carrier::WebSocket(socket) => match socket.read() {
+                Ok(Message::Binary(bytes)) => self.reader.push(&bytes),
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error)) if waits(&error) => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+        Ok(())
     }
 
     /// The next frame of a kind; others are passed over.
@@ -205,7 +258,7 @@ impl RawClient {
                 return Ok(frame);
             }
             if frame.header.kind == Kind::Close.byte() && kind != Kind::Close {
-                bail!("the channel was closed: {:?}", Close::decode(frame.body)?);
+                bail!("the channel was closed: {:?}", <Close as prost::Message>::decode(frame.body)?);
             }
         }
     }
@@ -214,7 +267,7 @@ impl RawClient {
     ///
     /// # Errors
     /// When it does not come or does not decode.
-    pub fn expect<M: Message + Default>(&mut self, kind: Kind) -> Result<M> {
+    pub fn expect<M: prost::Message + Default>(&mut self, kind: Kind) -> Result<M> {
         Ok(M::decode(self.next_of(kind)?.body)?)
     }
 
@@ -244,7 +297,10 @@ impl RawClient {
 
     /// The socket.
     #[must_use]
-    pub const fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub fn stream(&self) -> &TcpStream {
+        match &self.carrier {
+            Carrier::Plain(stream) => stream,
+            Carrier::WebSocket(socket) => socket.get_ref(),
+        }
     }
 }

@@ -42,7 +42,7 @@ fn garbage_gets_a_typed_error_and_memory_does_not_grow() -> Result<()> {
     truncated.extend([Kind::Data.byte(), 1, 0, 1, 0, 0, 0xf0, 0]);
     truncated.extend([0; 9000]);
     let cases: [(&[u8], Option<Code>); 5] = [
-        (b"GET / HTTP/1.1\r\nHost: example\r\n\r\n", Some(Code::TooLarge)),
+        (b"POST / HTTP/1.1\r\nHost: example\r\n\r\n", Some(Code::TooLarge)),
         (&[0xee, 0, 0, 0, 0, 0, 0, 0], Some(Code::ProtocolError)),
         (&oversized, Some(Code::TooLarge)),
         (&early, Some(Code::ProtocolError)),

@@ -11,7 +11,7 @@ use moor_gateway::worker::mailbox::Mailboxes;
 use moor_gateway::worker::settings::{Heartbeat, HotTier, Settings};
 use moor_gateway::worker::{Now, Worker};
 
-/// A received piece; cloning it allocates nothing.
+/// Bytes to receive; the kernel copies them into a buffer that it has back afterwards.
 pub type Piece = Rc<[u8]>;
 
 #[derive(Clone, Copy)]
@@ -23,7 +23,8 @@ enum Armed {
 }
 
 struct State {
-    done: VecDeque<Completion<Piece>>,
+    done: VecDeque<Completion<Vec<u8>>>,
+    buffers: Vec<Vec<u8>>,
     armed: Vec<Armed>,
     dialling: Option<Token>,
     sent: u64,
@@ -36,7 +37,7 @@ struct State {
 pub struct Idle(Rc<RefCell<State>>);
 
 impl Io for Idle {
-    type Buffer = Piece;
+    type Buffer = Vec<u8>;
 
     fn accept(&mut self, _: Listener) {}
     fn stop_listening(&mut self, _: Listener) {}
@@ -80,7 +81,10 @@ impl Io for Idle {
 
     fn wake(&mut self, _: WorkerId) {}
     fn pass(&mut self, _: Slot, _: WorkerId, _: u64, _: Token) {}
-    fn recycle(&mut self, _: Piece) {}
+    fn recycle(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.0.borrow_mut().buffers.push(buffer);
+    }
 }
 
 /// A worker on an idle kernel.
@@ -94,6 +98,7 @@ impl Bench {
     /// With room for so many connections.
     pub fn new(slots: usize) -> Self {
         let state = State {
+            buffers: Vec::new(),
             done: VecDeque::with_capacity(4096),
             armed: vec![Armed::Nothing; slots],
             dialling: None,
@@ -113,6 +118,8 @@ impl Bench {
             channels_per_connection_max: 16,
             send_queue_bytes_max: 64 * 1024,
             first_byte_timeout_ms: 10_000,
+            plain: true,
+            websocket: Some(std::sync::Arc::default()),
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
             register_batch: 256,
@@ -179,7 +186,9 @@ impl Bench {
                 Armed::Read(token) => (token, false),
                 Armed::Multi(token) => (token, true),
             };
-            let result = Ok(Recv::Data(piece.clone()));
+            let mut buffer = self.kernel.0.borrow_mut().buffers.pop().unwrap_or_default();
+            buffer.extend_from_slice(piece);
+            let result = Ok(Recv::Data(buffer));
             self.worker.apply(Completion::Received { token, result, more }, self.now);
             return;
         }

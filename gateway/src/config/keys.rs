@@ -175,6 +175,13 @@ pub const KEYS: &[Key] = &[
         "Milliseconds, 100 to 300,000. Then it is closed."
     ),
     key!(
+        plain,
+        "plain",
+        "true|false",
+        "Whether clients may speak the protocol straight over TCP",
+        "Turn it off where only browsers come."
+    ),
+    key!(
         frame_bytes_max,
         "frame-bytes-max",
         "BYTES",
@@ -218,6 +225,28 @@ pub const KEYS: &[Key] = &[
         "Forces the ways that older kernels need, to test or to avoid a kernel fault. Names separated by \
          commas: defer-taskrun, no-sq-array, registered-ring, message-ring, fixed-fd-install, \
          direct-connect; or all."
+    ),
+    key!(
+        websocket.enabled,
+        "websocket-enabled",
+        "true|false",
+        "Whether clients may come over WebSocket",
+        "On the same port: the first byte tells. Subprotocol moor.v1, binary messages."
+    ),
+    key!(
+        websocket.path,
+        "websocket-path",
+        "PATH",
+        "Path of the WebSocket endpoint",
+        "Begins with a slash. Requests for another path are answered 404."
+    ),
+    key!(
+        websocket.origins,
+        "websocket-origins",
+        "LIST",
+        "Pages that may connect from a browser",
+        "Origins as a browser writes them, such as https://shop.example, separated by commas; * for every page. \
+         Empty: no page. Clients that are no browsers send no origin and are not affected."
     ),
     key!(
         heartbeat.interval_ms,

@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use moor_ring::FeatureMask;
+use moor_websocket::upgrade::{Origins, Policy};
 
 pub use flags::{Request, request};
 pub use keys::{KEYS, Key};
@@ -63,18 +64,37 @@ pub struct Config {
     pub connections_per_worker_max: Auto,
     pub channels_per_connection_max: u32,
     pub first_byte_timeout_ms: u64,
+    pub plain: bool,
     pub frame_bytes_max: u32,
     pub send_queue_bytes_max: u32,
     pub recv_buffers: u32,
     pub recv_buffer_bytes: u32,
     pub accept_backlog: u32,
     pub disable_features: FeatureMask,
+    pub websocket: WebSocket,
     pub heartbeat: Heartbeat,
     pub hot: Hot,
     pub register: Register,
     pub drain: Drain,
     pub embedded: Embedded,
     pub log: Log,
+}
+
+/// Clients over WebSocket, on the same port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct WebSocket {
+    pub enabled: bool,
+    pub path: String,
+    pub origins: Origins,
+}
+
+impl WebSocket {
+    /// Which upgrades are accepted; `None`: none.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.enabled.then(|| Policy { path: self.path.clone(), origins: self.origins.clone() })
+    }
 }
 
 /// How often a client must be heard.
@@ -152,12 +172,14 @@ impl Default for Config {
             connections_per_worker_max: Auto::Auto,
             channels_per_connection_max: 64,
             first_byte_timeout_ms: 10_000,
+            plain: true,
             frame_bytes_max: moor_wire::limits::CLIENT_BODY_BYTES_MAX,
             send_queue_bytes_max: 256 * 1024,
             recv_buffers: 1024,
             recv_buffer_bytes: 2048,
             accept_backlog: 65_535,
             disable_features: FeatureMask::NONE,
+            websocket: WebSocket { enabled: true, path: "/".to_owned(), origins: Origins::None },
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
             register: Register { batch: 512, per_s: 20_000 },

@@ -108,6 +108,7 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::config::file;
+    use moor_websocket::upgrade::Origins;
     use std::path::Path;
 
     #[test]
@@ -118,6 +119,8 @@ mod tests {
         config.router = RouterChoice::Address("router-1:7300".to_owned());
         config.log.level = "info,moor_gateway=debug".to_owned();
         config.drain.retry_max_ms = 9000;
+        config.websocket.origins =
+            Origins::Listed(vec!["https://a.example".into(), "https://b.example:8443".into()]);
         let mut back = Config::default();
         file::apply_text(&mut back, Path::new("printed.toml"), &to_toml(&config)).unwrap();
         assert_eq!(back, config);

@@ -154,6 +154,14 @@ impl Complaints {
         });
         self.between("recv_buffer_bytes", config.recv_buffer_bytes, 256, 65_536);
         self.between("hot.events", config.hot.events, 1, 255);
+        self.unless(config.plain || config.websocket.enabled, || {
+            "`plain` and `websocket.enabled` are both false, so that no client could connect: turn one on"
+                .to_owned()
+        });
+        let path = &config.websocket.path;
+        self.unless(path.starts_with('/') && !path.contains(['?', '#', ' ']), || {
+            format!("`websocket.path` is {path:?}; it begins with a slash and has no query, such as /moor")
+        });
     }
 
     fn times(&mut self, config: &Config) {
@@ -283,6 +291,8 @@ mod tests {
             (|c| c.register.batch = 513, "`register.batch` is 513"),
             (|c| c.register.per_s = 0, "`register.per_s`"),
             (|c| c.frame_bytes_max = 65_537, "`frame_bytes_max`"),
+            (|c| (c.plain, c.websocket.enabled) = (false, false), "both false"),
+            (|c| c.websocket.path = "moor".to_owned(), "begins with a slash"),
             (|c| c.send_queue_bytes_max = 65_536, "`send_queue_bytes_max`"),
             (|c| c.recv_buffers = 1000, "a power of two, such as 1024"),
             (|c| c.recv_buffers = u32::MAX, "a power of two, such as 32768"),

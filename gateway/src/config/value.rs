@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use moor_ring::{Feature, FeatureMask};
+use moor_websocket::upgrade::Origins;
 
 /// What a TOML value must be to reach [`Setting::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,6 +267,35 @@ word_setting! {
         Normal = "normal",
         /// Left to the kernel: for tests and throw-away data.
         Off = "off",
+    }
+}
+
+impl Setting for Origins {
+    const SHAPE: Shape = Shape::List;
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => return Ok(Self::None),
+            "*" => return Ok(Self::Any),
+            _ => {}
+        }
+        let origins = text.split(',').map(|origin| {
+            let host = origin.split_once("://").map_or("", |(_, host)| host);
+            if host.is_empty() || host.contains(['/', '*', ' ']) {
+                return Err(format!(
+                    "{origin:?} is not an origin such as https://shop.example, nor * for all pages"
+                ));
+            }
+            Ok(origin.to_owned())
+        });
+        origins.collect::<Result<_, _>>().map(Self::Listed)
+    }
+    fn to_toml(&self) -> Option<String> {
+        let origins: Vec<String> = match self {
+            Self::None => Vec::new(),
+            Self::Any => vec![quoted("*")],
+            Self::Listed(origins) => origins.iter().map(|origin| quoted(origin)).collect(),
+        };
+        Some(format!("[{}]", origins.join(", ")))
     }
 }
 

@@ -7,6 +7,8 @@
 use std::rc::Rc;
 
 use moor_ring::Slot;
+use moor_websocket::Kind;
+use moor_websocket::encode::{frame_bytes, put_message};
 use moor_wire::client::Class;
 use moor_wire::frame::{HEADER_BYTES, Header, put_frame};
 
@@ -49,6 +51,25 @@ impl Run {
     }
 }
 
+/// A run's frames as channels of one number get them, shared by all their connections.
+struct Encoded {
+    number: u16,
+    frames: Rc<[u8]>,
+    /// The same as one message of a WebSocket, once somebody wants it.
+    message: Option<Rc<[u8]>>,
+}
+
+impl Encoded {
+    fn message(&mut self) -> &Rc<[u8]> {
+        let frames = &self.frames;
+        self.message.get_or_insert_with(|| {
+            let mut message = Vec::with_capacity(frame_bytes(frames.len()));
+            put_message(&mut message, Kind::Binary, frames);
+            message.into()
+        })
+    }
+}
+
 impl<I: Io> Worker<I> {
     /// Collects a frame for every session of an app; returns how many there are.
     pub(super) fn collect_broadcast(&mut self, app: &str, kind: u8, flags: u8, body: &[u8], now: Now) -> u32 {
@@ -86,25 +107,20 @@ impl<I: Io> Worker<I> {
     fn hand_out(&mut self, run: &Run, now: Now) {
         // Nobody logs in while this runs: the number stays the app's as long as one of its channels is open.
         let Some(app) = self.channels.app(&run.app) else { return };
-        let mut encoded: Vec<(u16, Rc<[u8]>)> = Vec::new();
+        let mut known: Vec<Encoded> = Vec::new();
         let mut from = 0;
         while let Some((ChannelIndex(index), channel)) = self.channels.next_of_app(app, from) {
             from = index + 1;
             let (slot, number) = (Slot(channel.connection), channel.number);
-            let frames = match encoded.iter().find(|(known, _)| *known == number) {
-                Some((_, frames)) => frames.clone(),
-                None => {
-                    let frames = run.on_channel(number);
-                    if encoded.len() < BROADCAST_NUMBERS_MAX {
-                        encoded.push((number, frames.clone()));
-                    }
-                    frames
-                }
-            };
-            if self.send_shared(slot, &frames, now) {
+            let at = known.iter().position(|encoded| encoded.number == number).unwrap_or_else(|| {
+                known.truncate(BROADCAST_NUMBERS_MAX - 1);
+                known.push(Encoded { number, frames: run.on_channel(number), message: None });
+                known.len() - 1
+            });
+            if self.send_shared(slot, &mut known[at], now) {
                 self.counters[Counter::Deliveries] += u64::from(run.count);
             } else {
-                self.queue_each(slot, &frames, now);
+                self.queue_each(slot, &known[at].frames, now);
             }
         }
     }
@@ -125,14 +141,15 @@ impl<I: Io> Worker<I> {
     }
 
     /// Sends frames that connections share, if this one has nothing queued and room for them.
-    fn send_shared(&mut self, slot: Slot, frames: &Rc<[u8]>, now: Now) -> bool {
+    fn send_shared(&mut self, slot: Slot, encoded: &mut Encoded, now: Now) -> bool {
         let connection = &self.connections[slot.0];
         if connection.phase != Phase::Live
             || connection.outbox.is_some()
-            || frames.len() > self.settings.send_queue_bytes_max
+            || encoded.frames.len() > self.settings.send_queue_bytes_max
         {
             return false;
         }
+        let frames = if connection.role.is_websocket() { encoded.message() } else { &encoded.frames };
         self.send_now(slot, frames.clone().into(), now);
         true
     }

@@ -11,16 +11,43 @@ use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
 
-/// What the peer is.
+/// What carries a client's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Its first byte has not come.
+    #[default]
+    Unknown,
+    /// TCP itself.
+    Plain,
+    /// The head of an HTTP request is coming.
+    Upgrading,
+    /// Messages of a WebSocket.
+    WebSocket,
+}
+
+/// What the peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A client, with channels.
-    #[default]
-    Client,
+    Client(Transport),
     /// A backend service on the internal port.
     Service,
     /// The worker's router.
     Link,
+}
+
+impl Role {
+    /// Whether the peer is a client.
+    #[must_use]
+    pub const fn is_client(self) -> bool {
+        matches!(self, Self::Client(_))
+    }
+
+    /// Whether the peer is a client whose frames come in messages of a WebSocket.
+    #[must_use]
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Client(Transport::WebSocket))
+    }
 }
 
 /// Where in its life a connection is. It closes in three steps: begin (`Finishing` or `Resetting`), join
@@ -113,7 +140,7 @@ impl Default for Connection {
     fn default() -> Self {
         Self {
             generation: 1,
-            role: Role::Client,
+            role: Role::Client(Transport::Unknown),
             phase: Phase::Free,
             receive: Receive::Idle,
             resetting: false,
@@ -183,6 +210,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert!(size_of::<Connection>() <= 56, "{}", size_of::<Connection>());
+        assert_eq!(size_of::<Role>(), 1, "how a client comes is in the same byte");
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl<I: Io> Worker<I> {
     fn drain_ask(&mut self, slot: Slot, plan: &DrainPlan, now: Now) {
         let Some(connection) = self.connections.get(slot.0) else { return };
         match (connection.role, connection.phase) {
-            (Role::Client, Phase::Live | Phase::Greeting) => {
+            (Role::Client(_), Phase::Live | Phase::Greeting) => {
                 let goaway = GoAway {
                     code: Code::Draining as i32,
                     retry_min_ms: plan.retry_min_ms,

@@ -49,8 +49,8 @@ impl WorkerId {
 
 /// The kernel as a worker sees it.
 pub trait Io {
-    /// A received piece of a stream; given back with [`Io::recycle`].
-    type Buffer: AsRef<[u8]>;
+    /// A received piece of a stream, which may be changed in place; given back with [`Io::recycle`].
+    type Buffer: AsRef<[u8]> + AsMut<[u8]>;
 
     /// Accept from now on, each connection into a free slot.
     fn accept(&mut self, listener: Listener);

@@ -10,7 +10,7 @@ use moor_wire::Code;
 use moor_wire::client::{Close, Error, Kind};
 
 use super::channels::ChannelIndex;
-use super::connection::{Connection, Phase, Receive, Role, low};
+use super::connection::{Connection, Phase, Receive, Role, Transport, low};
 use super::counters::Counter;
 use super::io::{Io, Listener};
 use super::wheel::{NIL, tick_at};
@@ -67,7 +67,7 @@ impl<I: Io> Worker<I> {
             Listener::Clients => {
                 self.counters.add(Counter::Accepted);
                 let full = self.clients >= self.settings.connections_max;
-                self.occupy(slot, Role::Client, now);
+                self.occupy(slot, Role::Client(Transport::Unknown), now);
                 self.clients += 1;
                 if full || self.is_draining() {
                     self.refuse(slot, now);
@@ -115,11 +115,15 @@ impl<I: Io> Worker<I> {
 
     /// Ends a connection because of what its peer did, telling it why.
     pub(super) fn finish_with(&mut self, slot: Slot, code: Code, detail: &str, now: Now) {
-        if self.connections[slot.0].role == Role::Client {
-            let error = Error { code: code as i32, detail: detail.to_owned() };
-            self.queue_control(slot, Kind::Error, 0, &error, now);
-        } else {
-            self.queue_failure(slot, code, detail, now);
+        match self.connections[slot.0].role {
+            // It would not understand a frame.
+            Role::Client(Transport::Upgrading) => {}
+            Role::Client(_) => {
+                let error = Error { code: code as i32, detail: detail.to_owned() };
+                self.queue_control(slot, Kind::Error, 0, &error, now);
+                self.queue_close(slot, super::websocket::close_code(code));
+            }
+            Role::Service | Role::Link => self.queue_failure(slot, code, detail, now),
         }
         self.finish(slot, now);
     }
@@ -160,7 +164,7 @@ impl<I: Io> Worker<I> {
         let connection = &self.connections[slot.0];
         match connection.phase {
             Phase::Greeting | Phase::Live => {
-                if connection.role == Role::Client {
+                if connection.role.is_client() {
                     self.counters.add(Counter::ClosedByPeer);
                 }
                 self.release(slot, now);
@@ -205,9 +209,12 @@ impl<I: Io> Worker<I> {
         if connection.hot {
             self.counters[Counter::ConnectionsHot] -= 1;
         }
-        if connection.role == Role::Client {
+        if connection.role.is_client() {
             self.clients -= 1;
             self.counters.add(Counter::Closed);
+        }
+        if connection.role.is_websocket() {
+            self.counters[Counter::ConnectionsWebsocket] -= 1;
         }
         let outbox = connection.outbox.take();
         self.devices.remove(connection.device);
@@ -221,7 +228,7 @@ impl<I: Io> Worker<I> {
     /// Takes everything away that hangs on a connection's being in service.
     fn release(&mut self, slot: Slot, now: Now) {
         match self.connections[slot.0].role {
-            Role::Client => {
+            Role::Client(_) => {
                 while self.connections[slot.0].first_channel != NIL {
                     self.release_channel(slot, ChannelIndex(self.connections[slot.0].first_channel));
                 }
@@ -232,6 +239,7 @@ impl<I: Io> Worker<I> {
             Role::Link => self.link_lost(now),
         }
         self.take_begun(slot);
+        self.websockets.forget(slot);
     }
 
     /// Closes one channel of a connection and tells the router.

@@ -31,6 +31,7 @@ mod sim;
 mod timers;
 mod transmit;
 mod uring;
+mod websocket;
 pub mod wheel;
 
 use std::collections::{HashMap, VecDeque};
@@ -52,6 +53,7 @@ use names::Names;
 use outbox::Pool;
 use service::Service;
 use settings::Settings;
+use websocket::WebSockets;
 use wheel::Wheel;
 
 pub use run::{WorkerParts, WorkerSpec, run};
@@ -79,6 +81,7 @@ pub struct Worker<I: Io> {
     dirty: Vec<Slot>,
     /// Starts of frames whose rest has not come.
     begun: HashMap<Slot, Vec<u8>>,
+    websockets: WebSockets,
     /// Connections whose receive found no buffer.
     starved: VecDeque<Token>,
     link: RouterLink,
@@ -124,6 +127,7 @@ impl<I: Io> Worker<I> {
             pool: Pool::default(),
             dirty: Vec::new(),
             begun: HashMap::new(),
+            websockets: WebSockets::default(),
             starved: VecDeque::new(),
             services: HashMap::new(),
             arriving: HashMap::new(),

@@ -4,6 +4,8 @@
 //! is queued meanwhile goes out together in the next one. A connection has an outbox only while it has
 //! something to send.
 
+use moor_websocket::Kind;
+use moor_websocket::encode::Head;
 use moor_wire::client::Class;
 use moor_wire::frame::{HEADER_BYTES, Header, Split, split};
 
@@ -12,6 +14,8 @@ use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
 /// Send state of a connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Bytes as they go out, before what is queued: of a WebSocket, where frames lie in messages.
+    pub sealed: Vec<u8>,
     /// Whole frames not yet handed to the kernel; without memory while there are none.
     pub queued: Vec<u8>,
     /// Bytes of the buffer in flight that the kernel has taken so far.
@@ -28,7 +32,36 @@ impl Outbox {
     /// Bytes held, in flight included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.queued.len() + self.in_flight_bytes as usize
+        self.sealed.len() + self.queued.len() + self.in_flight_bytes as usize
+    }
+
+    /// Whether nothing waits for a send.
+    #[must_use]
+    pub const fn is_drained(&self) -> bool {
+        self.sealed.is_empty() && self.queued.is_empty()
+    }
+
+    /// Makes what is queued one message of a WebSocket. Returns the bytes of its head.
+    pub fn seal(&mut self) -> usize {
+        if self.queued.is_empty() {
+            return 0;
+        }
+        let head = Head::message(Kind::Binary, self.queued.len());
+        let head = head.as_bytes();
+        if self.sealed.is_empty() {
+            self.queued.splice(..0, head.iter().copied());
+            std::mem::swap(&mut self.queued, &mut self.sealed);
+        } else {
+            self.sealed.extend_from_slice(head);
+            self.sealed.append(&mut self.queued);
+        }
+        head.len()
+    }
+
+    /// What the next send takes.
+    pub fn take_next(&mut self) -> Vec<u8> {
+        let first = if self.sealed.is_empty() { &mut self.queued } else { &mut self.sealed };
+        std::mem::take(first)
     }
 
     /// A send of so many bytes is being armed.
@@ -118,9 +151,14 @@ impl Pool {
 
     /// Takes an outbox back.
     pub fn give_outbox(&mut self, mut outbox: Box<Outbox>) {
-        self.give_buffer(std::mem::take(&mut outbox.queued));
+        for waiting in [&mut outbox.queued, &mut outbox.sealed] {
+            if waiting.capacity() > 0 {
+                self.give_buffer(std::mem::take(waiting));
+            }
+        }
         if self.outboxes.len() < POOLED_BUFFERS_MAX {
-            *outbox = Outbox::default();
+            // A send sets the rest when it begins.
+            (outbox.in_flight, outbox.in_flight_bytes) = (false, 0);
             self.outboxes.push(outbox);
         }
     }
@@ -129,7 +167,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moor_wire::client::{Kind, put};
+    use moor_wire::client::{self, put};
 
     fn classes(outbox: &Outbox) -> Vec<(Class, u16)> {
         let (mut rest, mut seen) = (outbox.queued.as_slice(), Vec::new());
@@ -148,7 +186,7 @@ mod tests {
                 .into_iter()
                 .enumerate()
         {
-            put(&mut outbox.queued, Kind::Data, class, u16::try_from(number).unwrap(), &[0; 92]);
+            put(&mut outbox.queued, client::Kind::Data, class, u16::try_from(number).unwrap(), &[0; 92]);
         }
         assert_eq!(outbox.evict(Class::Reliable, 100, 550), 1);
         assert_eq!(
@@ -167,9 +205,25 @@ mod tests {
     #[test]
     fn a_transient_frame_evicts_nothing() {
         let mut outbox = Outbox::default();
-        put(&mut outbox.queued, Kind::Data, Class::Transient, 1, &[0; 92]);
+        put(&mut outbox.queued, client::Kind::Data, Class::Transient, 1, &[0; 92]);
         assert_eq!(outbox.evict(Class::Transient, 100, 150), 0);
         assert_eq!(outbox.queued.len(), 100);
+    }
+
+    #[test]
+    fn what_is_sealed_goes_out_before_what_is_queued_and_each_message_has_its_head() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.seal(), 0, "nothing is no message");
+        outbox.queued.extend_from_slice(b"one");
+        assert_eq!(outbox.seal(), 2);
+        outbox.queued.extend_from_slice(&[7; 200]);
+        assert_eq!(outbox.bytes(), 5 + 200);
+        assert_eq!(outbox.seal(), 4);
+        outbox.queued.extend_from_slice(b"later");
+        let sent = outbox.take_next();
+        assert_eq!(sent[..9], *b"\x82\x03one\x82\x7e\x00\xc8");
+        assert_eq!((sent.len(), outbox.is_drained()), (5 + 204, false));
+        assert_eq!((outbox.take_next().as_slice(), outbox.is_drained()), (&b"later"[..], true));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use moor_wire::client::body_bytes_max;
 use moor_wire::frame::{Header, Split, split};
 use moor_wire::limits::{CONTROL_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 
-use super::connection::{Phase, Receive, Role, low};
+use super::connection::{Phase, Receive, Role, Transport, low};
 use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
@@ -50,10 +50,10 @@ impl<I: Io> Worker<I> {
         let connection = &mut self.connections[slot.0];
         connection.receive = if more { Receive::Multi } else { Receive::Idle };
         match result {
-            Ok(Recv::Data(buffer)) => {
+            Ok(Recv::Data(mut buffer)) => {
                 if matches!(connection.phase, Phase::Greeting | Phase::Live) {
                     self.choose_tier(slot, now);
-                    self.handle_bytes(slot, buffer.as_ref(), now);
+                    self.handle_bytes(slot, buffer.as_mut(), now);
                 }
                 self.io.recycle(buffer);
             }
@@ -127,11 +127,24 @@ impl<I: Io> Worker<I> {
         self.counters.add(Counter::RecvDemoted);
     }
 
-    /// Cuts received bytes into frames and handles each.
-    pub(super) fn handle_bytes(&mut self, slot: Slot, bytes: &[u8], now: Now) {
-        if self.connections[slot.0].role == Role::Client {
+    /// Takes received bytes for what the connection's transport makes of them.
+    fn handle_bytes(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
+        let role = self.connections[slot.0].role;
+        if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
+        match role {
+            Role::Client(Transport::Plain) | Role::Service | Role::Link => {
+                self.handle_stream(slot, bytes, now)
+            }
+            Role::Client(Transport::WebSocket) => self.handle_websocket(slot, bytes, now),
+            Role::Client(Transport::Unknown) => self.handle_first_bytes(slot, bytes, now),
+            Role::Client(Transport::Upgrading) => self.handle_upgrade(slot, bytes, now),
+        }
+    }
+
+    /// Cuts bytes into frames and handles each.
+    pub(super) fn handle_stream(&mut self, slot: Slot, bytes: &[u8], now: Now) {
         let mut input = bytes;
         if let Some(mut begun) = self.take_begun(slot)
             && !self.handle_begun(slot, &mut begun, &mut input, now)
@@ -189,12 +202,12 @@ impl<I: Io> Worker<I> {
         std::mem::take(&mut connection.begun).then(|| self.begun.remove(&slot)).flatten()
     }
 
-    fn keep_begun(&mut self, slot: Slot, start: Vec<u8>) {
+    pub(super) fn keep_begun(&mut self, slot: Slot, start: Vec<u8>) {
         self.connections[slot.0].begun = true;
         self.begun.insert(slot, start);
     }
 
-    fn in_service(&self, slot: Slot) -> bool {
+    pub(super) fn in_service(&self, slot: Slot) -> bool {
         matches!(self.connections[slot.0].phase, Phase::Greeting | Phase::Live)
     }
 
@@ -202,7 +215,7 @@ impl<I: Io> Worker<I> {
     fn body_bytes_max(&self, slot: Slot, kind: u8) -> u32 {
         let connection = &self.connections[slot.0];
         match (connection.role, connection.phase) {
-            (Role::Client, Phase::Live) => body_bytes_max(kind, self.settings.frame_bytes_max),
+            (Role::Client(_), Phase::Live) => body_bytes_max(kind, self.settings.frame_bytes_max),
             (_, Phase::Greeting) => CONTROL_BODY_BYTES_MAX,
             _ => INTERNAL_BODY_BYTES_MAX,
         }
@@ -213,7 +226,7 @@ impl<I: Io> Worker<I> {
         let connection = &mut self.connections[slot.0];
         connection.last_seen_ms = low(now.0);
         match connection.role {
-            Role::Client => self.handle_client_frame(slot, header, body, now),
+            Role::Client(_) => self.handle_client_frame(slot, header, body, now),
             Role::Service => self.handle_service_frame(slot, header, body, rest, now),
             Role::Link => self.handle_link_frame(slot, header, body, now),
         }

@@ -208,7 +208,7 @@ impl<I: Io> Worker<I> {
         match received {
             Some(received) => {
                 self.services.insert(slot, Service::default());
-                self.handle_bytes(slot, &received, now);
+                self.handle_stream(slot, &received, now);
                 self.arm(slot);
             }
             // Its mail was lost with its sender: nobody knows what it wants.

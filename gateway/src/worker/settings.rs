@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use moor_websocket::upgrade::Policy;
+
 /// Heartbeat intervals, milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
@@ -59,6 +61,10 @@ pub struct Settings {
     pub send_queue_bytes_max: usize,
     /// Time for CONNECT to come, milliseconds.
     pub first_byte_timeout_ms: u32,
+    /// Whether frames are taken straight over TCP.
+    pub plain: bool,
+    /// Which upgrades to WebSocket are accepted; `None`: no HTTP at all.
+    pub websocket: Option<Arc<Policy>>,
     /// Heartbeat intervals.
     pub heartbeat: Heartbeat,
     /// Receive tiers.

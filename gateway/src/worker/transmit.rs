@@ -43,7 +43,7 @@ impl<I: Io> Worker<I> {
             return Queued::Gone;
         }
         let bytes_max = match connection.role {
-            Role::Client => self.settings.send_queue_bytes_max,
+            Role::Client(_) => self.settings.send_queue_bytes_max,
             Role::Service => SERVICE_QUEUE_BYTES_MAX,
             Role::Link => LINK_QUEUE_BYTES_MAX,
         };
@@ -145,6 +145,24 @@ impl<I: Io> Worker<I> {
         self.queue_command(slot, frames.len(), now, |out| out.extend_from_slice(frames));
     }
 
+    /// Queues bytes that are no frames, before the frames that are queued later. Few and short: their callers bound
+    /// them.
+    pub(super) fn queue_raw(&mut self, slot: Slot, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let connection = &mut self.connections[slot.0];
+        let outbox = connection.outbox.get_or_insert_with(|| self.pool.outbox());
+        if outbox.sealed.capacity() == 0 {
+            outbox.sealed = self.pool.buffer();
+        }
+        let before = outbox.sealed.len();
+        write(&mut outbox.sealed);
+        debug_assert_eq!(outbox.sealed.len(), before + bytes, "the announced length is the written one");
+        self.counters[Counter::SendQueuedBytes] += bytes as u64;
+        if !connection.dirty {
+            connection.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
     /// Bytes queued on a connection, in flight included.
     pub(super) fn queued_bytes(&self, slot: Slot) -> usize {
         self.connections.get(slot.0).and_then(|c| c.outbox.as_ref()).map_or(0, |outbox| outbox.bytes())
@@ -169,10 +187,13 @@ impl<I: Io> Worker<I> {
     fn send_next(&mut self, slot: Slot, now: Now) {
         let connection: &mut Connection = &mut self.connections[slot.0];
         let token = connection.token(slot);
-        let Some(outbox) = connection.outbox.as_mut().filter(|o| !o.in_flight && !o.queued.is_empty()) else {
+        let Some(outbox) = connection.outbox.as_mut().filter(|o| !o.in_flight && !o.is_drained()) else {
             return;
         };
-        let buffer = std::mem::take(&mut outbox.queued);
+        if connection.role.is_websocket() {
+            self.counters[Counter::SendQueuedBytes] += outbox.seal() as u64;
+        }
+        let buffer = outbox.take_next();
         outbox.begin(buffer.len(), now.0);
         self.io.send(slot, token, SendBuffer::Owned(buffer), 0);
     }
@@ -204,7 +225,7 @@ impl<I: Io> Worker<I> {
         let sent = result.unwrap_or(0);
         outbox.offset += sent;
         outbox.progress_ms = now.0;
-        if connection.role == Role::Client {
+        if connection.role.is_client() {
             self.counters[Counter::BytesSent] += u64::from(sent);
         }
         let alive = matches!(connection.phase, Phase::Greeting | Phase::Live | Phase::Finishing);
@@ -222,7 +243,7 @@ impl<I: Io> Worker<I> {
             self.peer_gone(slot, now);
         } else if !alive {
             self.close_join(slot);
-        } else if outbox.queued.is_empty() {
+        } else if outbox.is_drained() {
             self.sent_all(slot);
         } else {
             self.send_next(slot, now);

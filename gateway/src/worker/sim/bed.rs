@@ -32,6 +32,8 @@ pub fn settings() -> Settings {
         channels_per_connection_max: 4,
         send_queue_bytes_max: 8192,
         first_byte_timeout_ms: 10_000,
+        plain: true,
+        websocket: Some(std::sync::Arc::default()),
         heartbeat: Heartbeat { interval_ms: HEARTBEAT_MS, min_ms: 1000, max_ms: 590_000 },
         hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
         register_batch: 3,
@@ -266,6 +268,7 @@ impl Bed {
             assert_eq!(worker.channels.open_count(), 0, "channels");
             assert_eq!(worker.starved.len(), 0, "starved");
             assert_eq!(worker.begun.len(), 0, "starts of frames");
+            assert!(worker.websockets.is_idle(), "messages under way");
             let link = worker.link.slot();
             let slots: Vec<u32> = seat.kernel.borrow().sockets.keys().copied().collect();
             for slot in slots {

@@ -8,3 +8,4 @@ mod clients;
 mod kernel;
 mod peers;
 mod trouble;
+mod websocket;

@@ -28,7 +28,7 @@ fn garbage_is_answered_with_a_typed_error_and_ends_that_connection_only() {
     put_connect(&mut large_ping, "phone");
     put(&mut large_ping, Kind::Ping, Class::Command, 0, &[0; 17]);
     for (bytes, code) in [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Code::TooLarge),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), Code::TooLarge),
         (vec![0xee, 0, 0, 0, 0, 0, 0, 0], Code::ProtocolError),
         (oversized, Code::TooLarge),
         (early, Code::ProtocolError),
