@@ -12,7 +12,7 @@ use moor_ring::{
 };
 
 use crate::fleet::{Fleet, Meaning, Stage};
-use crate::shared::{Shared, histogram};
+use crate::shared::{Shared, Tally, histogram};
 
 /// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
 pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
@@ -78,6 +78,7 @@ struct Driver {
     share: Share,
     shared: Arc<Shared>,
     measured: Measured,
+    tally: Tally,
     /// Next client to connect, and those to try again, with the time and the tries so far.
     next: u32,
     again: VecDeque<(u64, u32, u32)>,
@@ -107,6 +108,7 @@ pub fn run(share: Share, shared: &Arc<Shared>) -> Result<Measured, RingError> {
         share,
         shared: Arc::clone(shared),
         measured: Measured { login: histogram(), latency: histogram(), lateness: histogram() },
+        tally: Tally::new(),
         next: 0,
         again: VecDeque::new(),
         tries: vec![0; share.count as usize],
@@ -135,6 +137,7 @@ impl Driver {
             let Some(completion) = self.ring.pop() else { break };
             self.apply(completion);
         }
+        self.tally.publish(&self.shared);
         Ok(())
     }
 
@@ -259,6 +262,7 @@ impl Driver {
             }
             Completion::Received { token, result, .. } => self.handle_received(token, result),
             Completion::Sent { token, result, .. } => {
+                self.tally.sent += u64::from(result.unwrap_or(0));
                 let next = self.fleet.handle_sent(token.index());
                 if let (Ok(_), Some(bytes)) = (result, next) {
                     let slot = self.fleet.members[token.index() as usize].slot;
@@ -274,6 +278,7 @@ impl Driver {
         let slot = self.fleet.members[index as usize].slot;
         match result {
             Ok(Recv::Data(buffer)) => {
+                self.tally.received += buffer.len() as u64;
                 let kept = self.handle_bytes(index, &buffer);
                 self.ring.recycle(buffer);
                 if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
@@ -286,7 +291,7 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8]) -> bool {
         let now = self.shared.now_us();
-        let (shared, measured) = (&self.shared, &mut self.measured);
+        let (shared, measured, tally) = (&self.shared, &mut self.measured, &mut self.tally);
         let (mut logged_in, mut refused) = (None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
@@ -299,7 +304,9 @@ impl Driver {
             Meaning::Pong(time) | Meaning::Push(time) => {
                 messages += 1;
                 shared.delivered.fetch_add(1, Relaxed);
-                measured.latency.saturating_record(now.saturating_sub(time).max(1));
+                let latency = now.saturating_sub(time).max(1);
+                measured.latency.saturating_record(latency);
+                tally.latencies.saturating_record(latency);
             }
             Meaning::Refused(reason) => refused = Some(reason),
             Meaning::Other => {}
@@ -310,7 +317,9 @@ impl Driver {
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Live;
-            self.measured.login.saturating_record(now.saturating_sub(member.began_us).max(1));
+            let login = now.saturating_sub(member.began_us).max(1);
+            self.measured.login.saturating_record(login);
+            self.tally.latencies.saturating_record(login);
             self.under_way -= 1;
             self.live += 1;
             self.shared.logged_in.fetch_add(1, Relaxed);

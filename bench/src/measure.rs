@@ -1,5 +1,6 @@
 //! The measurements: what each subcommand orders, waits for and reports.
 
+use std::cell::RefCell;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde_json::json;
 
 use crate::admin::Stats;
 use crate::against;
@@ -14,10 +16,12 @@ use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, settled};
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Share};
 use crate::floor;
+use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
 use crate::progress::Progress;
 use crate::pusher::{self, Pusher};
-use crate::report::{Report, Verdict};
+use crate::report::{Report, Verdict, percentiles};
+use crate::sampler::Sampler;
 use crate::shared::{Shared, histogram};
 use crate::side::Side;
 
@@ -102,6 +106,8 @@ struct Run<'a> {
     pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
     latencies: bool,
+    sampler: RefCell<Sampler>,
+    jitter: JoinHandle<Jitter>,
 }
 
 impl<'a> Run<'a> {
@@ -120,6 +126,8 @@ impl<'a> Run<'a> {
             channels: load.channels,
             bare: side.is_bare(),
         };
+        let sampler = RefCell::new(Sampler::new(&shared, side));
+        let jitter = jitter::start(&shared);
         let drivers = driver::shares(load.connections, per_ring, all)
             .into_iter()
             .map(|share| {
@@ -127,7 +135,14 @@ impl<'a> Run<'a> {
                 std::thread::spawn(move || driver::run(share, &shared))
             })
             .collect();
-        Ok(Self { load, side, shared, drivers, pushers: Vec::new(), latencies: false })
+        Ok(Self { load, side, shared, drivers, pushers: Vec::new(), latencies: false, sampler, jitter })
+    }
+
+    /// Shows how far a phase is, and takes a sample when one is due. Every loop that waits calls it.
+    fn show(&self, progress: &mut Progress, done: u64, word: &str) {
+        let mut sampler = self.sampler.borrow_mut();
+        let seen = sampler.tick(progress.what(), &self.shared, self.side);
+        progress.show(done, &format!("{seen}; {word}"));
     }
 
     /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
@@ -171,7 +186,7 @@ impl<'a> Run<'a> {
         loop {
             let logged_in = self.shared.logged_in.load(Relaxed);
             let failed = self.shared.login_failures.load(Relaxed);
-            progress.show(u64::from(logged_in), &format!("{failed} failed"));
+            self.show(&mut progress, u64::from(logged_in), &format!("{failed} failed"));
             // Shares are rounded down one by one.
             if logged_in + failed + u32::try_from(self.drivers.len()).unwrap_or(0) > wanted
                 && (permille < 1000 || logged_in + failed >= wanted)
@@ -192,14 +207,9 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let mut progress = Progress::new("hold", self.load.seconds);
         while started.elapsed() < self.load.duration() {
-            let word = format!(
-                "{} sessions, {} lost, {} of {} heartbeats answered",
-                self.shared.logged_in.load(Relaxed) - self.shared.lost.load(Relaxed),
-                self.shared.lost.load(Relaxed),
-                self.shared.pongs.load(Relaxed),
-                self.shared.pings.load(Relaxed),
-            );
-            progress.show(started.elapsed().as_secs(), &word);
+            let (pongs, pings) = (self.shared.pongs.load(Relaxed), self.shared.pings.load(Relaxed));
+            let word = format!("{pongs} of {pings} heartbeats answered");
+            self.show(&mut progress, started.elapsed().as_secs(), &word);
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -262,18 +272,26 @@ impl<'a> Run<'a> {
     /// Warms up, measures, and says what came back. Returns the server's processor time per delivery, microseconds.
     fn measure(&mut self, report: &mut Report, what: &'static str) -> Result<f64, String> {
         self.latencies = true;
-        std::thread::sleep(WARM_UP);
+        let warming = Instant::now();
+        let mut progress = Progress::new("warm up", WARM_UP.as_secs());
+        while warming.elapsed() < WARM_UP {
+            self.show(&mut progress, warming.elapsed().as_secs(), "");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        drop(progress);
+        let wire_before = self.shared.wire_received.load(Relaxed);
         let cpu_before = self.side.cpu()?;
         let started = Instant::now();
         self.shared.measuring.store(true, Relaxed);
         let mut progress = Progress::new(what, self.load.seconds);
         while started.elapsed() < self.load.duration() {
             let word = format!("{} delivered", self.shared.delivered.load(Relaxed));
-            progress.show(started.elapsed().as_secs(), &word);
+            self.show(&mut progress, started.elapsed().as_secs(), &word);
             std::thread::sleep(Duration::from_millis(50));
         }
         let elapsed = started.elapsed();
         let delivered = self.shared.delivered.load(Relaxed);
+        let received = self.shared.wire_received.load(Relaxed) - wire_before;
         let cpu = self.side.cpu()?.since(cpu_before);
         self.shared.measuring.store(false, Relaxed);
         // What was sent until now may still be on its way.
@@ -294,6 +312,7 @@ impl<'a> Run<'a> {
         report.fine("gateway_system_cpu_us_per_delivery", per_delivery(cpu.system_us));
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         report.fine("frames_per_read", arrived as f64 / reads.max(1) as f64);
+        report.number("wire_bytes_received_per_delivery", per_delivery(received));
         report.count("sent", sent);
         if arrived * 1000 < sent * 999 {
             report.shortcoming(format!("{arrived} of {sent} arrived"));
@@ -307,6 +326,7 @@ impl<'a> Run<'a> {
         let combine = |sum: &mut Histogram<u64>, part: &Histogram<u64>| {
             sum.add(part).map_err(|error| format!("histograms do not add up: {error}"))
         };
+        let jitter = self.jitter.join().map_err(|_| "the thread that measures jitter panicked")?;
         for pusher in self.pushers {
             combine(&mut lateness, &pusher.join().map_err(|_| "a pusher panicked")??)?;
         }
@@ -316,6 +336,18 @@ impl<'a> Run<'a> {
             combine(&mut login, &measured.login)?;
             combine(&mut latency, &measured.latency)?;
             combine(&mut lateness, &measured.lateness)?;
+        }
+        let (sent, received) = (self.shared.wire_sent.load(Relaxed), self.shared.wire_received.load(Relaxed));
+        report.count("wire_bytes_sent", sent);
+        report.count("wire_bytes_received", received);
+        report.detail("samples", self.sampler.borrow().json());
+        let latencies = if self.latencies { percentiles(&latency) } else { json!([]) };
+        report.detail("percentiles", json!({ "login": percentiles(&login), "latency": latencies }));
+        if let Side::Gateway { admin, .. } = self.side {
+            let stats = Stats::read(admin)?;
+            report.detail("gateway_version", json!(stats.text("/process/version")));
+            report.detail("gateway_commit", json!(stats.text("/process/commit")));
+            report.detail("gateway_workers", json!(stats.list("/workers").len()));
         }
         report.count("login_p50_us", login.value_at_quantile(0.5));
         report.count("login_p99_us", login.value_at_quantile(0.99));
@@ -335,6 +367,7 @@ impl<'a> Run<'a> {
         } else {
             report.count("heartbeats_answered", pongs);
         }
+        report.value("jitter_us", jitter.figure(self.latencies));
         if lost > 0 {
             report.shortcoming(format!("{lost} sessions were lost"));
         }
