@@ -12,6 +12,7 @@ mod floor;
 mod jitter;
 mod measure;
 mod memory;
+mod page;
 mod progress;
 mod pusher;
 mod report;

@@ -18,6 +18,7 @@ use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Share};
 use crate::floor;
 use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
+use crate::page;
 use crate::progress::Progress;
 use crate::pusher::{self, Pusher};
 use crate::report::{Report, Verdict, percentiles};
@@ -45,6 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Push(load) => (load, Work::Push),
         Sub::Fanout(load) => (load, Work::Fanout),
         Sub::Ratio(load) => return against::ratio(load),
+        Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
     let gateway = reached(load)?;
