@@ -30,6 +30,11 @@ impl Stats {
         self.0.pointer(pointer).and_then(Value::as_str)
     }
 
+    /// A list by its path; an empty one when there is none.
+    pub fn list(&self, pointer: &str) -> &[Value] {
+        self.0.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
     /// Resident memory of the gateway's process, bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.number("/process/resident_bytes")

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::floor::FloorArguments;
+use crate::page::ReportArguments;
 
 const EXAMPLES: &str = "\
 Examples (with the appliance running: cargo run --release -- --workers 6):
@@ -21,6 +22,8 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench storm --connections 22000 --drop 20000  and when most of them drop and come back at once?
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
+  moor-bench report push.json hold.json --html report.html --markdown report.md
+                                                     what do the results of --json look like?
 
 Exit codes: 0 the server held, 3 it fell short, 4 the harness could not keep up (nothing is said about the
 server then), 2 it could not be measured.";
@@ -61,6 +64,9 @@ pub enum Sub {
     Ratio(Load),
     /// The yardstick: a bare server without protocol and state, on one thread. `--floor` starts it by itself.
     Floor(FloorArguments),
+    /// Results as one self-contained HTML page, or as Markdown: percentile plots, memory over time, machine, kernel,
+    /// commit and command line.
+    Report(ReportArguments),
 }
 
 /// Work for a server.

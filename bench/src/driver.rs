@@ -13,7 +13,7 @@ use moor_ring::{
 };
 
 use crate::fleet::{Fleet, Meaning, Stage};
-use crate::shared::{Shared, histogram};
+use crate::shared::{Shared, Tally, histogram};
 
 /// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
 pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
@@ -119,6 +119,7 @@ struct Driver {
     fleet: Fleet,
     share: Share,
     shared: Arc<Shared>,
+    tally: Tally,
     storming: bool,
     /// Next client to connect, and those to connect again, the earliest first, with their tries so far.
     next: u32,
@@ -173,6 +174,7 @@ impl Driver {
             fleet: Fleet::new(share.first, share.count, share.channels),
             share,
             shared: Arc::clone(shared),
+            tally: Tally::new(),
             storming: false,
             next: 0,
             again: BinaryHeap::new(),
@@ -199,11 +201,16 @@ impl Driver {
         self.beat_due(now);
         self.ping_due(now, measured);
         self.ring.submit_and_wait(want, nap)?;
-        for done in 0..TURN_MAX {
-            let Some(completion) = self.ring.pop() else { return Ok(done) };
+        let mut done = 0;
+        while let Some(completion) = self.ring.pop() {
             self.apply(completion, measured);
+            done += 1;
+            if done == TURN_MAX {
+                break;
+            }
         }
-        Ok(TURN_MAX)
+        self.tally.publish(&self.shared);
+        Ok(done)
     }
 
     // --- connecting -------------------------------------------------------------------------------------
@@ -354,6 +361,7 @@ impl Driver {
             Completion::Received { token, result, .. } => self.handle_received(token, result, measured),
             Completion::Closed { token, .. } => self.handle_closed(token.index()),
             Completion::Sent { token, result, .. } => {
+                self.tally.sent += u64::from(result.unwrap_or(0));
                 let next = self.fleet.handle_sent(token.index());
                 if let (Ok(_), Some(bytes)) = (result, next) {
                     let slot = self.fleet.members[token.index() as usize].slot;
@@ -369,6 +377,7 @@ impl Driver {
         let slot = self.fleet.members[index as usize].slot;
         match result {
             Ok(Recv::Data(buffer)) => {
+                self.tally.received += buffer.len() as u64;
                 let kept = self.handle_bytes(index, &buffer, measured);
                 self.ring.recycle(buffer);
                 if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
@@ -381,7 +390,7 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
-        let shared = &self.shared;
+        let (shared, tally) = (&self.shared, &mut self.tally);
         let (mut logged_in, mut refused) = (None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
@@ -394,7 +403,9 @@ impl Driver {
             Meaning::Pong(time) | Meaning::Push(time) => {
                 messages += 1;
                 shared.delivered.fetch_add(1, Relaxed);
-                measured.latency.saturating_record(now.saturating_sub(time).max(1));
+                let latency = now.saturating_sub(time).max(1);
+                measured.latency.saturating_record(latency);
+                tally.latencies.saturating_record(latency);
             }
             Meaning::Refused(reason) => refused = Some(reason),
             Meaning::Other => {}
@@ -405,7 +416,9 @@ impl Driver {
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
             member.stage = Stage::Live;
-            measured.login.saturating_record(now.saturating_sub(member.began_us).max(1));
+            let login = now.saturating_sub(member.began_us).max(1);
+            measured.login.saturating_record(login);
+            self.tally.latencies.saturating_record(login);
             self.under_way -= 1;
             self.live += 1;
             self.shared.logged_in.fetch_add(1, Relaxed);

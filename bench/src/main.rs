@@ -6,14 +6,18 @@ mod against;
 mod args;
 mod calibrate;
 mod driver;
+mod environment;
 mod fleet;
 mod floor;
+mod jitter;
 mod measure;
 mod memory;
+mod page;
 mod progress;
 mod pusher;
 mod registry;
 mod report;
+mod sampler;
 mod shared;
 mod side;
 mod storm;
@@ -29,6 +33,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_REFUSED: u8 = 2;
 
 fn main() -> ExitCode {
+    environment::began();
     let arguments = args::Arguments::parse();
     match measure::run(&arguments) {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),

@@ -1,5 +1,6 @@
 //! The measurements: what each subcommand orders, waits for and reports.
 
+use std::cell::RefCell;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde_json::json;
 
 use crate::admin::Stats;
 use crate::against;
@@ -14,10 +16,13 @@ use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, settled};
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
+use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
+use crate::page;
 use crate::progress::Progress;
 use crate::pusher::{self, Pusher};
-use crate::report::{Report, Verdict};
+use crate::report::{Report, Verdict, percentiles};
+use crate::sampler::Sampler;
 use crate::shared::Shared;
 use crate::side::Side;
 use crate::storm;
@@ -46,6 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Mixed(load) => (load, Work::Mixed),
         Sub::Storm(storm) => return storm::run(storm),
         Sub::Ratio(load) => return against::ratio(load),
+        Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
     let gateway = reached(load)?;
@@ -120,6 +126,8 @@ pub struct Run<'a> {
     pusher: Option<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
     latencies: bool,
+    sampler: RefCell<Sampler>,
+    jitter: JoinHandle<Jitter>,
 }
 
 impl<'a> Run<'a> {
@@ -141,6 +149,8 @@ impl<'a> Run<'a> {
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
             bare: side.is_bare(),
         };
+        let sampler = RefCell::new(Sampler::new(&shared, side));
+        let jitter = jitter::start(&shared);
         let shares = driver::shares(load.connections, per_ring, all);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
@@ -152,7 +162,14 @@ impl<'a> Run<'a> {
             })
             .collect();
         let rings = shares.len() as u64;
-        Ok(Self { load, work, side, shared, rings, drivers, pusher: None, latencies: false })
+        Ok(Self { load, work, side, shared, rings, drivers, pusher: None, latencies: false, sampler, jitter })
+    }
+
+    /// Shows how far a phase is, and takes a sample when one is due. Every loop that waits calls it.
+    pub fn show(&self, progress: &mut Progress, done: u64, word: &str) {
+        let mut sampler = self.sampler.borrow_mut();
+        let seen = sampler.tick(progress.what(), &self.shared, self.side);
+        progress.show(done, &format!("{seen}; {word}"));
     }
 
     /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
@@ -196,7 +213,7 @@ impl<'a> Run<'a> {
         loop {
             let logged_in = self.shared.logged_in.load(Relaxed);
             let failed = self.shared.login_failures.load(Relaxed);
-            progress.show(u64::from(logged_in), &format!("{failed} failed"));
+            self.show(&mut progress, u64::from(logged_in), &format!("{failed} failed"));
             // Shares are rounded down one by one.
             if logged_in + failed + u32::try_from(self.rings).unwrap_or(0) > wanted
                 && (permille < 1000 || logged_in + failed >= wanted)
@@ -218,16 +235,9 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let mut progress = Progress::new(what, time.as_secs());
         while started.elapsed() < time {
-            let there = self.shared.logged_in.load(Relaxed) - self.shared.dropped.load(Relaxed);
-            let lost = self.shared.lost.load(Relaxed);
-            let word = format!(
-                "{} sessions, {lost} lost, {} of {} heartbeats answered, {} delivered",
-                there - lost,
-                self.shared.pongs.load(Relaxed),
-                self.shared.pings.load(Relaxed),
-                self.shared.delivered.load(Relaxed),
-            );
-            progress.show(started.elapsed().as_secs(), &word);
+            let (pongs, pings) = (self.shared.pongs.load(Relaxed), self.shared.pings.load(Relaxed));
+            let word = format!("{pongs} of {pings} heartbeats answered");
+            self.show(&mut progress, started.elapsed().as_secs(), &word);
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -304,13 +314,15 @@ impl<'a> Run<'a> {
     /// Warms up, measures, and says what came back. Returns the server's processor time per delivery, microseconds.
     fn measure(&mut self, report: &mut Report) -> Result<f64, String> {
         self.latencies = true;
-        std::thread::sleep(WARM_UP);
+        self.watch("warm up", WARM_UP);
+        let wire_before = self.shared.wire_received.load(Relaxed);
         let cpu_before = self.side.cpu()?;
         let started = Instant::now();
         self.shared.measuring.store(true, Relaxed);
         self.watch(self.work.name(), self.load.duration());
         let elapsed = started.elapsed();
         let delivered = self.shared.delivered.load(Relaxed);
+        let received = self.shared.wire_received.load(Relaxed) - wire_before;
         let cpu = self.side.cpu()?.since(cpu_before);
         let (sent, arrived) = self.last_answers();
         let reads = self.shared.reads.load(Relaxed);
@@ -324,6 +336,7 @@ impl<'a> Run<'a> {
         report.fine("gateway_system_cpu_us_per_delivery", per_delivery(cpu.system_us));
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         report.fine("frames_per_read", arrived as f64 / reads.max(1) as f64);
+        report.number("wire_bytes_received_per_delivery", per_delivery(received));
         report.count("sent", sent);
         if arrived * 1000 < sent * 999 {
             report.shortcoming(format!("{arrived} of {sent} arrived"));
@@ -335,6 +348,7 @@ impl<'a> Run<'a> {
     pub fn finish(self, report: &mut Report) -> Result<Measured, String> {
         self.shared.ended.store(true, Relaxed);
         let (mut calm, mut storm) = (Measured::new(), Measured::new());
+        let jitter = self.jitter.join().map_err(|_| "the thread that measures jitter panicked")?;
         for driver in self.drivers {
             let phases =
                 driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
@@ -345,6 +359,23 @@ impl<'a> Run<'a> {
         if let Some(pusher) = self.pusher {
             let own = pusher.join().map_err(|_| "the pusher panicked")??;
             lateness.add(&own).map_err(|error| format!("histograms do not add up: {error}"))?;
+        }
+        let (sent, received) = (self.shared.wire_sent.load(Relaxed), self.shared.wire_received.load(Relaxed));
+        report.count("wire_bytes_sent", sent);
+        report.count("wire_bytes_received", received);
+        report.detail("samples", self.sampler.borrow().json());
+        let latencies = if self.latencies { percentiles(&latency) } else { json!([]) };
+        let mut curves = json!({ "login": percentiles(&login), "latency": latencies });
+        if !storm.login.is_empty() {
+            curves["storm login"] = percentiles(&storm.login);
+            curves["storm latency"] = percentiles(&storm.latency);
+        }
+        report.detail("percentiles", curves);
+        if let Side::Gateway { admin, .. } = self.side {
+            let stats = Stats::read(admin)?;
+            report.detail("gateway_version", json!(stats.text("/process/version")));
+            report.detail("gateway_commit", json!(stats.text("/process/commit")));
+            report.detail("gateway_workers", json!(stats.list("/workers").len()));
         }
         report.count("login_p50_us", login.value_at_quantile(0.5));
         report.count("login_p99_us", login.value_at_quantile(0.99));
@@ -364,6 +395,7 @@ impl<'a> Run<'a> {
         } else {
             report.count("heartbeats_answered", pongs);
         }
+        report.value("jitter_us", jitter.figure(self.latencies));
         if lost > 0 {
             report.shortcoming(format!("{lost} sessions were lost"));
         }

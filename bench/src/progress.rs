@@ -32,6 +32,11 @@ impl Progress {
         Self { bar, what, total, told: Instant::now() }
     }
 
+    /// What the phase is called.
+    pub const fn what(&self) -> &'static str {
+        self.what
+    }
+
     /// How far it is, and a word.
     pub fn show(&mut self, done: u64, word: &str) {
         if let Some(bar) = &self.bar {

@@ -6,7 +6,15 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
 use crate::args::Bound;
+use crate::environment;
 use crate::memory::kernel_release;
+
+/// Points of a percentile curve: closer together towards the end, as HdrHistogram plots them.
+const QUANTILES: [f64; 32] = [
+    0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.98, 0.985, 0.99,
+    0.9925, 0.995, 0.9975, 0.998, 0.999, 0.9995, 0.999_75, 0.9999, 0.999_95, 0.999_975, 0.999_99, 0.999_995,
+    0.999_999, 1.0,
+];
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +42,8 @@ impl Verdict {
 #[derive(Debug, Default)]
 pub struct Report {
     figures: Vec<(&'static str, Value)>,
+    /// Written to the file and not shown: curves.
+    details: Vec<(&'static str, Value)>,
     shortcomings: Vec<String>,
     /// Why the harness itself could not keep up.
     harness: Option<String>,
@@ -58,6 +68,11 @@ impl Report {
     /// Anything else.
     pub fn value(&mut self, key: &'static str, value: Value) {
         self.figures.push((key, value));
+    }
+
+    /// What only the file gets.
+    pub fn detail(&mut self, key: &'static str, value: Value) {
+        self.details.push((key, value));
     }
 
     /// Percentiles of a latency, microseconds, under the two sets of names.
@@ -129,8 +144,9 @@ impl Report {
             }
         };
         if let Some(path) = json {
-            let mut object: Map<String, Value> =
-                self.figures.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+            let all = self.figures.into_iter().chain(self.details);
+            let mut object: Map<String, Value> = all.map(|(key, value)| (key.to_owned(), value)).collect();
+            environment::describe(&mut object);
             object.insert("subcommand".to_owned(), json!(subcommand));
             object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             object.insert("kernel".to_owned(), json!(kernel_release()));
@@ -150,9 +166,32 @@ impl Report {
     }
 }
 
+/// `[[quantile, microseconds], …]`, rising; nothing of an empty histogram.
+pub fn percentiles(latency: &Histogram<u64>) -> Value {
+    let points: &[f64] = if latency.is_empty() { &[] } else { &QUANTILES };
+    points.iter().map(|quantile| json!([quantile, latency.value_at_quantile(*quantile)])).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::histogram;
+
+    #[test]
+    fn percentiles_rise_from_the_least_to_the_most() {
+        let mut latency = histogram();
+        assert_eq!(percentiles(&latency), json!([]));
+        (1..=200_000_u64).for_each(|value| latency.saturating_record(value * 7919 % 100_003 + 50));
+        let Value::Array(points) = percentiles(&latency) else { panic!("a list") };
+        let points: Vec<_> =
+            points.iter().map(|p| (p[0].as_f64().unwrap(), p[1].as_u64().unwrap())).collect();
+        assert!(points.windows(2).all(|two| two[0].0 < two[1].0 && two[0].1 <= two[1].1), "{points:?}");
+        assert_eq!(points[0], (0.0, latency.min()));
+        assert_eq!(*points.last().unwrap(), (1.0, latency.value_at_quantile(1.0)));
+        for quantile in [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 0.99999] {
+            assert!(points.contains(&(quantile, latency.value_at_quantile(quantile))), "{quantile}");
+        }
+    }
 
     #[test]
     fn a_broken_bound_is_a_shortcoming_and_a_slow_harness_says_nothing_of_the_server() {

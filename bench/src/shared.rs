@@ -11,6 +11,46 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are constants that fit")
 }
 
+/// Latencies of one second: two digits, because there is one per driver (20 kB).
+fn coarse_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 2).expect("the bounds are constants that fit")
+}
+
+/// What a driver counts for itself and publishes once a turn, so that no message costs an atomic operation for it.
+pub struct Tally {
+    /// Bytes its sockets took, since the last turn.
+    pub sent: u64,
+    /// Bytes its sockets gave, since the last turn.
+    pub received: u64,
+    /// Latencies of the second under way, microseconds.
+    pub latencies: Histogram<u64>,
+    /// That second.
+    interval: u32,
+}
+
+impl Tally {
+    /// Nothing counted.
+    pub fn new() -> Self {
+        Self { sent: 0, received: 0, latencies: coarse_histogram(), interval: 0 }
+    }
+
+    /// Publishes the bytes, and the latencies when their second is over.
+    pub fn publish(&mut self, shared: &Shared) {
+        if self.sent | self.received != 0 {
+            shared.wire_sent.fetch_add(std::mem::take(&mut self.sent), Relaxed);
+            shared.wire_received.fetch_add(std::mem::take(&mut self.received), Relaxed);
+        }
+        let interval = shared.interval.load(Relaxed);
+        if std::mem::replace(&mut self.interval, interval) != interval
+            && !self.latencies.is_empty()
+            && let Ok(mut all) = shared.latencies.lock()
+            && all.add(&self.latencies).is_ok()
+        {
+            self.latencies.reset();
+        }
+    }
+}
+
 /// Orders and counts.
 pub struct Shared {
     /// Start of the run's clock.
@@ -43,6 +83,14 @@ pub struct Shared {
     pub delivered: AtomicU64,
     /// Reads that brought any of them.
     pub reads: AtomicU64,
+    /// Payload bytes that the clients' sockets took, logins included.
+    pub wire_sent: AtomicU64,
+    /// Payload bytes that came out of them.
+    pub wire_received: AtomicU64,
+    /// Number of the second under way; when it changes, drivers publish the latencies of the last one.
+    pub interval: AtomicU32,
+    /// Those, until the sampler takes them.
+    pub latencies: Mutex<Histogram<u64>>,
     /// The interval the server proposed, milliseconds.
     pub heartbeat_ms: AtomicU64,
     /// The session of each client that is logged in, by the client's number.
@@ -70,6 +118,10 @@ impl Shared {
             pushed: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            wire_sent: AtomicU64::new(0),
+            wire_received: AtomicU64::new(0),
+            interval: AtomicU32::new(0),
+            latencies: Mutex::new(coarse_histogram()),
             heartbeat_ms: AtomicU64::new(30_000),
             sessions: Mutex::new(vec![None; clients as usize]),
             trouble: Mutex::new(None),
@@ -101,6 +153,30 @@ impl Shared {
             && trouble.is_none()
         {
             *trouble = Some(reason());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_published_every_turn_and_latencies_every_second() {
+        let (shared, mut tally) = (Shared::new(0), Tally::new());
+        for turn in 1..=3 {
+            tally.sent += 5;
+            tally.latencies.saturating_record(100);
+            tally.publish(&shared);
+            assert_eq!((shared.wire_sent.load(Relaxed), shared.wire_received.load(Relaxed)), (5 * turn, 0));
+            assert!(shared.latencies.lock().unwrap().is_empty());
+        }
+        for _ in 0..2 {
+            // Those of the first second; the second one has none.
+            shared.interval.fetch_add(1, Relaxed);
+            tally.publish(&shared);
+            tally.publish(&shared);
+            assert_eq!(shared.latencies.lock().unwrap().len(), 3);
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let mut run = Run::start(load, Work::Storm, &gateway, drops)?;
     run.log_in(&mut report, None)?;
     run.start_pings();
-    std::thread::sleep(WARM_UP);
+    run.watch("warm up", WARM_UP);
     run.shared.measuring.store(true, Relaxed);
     run.watch("calm", load.duration());
 
@@ -40,7 +40,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let back = || run.shared.logged_in.load(Relaxed) - before;
     while back() < drops.count && started.elapsed() < within * LONGER {
         let word = format!("back of {} that dropped", run.shared.dropped.load(Relaxed));
-        progress.show(u64::from(back()), &word);
+        run.show(&mut progress, u64::from(back()), &word);
         std::thread::sleep(Duration::from_millis(5));
     }
     let took = started.elapsed();
