@@ -4,8 +4,6 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::AtomicI32;
 
-use rustix::net::Shutdown;
-
 use crate::completion::Completion;
 use crate::doorbell::Doorbell;
 use crate::errno::Errno;
@@ -40,19 +38,9 @@ impl Ring {
         self.listeners.get(id.0 as usize)?.as_ref().map(AsFd::as_fd)
     }
 
-    /// Ends the listening for every process that shares the socket, and closes it. An armed
-    /// accept then ends with `INVAL`; closing alone would not end it, as the request holds the
-    /// file and goes on accepting.
-    pub fn remove_listener(&mut self, id: ListenerId) {
-        if let Some(listener) = self.release_listener(id) {
-            // ENOTCONN: somebody else has ended it already, which is as good.
-            let result = rustix::net::shutdown(&listener, Shutdown::Read);
-            debug_assert!(matches!(result, Ok(()) | Err(rustix::io::Errno::NOTCONN)), "{result:?}");
-        }
-    }
-
-    /// Gives the listener back, listening on. An armed accept stays armed; see
-    /// [`Ring::stop_accept`].
+    /// Gives the listener back, listening on. An armed accept holds the socket and goes on accepting even when
+    /// the listener is closed: see [`Ring::stop_accept`]. Nothing here shuts the socket down, since that would end
+    /// the listening of every process that shares it, such as the one that handed it over.
     pub fn release_listener(&mut self, id: ListenerId) -> Option<TcpListener> {
         self.listeners.get_mut(id.0 as usize)?.take()
     }
@@ -69,8 +57,8 @@ impl Ring {
         unsafe { self.push(entry) };
     }
 
-    /// Stops the accept armed with this token and leaves the listening socket alone: for handing
-    /// it to a successor. The accept ends with `CANCELED`.
+    /// Stops the accept armed with this token and leaves the listening socket alone. The accept ends with
+    /// `CANCELED`.
     ///
     /// By `user_data` this walks one chain of the cancel table, 169 µs beside 500,000 armed
     /// requests (6.18), and happens once in a ring's life.

@@ -1,7 +1,8 @@
 //! The real binaries as child processes.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -45,7 +46,26 @@ impl Process {
     }
 
     fn start_owned(program_name: &'static str, arguments: Vec<String>) -> Result<Self> {
-        let mut command = Command::new(program(program_name)?);
+        Self::spawn(Command::new(program(program_name)?), program_name, arguments)
+    }
+
+    /// Starts a program as a socket unit of systemd does, with a listener of the clients' port that stays the
+    /// caller's as well.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not say where it listens.
+    pub fn start_activated(
+        program_name: &'static str,
+        listener: &TcpListener,
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let mut command = Command::new("sh");
+        let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+        command.args(["-c", script]).arg(program(program_name)?).stdin(OwnedFd::from(listener.try_clone()?));
+        Self::spawn(command, program_name, arguments.iter().map(|&a| a.to_owned()).collect())
+    }
+
+    fn spawn(mut command: Command, program_name: &'static str, arguments: Vec<String>) -> Result<Self> {
         command.args(&arguments).args(["--announce", "json"]).stdout(Stdio::piped());
         if std::env::var_os("MOOR_TEST_LOG").is_none() {
             command.stderr(Stdio::null());

@@ -1,9 +1,10 @@
 //! Starting, refusing to start, draining: what an operator sees.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::Result;
-use moor_tests::process::{all_in_one, gateway, program, router, run, run_to_end};
+use moor_tests::process::{Process, all_in_one, gateway, program, router, run, run_to_end};
 use moor_tests::raw::RawClient;
 use moor_wire::Code;
 use moor_wire::client::{GoAway, Kind};
@@ -116,6 +117,29 @@ fn sigterm_sends_everybody_away_within_a_window_and_ends_with_zero() -> Result<(
     let status = ended.join().expect("the thread ends")?;
     assert_eq!(status.code(), Some(0));
     router.wait_stat("stats.router_sessions", Duration::from_secs(2), |sessions| sessions == 0)?;
+    Ok(())
+}
+
+#[test]
+fn a_listener_handed_over_listens_on_while_the_gateway_is_away() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let router = router(data.path())?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let (address, router) = (listener.local_addr()?, router.address("router").to_string());
+    let mut arguments =
+        vec!["--listen", "127.0.0.1:0", "--internal", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    arguments.extend(["--router", &router, "--workers", "2", "--drain-deadline-ms", "500"]);
+    for round in 0..2 {
+        // Who comes between two gateways waits in the queue of the socket.
+        let mut waiting = RawClient::dial(address)?;
+        let mut gateway = Process::start_activated("moor-gateway", &listener, &arguments)?;
+        assert_eq!(gateway.address("clients"), address);
+        waiting = waiting.greet("waiting", 0)?;
+        waiting.open(1, "alice", None)?;
+        RawClient::connect(address, "late")?;
+        let status = gateway.terminate(Duration::from_secs(6))?;
+        assert_eq!(status.code(), Some(0), "round {round}");
+    }
     Ok(())
 }
 

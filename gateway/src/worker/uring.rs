@@ -61,7 +61,9 @@ impl Io for Uring {
 
     fn stop_listening(&mut self, listener: Listener) {
         if let Some(id) = self.listeners[listener as usize].take() {
-            self.ring.remove_listener(id);
+            // A socket that systemd handed over listens on for the successor, one of our own ends here.
+            self.ring.stop_accept(listener.token());
+            drop(self.ring.release_listener(id));
         }
     }
 
