@@ -65,7 +65,7 @@ impl Rounds {
 }
 
 /// The server's processor and the harness's: the first and the last allowed. To be asked before any is pinned.
-fn cpus() -> Result<(usize, usize), String> {
+pub fn cpus() -> Result<(usize, usize), String> {
     let allowed = moor_ring::thread::cpus_allowed().map_err(|error| error.to_string())?;
     match (allowed.first(), allowed.last()) {
         (Some(first), Some(last)) => Ok((*first, *last)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
 use crate::page::ReportArguments;
 
@@ -22,6 +23,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench storm --connections 22000 --drop 20000  and when most of them drop and come back at once?
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
+  moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
   moor-bench report push.json hold.json --html report.html --markdown report.md
                                                      what do the results of --json look like?
 
@@ -62,6 +64,9 @@ pub enum Sub {
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
     /// and --burst are the run's own.
     Ratio(Load),
+    /// What people use today (mosquitto, rumqttd, NATS, Redis, Bun, ws) side by side with the gateway on the same work:
+    /// processor time per delivery, memory per idle client, latency. Starts all of them by itself.
+    Compare(CompareArguments),
     /// The yardstick: a bare server without protocol and state, on one thread. `--floor` starts it by itself.
     Floor(FloorArguments),
     /// Results as one self-contained HTML page, or as Markdown: percentile plots, memory over time, machine, kernel,

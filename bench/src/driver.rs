@@ -12,7 +12,8 @@ use moor_ring::{
     Completion, ConnectOptions, Errno, FeatureMask, Recv, Ring, RingConfig, RingError, SendBuffer, Token,
 };
 
-use crate::fleet::{Fleet, Meaning, Stage};
+use crate::dialect::{Dialect, Meaning};
+use crate::fleet::{Fleet, Stage};
 use crate::shared::{Shared, Tally, histogram};
 
 /// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
@@ -82,14 +83,12 @@ pub struct Share {
     pub target: SocketAddr,
     /// Longest heartbeat interval, milliseconds, where the server proposes a longer one.
     pub heartbeat_ms_max: u64,
-    /// Channels of each.
-    pub channels: u16,
+    /// How the server is spoken to.
+    pub dialect: Dialect,
     /// So many of them, the first ones, drop when the storm begins.
     pub dropping: u32,
     /// And come back within this time, at random.
     pub spread_us: u64,
-    /// True: the server is the floor, which wants no login.
-    pub bare: bool,
 }
 
 /// Shares of `connections` clients, one per ring; those who drop are divided likewise.
@@ -171,7 +170,7 @@ impl Driver {
         })?;
         Ok(Self {
             ring,
-            fleet: Fleet::new(share.first, share.count, share.channels),
+            fleet: Fleet::new(share.first, share.count, share.dialect),
             share,
             shared: Arc::clone(shared),
             tally: Tally::new(),
@@ -246,8 +245,7 @@ impl Driver {
         match result {
             Ok(slot) => {
                 self.fleet.members[index as usize].slot = slot;
-                if !self.share.bare {
-                    let login = self.fleet.login(index);
+                if let Some(login) = self.fleet.login(index) {
                     self.send(index, login);
                 }
                 self.ring.poll_readable(slot, Token::new(index, 0));
@@ -306,10 +304,12 @@ impl Driver {
         while self.beat < due {
             let index = u32::try_from(self.beat % u64::from(self.share.count)).unwrap_or(0);
             self.beat += 1;
-            if self.fleet.members[index as usize].stage == Stage::Live {
-                self.shared.pings.fetch_add(1, Relaxed);
+            if self.fleet.members[index as usize].stage == Stage::Live
                 // A heartbeat carries no time: its answer is counted, not measured.
-                self.send(index, Fleet::ping(0));
+                && let Some(ping) = self.fleet.ping(0)
+            {
+                self.shared.pings.fetch_add(1, Relaxed);
+                self.send(index, ping);
             }
         }
     }
@@ -333,7 +333,9 @@ impl Driver {
                     self.shared.pushed.fetch_add(1, Relaxed);
                     measured.lateness.saturating_record(now.saturating_sub(intended).max(1));
                 }
-                self.send(index, Fleet::ping(if measuring { intended.max(1) } else { 0 }));
+                if let Some(ping) = self.fleet.ping(if measuring { intended.max(1) } else { 0 }) {
+                    self.send(index, ping);
+                }
             }
         }
     }
@@ -391,7 +393,7 @@ impl Driver {
     fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
         let (shared, tally) = (&self.shared, &mut self.tally);
-        let (mut logged_in, mut refused) = (None, None);
+        let (mut logged_in, mut refused, mut asked) = (None, None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
             Meaning::Terms { heartbeat_ms } => shared.heartbeat_ms.store(heartbeat_ms.max(1), Relaxed),
@@ -407,11 +409,15 @@ impl Driver {
                 measured.latency.saturating_record(latency);
                 tally.latencies.saturating_record(latency);
             }
+            Meaning::Asked(answer) => asked = Some(answer),
             Meaning::Refused(reason) => refused = Some(reason),
             Meaning::Other => {}
         });
         if messages > 0 {
             shared.reads.fetch_add(1, Relaxed);
+        }
+        if let Some(answer) = asked {
+            self.send(index, answer);
         }
         if let Some(session) = logged_in {
             let member = &mut self.fleet.members[index as usize];
@@ -476,10 +482,9 @@ mod tests {
                 count: 0,
                 target,
                 heartbeat_ms_max: 0,
-                channels: 1,
+                dialect: Dialect::Bare,
                 dropping: connections / 2,
                 spread_us: 0,
-                bare: false,
             };
             let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);

@@ -5,6 +5,8 @@ mod admin;
 mod against;
 mod args;
 mod calibrate;
+mod compare;
+mod dialect;
 mod driver;
 mod environment;
 mod fleet;

@@ -14,13 +14,14 @@ use crate::admin::Stats;
 use crate::against;
 use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, settled};
+use crate::compare;
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
 use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
 use crate::page;
 use crate::progress::Progress;
-use crate::pusher::{self, Pusher};
+use crate::pusher::{self, Pace, Pusher};
 use crate::report::{Report, Verdict, percentiles};
 use crate::sampler::Sampler;
 use crate::shared::Shared;
@@ -50,6 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Fanout(load) => (load, Work::Fanout),
         Sub::Mixed(load) => (load, Work::Mixed),
         Sub::Storm(storm) => return storm::run(storm),
+        Sub::Compare(arguments) => return compare::run(arguments),
         Sub::Ratio(load) => return against::ratio(load),
         Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
@@ -144,10 +146,9 @@ impl<'a> Run<'a> {
             count: 0,
             target: side.target()?,
             heartbeat_ms_max: load.heartbeat_ms_max(work),
-            channels: load.channels,
+            dialect: side.dialect(load.channels),
             dropping: drops.count,
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
-            bare: side.is_bare(),
         };
         let sampler = RefCell::new(Sampler::new(&shared, side));
         let jitter = jitter::start(&shared);
@@ -264,7 +265,7 @@ impl<'a> Run<'a> {
         }
         let wanted = sessions.len() as u64;
         self.shared.measuring.store(true, Relaxed);
-        pusher::to_sessions(self.side, sessions)?.touch(self.load.bytes(self.work), &self.shared)?;
+        self.pusher_to(sessions)?.touch(self.load.bytes(self.work), &self.shared)?;
         let waited = Instant::now();
         while self.shared.delivered.load(Relaxed) < wanted && waited.elapsed() < TOUCH_ANSWERS {
             std::thread::sleep(Duration::from_millis(10));
@@ -295,20 +296,28 @@ impl<'a> Run<'a> {
     }
 
     fn push(&mut self, report: &mut Report) -> Result<f64, String> {
-        self.start_pusher(pusher::to_sessions(self.side, self.sessions())?, 1);
+        self.start_pusher(self.pusher_to(self.sessions())?, 1);
         self.measure(report)
     }
 
     fn fanout(&mut self, report: &mut Report) -> Result<f64, String> {
         let sessions = u64::from(self.shared.logged_in.load(Relaxed));
-        self.start_pusher(pusher::to_everybody(self.side, sessions)?, self.load.burst);
+        let dialect = self.side.dialect(self.load.channels);
+        let pusher = pusher::to_everybody(dialect, self.side.internal()?, sessions)?;
+        self.start_pusher(pusher, self.load.burst);
         self.measure(report)
+    }
+
+    fn pusher_to(&self, sessions: Vec<u64>) -> Result<Pusher, String> {
+        pusher::to_sessions(self.side.dialect(self.load.channels), self.side.internal()?, sessions)
     }
 
     fn start_pusher(&mut self, pusher: Pusher, burst: u64) {
         let (rate, bytes) = (self.load.rate(self.work), self.load.bytes(self.work));
         let shared = Arc::clone(&self.shared);
-        self.pusher = Some(std::thread::spawn(move || pusher.run(rate, burst, bytes, &shared)));
+        self.pusher = Some(std::thread::spawn(move || {
+            pusher.run(Pace { rate, burst, groups: u64::MAX }, bytes, &shared)
+        }));
     }
 
     /// Warms up, measures, and says what came back. Returns the server's processor time per delivery, microseconds.

@@ -1,4 +1,5 @@
-//! The backend service that pushes: one connection per gateway worker, one thread for all of them, open loop.
+//! The backend service that pushes: one connection per gateway worker, one to any other server; one thread for all of
+//! them, open loop.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,33 +8,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use moor_wire::client::{Class, Kind, put};
-use moor_wire::frame::HEADER_BYTES;
-use moor_wire::internal::{Broadcast, Hello, Push, Role, Verb, Welcome, frame_reader, put_control};
+use moor_wire::internal::{Hello, Role, Verb, Welcome, frame_reader, put_control};
 use moor_wire::limits::INTERNAL_VERSION;
 use moor_wire::session::SessionHandle;
 use prost::Message;
 use rustix::net::RecvFlags;
 
-use crate::fleet::APP;
-use crate::floor::{EVERYBODY, put_push};
+use crate::dialect::{Dialect, Meaning};
 use crate::shared::{Shared, histogram};
-use crate::side::Side;
 
-/// Longest time for the gateway to answer HELLO.
+/// Longest time for the server to answer a hello, or to take what is written.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two pieces of pushes: how late one may be by design.
 const PIECE: Duration = Duration::from_micros(200);
 /// Sessions touched between two looks at the clock.
 const TOUCHES_AT_ONCE: usize = 256;
 
-/// How a push is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speech {
-    /// Internal protocol of a gateway.
-    Moor,
-    /// Index and frame, as the floor takes it.
-    Bare,
+/// How fast, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Deliveries per second.
+    pub rate: u64,
+    /// Pushes that go out at once.
+    pub burst: u64,
+    /// Ends after so many bursts, if the run does not end before.
+    pub groups: u64,
 }
 
 /// Whom the pushes are for.
@@ -81,42 +80,65 @@ fn gone(error: &dyn std::fmt::Display) -> String {
 /// Pushes through its lines: to a session through that of its worker, to everybody through the first.
 pub struct Pusher {
     lines: Vec<Line>,
-    speech: Speech,
+    dialect: Dialect,
     aim: Aim,
 }
 
 /// The pusher to random sessions of these.
-pub fn to_sessions(side: &Side, sessions: Vec<u64>) -> Result<Pusher, String> {
-    let (internal, aim) = (side.internal()?, Aim::Sessions(sessions));
-    if side.is_bare() {
-        return bare(internal, aim);
-    }
-    let (_, welcome) = greet(internal, None)?;
-    let lines = (0..welcome.workers).map(|worker| {
-        let (stream, welcome) = greet(internal, Some(worker))?;
-        if welcome.worker != worker {
-            return Err(format!("the gateway answered for worker {} instead of {worker}", welcome.worker));
+pub fn to_sessions(dialect: Dialect, internal: SocketAddr, sessions: Vec<u64>) -> Result<Pusher, String> {
+    let lines = match dialect {
+        Dialect::Moor { .. } => {
+            let (_, welcome) = greet(internal, None)?;
+            (0..welcome.workers).map(|worker| to_worker(internal, worker)).collect::<Result<_, _>>()?
         }
-        Ok(Line::new(stream))
-    });
-    Ok(Pusher { lines: lines.collect::<Result<_, _>>()?, speech: Speech::Moor, aim })
+        _ => vec![to_other(dialect, internal)?],
+    };
+    Ok(Pusher { lines, dialect, aim: Aim::Sessions(sessions) })
 }
 
 /// The pusher to everybody.
-pub fn to_everybody(side: &Side, sessions: u64) -> Result<Pusher, String> {
-    let (internal, aim) = (side.internal()?, Aim::Everybody(sessions));
-    if side.is_bare() {
-        return bare(internal, aim);
-    }
-    let (stream, _) = greet(internal, None)?;
-    Ok(Pusher { lines: vec![Line::new(stream)], speech: Speech::Moor, aim })
+pub fn to_everybody(dialect: Dialect, internal: SocketAddr, sessions: u64) -> Result<Pusher, String> {
+    let line = match dialect {
+        Dialect::Moor { .. } => Line::new(greet(internal, None)?.0),
+        _ => to_other(dialect, internal)?,
+    };
+    Ok(Pusher { lines: vec![line], dialect, aim: Aim::Everybody(sessions) })
 }
 
-fn bare(internal: SocketAddr, aim: Aim) -> Result<Pusher, String> {
-    let failed = |error: std::io::Error| format!("the floor does not answer ({error})");
-    let stream = TcpStream::connect(internal).map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    Ok(Pusher { lines: vec![Line::new(stream)], speech: Speech::Bare, aim })
+fn to_worker(internal: SocketAddr, worker: u32) -> Result<Line, String> {
+    let (stream, welcome) = greet(internal, Some(worker))?;
+    if welcome.worker != worker {
+        return Err(format!("the gateway answered for worker {} instead of {worker}", welcome.worker));
+    }
+    Ok(Line::new(stream))
+}
+
+/// A server that is no gateway.
+fn to_other(dialect: Dialect, address: SocketAddr) -> Result<Line, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("the server does not answer a service ({error})");
+    let mut stream = TcpStream::connect(address).map_err(|e| failed(&e))?;
+    stream.set_nodelay(true).map_err(|e| failed(&e))?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed(&e))?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| failed(&e))?;
+    let Some(hello) = dialect.hello() else { return Ok(Line::new(stream)) };
+    stream.write_all(&hello).map_err(|e| failed(&e))?;
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let mut rest = &said[..];
+        while let Some((meaning, tail)) = dialect.try_cut(0, rest).map_err(|_| failed(&"not understood"))? {
+            match meaning {
+                Meaning::LoggedIn(_) => return Ok(Line::new(stream)),
+                Meaning::Refused(reason) => return Err(failed(&reason)),
+                _ => rest = tail,
+            }
+        }
+        let understood = said.len() - rest.len();
+        said.drain(..understood);
+        match stream.read(&mut buffer).map_err(|e| failed(&e))? {
+            0 => return Err(failed(&"it hung up")),
+            length => said.extend_from_slice(&buffer[..length]),
+        }
+    }
 }
 
 /// Says HELLO at an internal port, of a gateway (whose worker may be named) or of a router.
@@ -181,15 +203,10 @@ impl Pusher {
         Ok(())
     }
 
-    /// Pushes until the run ends, `rate` deliveries per second, `burst` pushes at a time. Returns how late its
-    /// pushes went out while measuring, microseconds.
-    pub fn run(
-        mut self,
-        rate: u64,
-        burst: u64,
-        bytes: usize,
-        shared: &Arc<Shared>,
-    ) -> Result<Histogram<u64>, String> {
+    /// Pushes until the run ends or its bursts are said. Returns how late they went out while measuring,
+    /// microseconds.
+    pub fn run(mut self, pace: Pace, bytes: usize, shared: &Arc<Shared>) -> Result<Histogram<u64>, String> {
+        let Pace { rate, burst, groups: groups_max } = pace;
         let mut lateness = histogram();
         if self.reach() == 0 || matches!(&self.aim, Aim::Sessions(sessions) if sessions.is_empty()) {
             return Ok(lateness);
@@ -199,11 +216,11 @@ impl Pusher {
         let group_ns = self.reach() * burst * 1_000_000_000 / rate;
         let (start, mut groups) = (shared.now_us(), 0);
         let (mut answers, mut turn) = (vec![0; 64 * 1024], 0);
-        while !shared.ended.load(Relaxed) {
+        while groups < groups_max && !shared.ended.load(Relaxed) {
             let now = shared.now_us();
             // A bounded piece at a time, so that one write never blocks for long.
             let mut written = 0;
-            while start + groups * group_ns / 1000 <= now && written < 256 * 1024 {
+            while groups < groups_max && start + groups * group_ns / 1000 <= now && written < 256 * 1024 {
                 let intended = start + groups * group_ns / 1000;
                 groups += 1;
                 // A push outside the measured time carries no time: its arrival does not count.
@@ -238,25 +255,11 @@ impl Pusher {
     }
 
     fn put(&mut self, session: Option<u64>, cookie: u64, body: &[u8]) {
-        let worker = match (self.speech, session) {
-            (Speech::Moor, Some(session)) => SessionHandle(session).worker() as usize,
+        let worker = match (self.dialect, session) {
+            (Dialect::Moor { .. }, Some(session)) => SessionHandle(session).worker() as usize,
             _ => 0,
         };
         let Some(Line { out, .. }) = self.lines.get_mut(worker) else { return };
-        match (self.speech, session) {
-            (Speech::Moor, Some(session)) => {
-                Push::data(cookie, SessionHandle(session), Class::Reliable, body).put(out, false);
-            }
-            (Speech::Moor, None) => {
-                let (kind, flags) = (Kind::Data.byte(), Class::Reliable.flags());
-                Broadcast { cookie, kind, flags, app: APP, body }.put(out, false);
-            }
-            (Speech::Bare, session) => {
-                let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
-                put(&mut frame, Kind::Data, Class::Reliable, 1, body);
-                let index = session.map_or(EVERYBODY, |slot| u32::try_from(slot).unwrap_or(EVERYBODY));
-                put_push(out, index, &frame);
-            }
-        }
+        self.dialect.put_push(out, session, cookie, body);
     }
 }

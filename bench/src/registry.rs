@@ -8,7 +8,7 @@ use moor_wire::Code;
 use moor_wire::internal::{Lookup, LookupResult, Verb, frame_reader, put_control};
 use prost::Message;
 
-use crate::fleet::{APP, Fleet};
+use crate::dialect::{APP, account};
 use crate::progress::Progress;
 use crate::pusher::greet;
 
@@ -48,10 +48,7 @@ pub fn check(router: SocketAddr, sessions: &[Option<u64>], patience: Duration) -
                 let wanted: Vec<u64> = sessions[number as usize].into_iter().collect();
                 if found.as_ref() != Ok(&wanted) {
                     findings.example.get_or_insert_with(|| {
-                        format!(
-                            "{} should be at {wanted:x?}, the router says {found:x?}",
-                            Fleet::account(number)
-                        )
+                        format!("{} should be at {wanted:x?}, the router says {found:x?}", account(number))
                     });
                     wrong.push(number);
                 }
@@ -82,7 +79,7 @@ impl Asker {
         let failed = |error: &dyn std::fmt::Display| format!("the router does not answer LOOKUP ({error})");
         let mut out = Vec::new();
         for number in numbers {
-            let (cookie, account) = (u64::from(*number), Fleet::account(*number));
+            let (cookie, account) = (u64::from(*number), account(*number));
             put_control(&mut out, Verb::Lookup, &Lookup { cookie, app: APP.to_owned(), account });
         }
         self.stream.write_all(&out).map_err(|error| failed(&error))?;

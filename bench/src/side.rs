@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use crate::admin::Stats;
 use crate::args::Load;
+use crate::dialect::Dialect;
 use crate::floor;
 
 /// Microseconds of a clock tick of /proc, which is a hundredth of a second on every Linux.
@@ -60,9 +61,12 @@ impl Side {
         Ok(Self::Floor(floor::Process::start(load.connections, cpu)?))
     }
 
-    /// Whether it wants no login and no protocol.
-    pub const fn is_bare(&self) -> bool {
-        matches!(self, Self::Floor(_))
+    /// How it is spoken to.
+    pub const fn dialect(&self, channels: u16) -> Dialect {
+        match self {
+            Self::Gateway { .. } => Dialect::Moor { channels },
+            Self::Floor(_) => Dialect::Bare,
+        }
     }
 
     /// Where clients connect.
@@ -97,13 +101,16 @@ impl Side {
                     system_us: number("/process/system_cpu_us"),
                 })
             }
-            Self::Floor(process) => {
-                let path = format!("/proc/{}/stat", process.pid());
-                let text = fs::read_to_string(&path).map_err(|e| format!("{path} cannot be read ({e})"))?;
-                parse_stat(&text).ok_or_else(|| format!("{path} is not understood"))
-            }
+            Self::Floor(process) => processor_time(process.pid()),
         }
     }
+}
+
+/// Processor time of any process.
+pub fn processor_time(pid: u32) -> Result<Cpu, String> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).map_err(|e| format!("{path} cannot be read ({e})"))?;
+    parse_stat(&text).ok_or_else(|| format!("{path} is not understood"))
 }
 
 /// Fields 14 and 15; the name before them may contain anything, so they are counted from its end.

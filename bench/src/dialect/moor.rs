@@ -1,0 +1,132 @@
+//! Moor's client and internal protocols, and what the floor makes of them.
+
+use moor_wire::client::{
+    Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, put, put_control,
+};
+use moor_wire::frame::{HEADER_BYTES, Header, Split, split};
+use moor_wire::internal::{Broadcast, Push};
+use moor_wire::limits::{CLIENT_VERSION, SERVER_BODY_BYTES_MAX};
+use moor_wire::session::SessionHandle;
+use prost::Message;
+
+use super::{Broken, Cut, Meaning, carried};
+use crate::floor::{EVERYBODY, put_push as put_floor};
+
+/// The app everybody logs in to.
+pub const APP: &str = "bench";
+
+/// The account of the client with this number among all: 24 bytes, like those of the memory target.
+pub fn account(number: u32) -> String {
+    format!("bench-account-{number:010}")
+}
+
+/// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are.
+pub fn login(number: u32, channels: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(128);
+    let connect = Connect {
+        version: CLIENT_VERSION,
+        device: format!("bench-device-{number:07}"),
+        ..Connect::default()
+    };
+    put_control(&mut out, Kind::Connect, 0, &connect);
+    for channel in (1..=channels).rev() {
+        let app = if channel == 1 { APP.to_owned() } else { format!("{APP}-{channel}") };
+        let open = Open { app, account: account(number), last_sync_id: Some(0), ..Open::default() };
+        put_control(&mut out, Kind::Open, channel, &open);
+    }
+    out
+}
+
+/// A PING that carries a time.
+pub fn ping(time_us: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16);
+    put(&mut out, Kind::Ping, Class::Command, 0, &time_us.to_be_bytes());
+    out
+}
+
+/// PUSH to a session, or BROADCAST to the app.
+pub fn put_push(out: &mut Vec<u8>, session: Option<u64>, cookie: u64, body: &[u8]) {
+    if let Some(session) = session {
+        Push::data(cookie, SessionHandle(session), Class::Reliable, body).put(out, false);
+    } else {
+        let (kind, flags) = (Kind::Data.byte(), Class::Reliable.flags());
+        Broadcast { cookie, kind, flags, app: APP, body }.put(out, false);
+    }
+}
+
+/// The frame a gateway would send, as the floor takes it.
+pub fn put_bare(out: &mut Vec<u8>, session: Option<u64>, body: &[u8]) {
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    put(&mut frame, Kind::Data, Class::Reliable, 1, body);
+    let index = session.map_or(EVERYBODY, |slot| u32::try_from(slot).unwrap_or(EVERYBODY));
+    put_floor(out, index, &frame);
+}
+
+/// One frame.
+pub fn try_cut(bytes: &[u8]) -> Cut<'_> {
+    match split(bytes, |_| SERVER_BODY_BYTES_MAX) {
+        Ok(Split::Frame { header, body, rest }) => Ok(Some((interpret(header, body), rest))),
+        Ok(Split::Need(_)) => Ok(None),
+        Err(_) => Err(Broken),
+    }
+}
+
+fn interpret(header: Header, body: &[u8]) -> Meaning {
+    match Kind::from_byte(header.kind) {
+        Some(Kind::Connected) => Connected::decode(body)
+            .map_or(Meaning::Other, |terms| Meaning::Terms { heartbeat_ms: u64::from(terms.heartbeat_ms) }),
+        Some(Kind::Opened) if header.channel == 1 => {
+            Opened::decode(body).map_or(Meaning::Other, |opened| Meaning::LoggedIn(opened.session))
+        }
+        // The floor sends back what it gets.
+        Some(Kind::Pong | Kind::Ping) => Meaning::Pong(carried(body)),
+        Some(Kind::Data) => Meaning::Push(carried(body)),
+        Some(Kind::GoAway) => {
+            Meaning::Refused(format!("GOAWAY {:?}", GoAway::decode(body).unwrap_or_default()))
+        }
+        Some(Kind::Error) => Meaning::Refused(format!("ERROR {:?}", Error::decode(body).unwrap_or_default())),
+        Some(Kind::Close) => Meaning::Refused(format!("CLOSE {:?}", Close::decode(body).unwrap_or_default())),
+        _ => Meaning::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::Dialect;
+    use crate::dialect::tests::means;
+
+    #[test]
+    fn account_names_have_24_bytes() {
+        assert_eq!(account(7), "bench-account-0000000007");
+        assert_eq!(account(7).len(), 24);
+        assert!(String::from_utf8_lossy(&login(7, 1)).contains(&account(7)));
+    }
+
+    #[test]
+    fn the_first_channel_is_opened_last_and_its_answer_is_the_login() {
+        let login = login(0, 3);
+        let mut rest = &login[..];
+        let mut opened = Vec::new();
+        while let Ok(Split::Frame { header, rest: tail, .. }) = split(rest, |_| SERVER_BODY_BYTES_MAX) {
+            opened.push(header.channel);
+            rest = tail;
+        }
+        assert_eq!(opened, [0, 3, 2, 1]);
+        let mut answer = Vec::new();
+        put_control(&mut answer, Kind::Opened, 2, &Opened { session: 8 });
+        put_control(&mut answer, Kind::Opened, 1, &Opened { session: 9 });
+        means(Dialect::Moor { channels: 3 }, &answer, &[Meaning::Other, Meaning::LoggedIn(9)]);
+    }
+
+    #[test]
+    fn frames_are_understood_however_they_are_cut() {
+        let mut stream = ping(5);
+        put_control(&mut stream, Kind::Opened, 1, &Opened { session: 9 });
+        put(&mut stream, Kind::Data, Class::Normal, 1, &77u64.to_be_bytes());
+        stream[0] = Kind::Pong.byte();
+        let wanted = [Meaning::Pong(5), Meaning::LoggedIn(9), Meaning::Push(77)];
+        means(Dialect::Moor { channels: 1 }, &stream, &wanted);
+        means(Dialect::Bare, &stream, &wanted);
+    }
+}
