@@ -85,6 +85,7 @@ counters! {
     RecvDemoted Total "recv_demoted_total" "Connections demoted to poll.";
     LateCompletions Total "late_completions_total" "Completions for a connection that is gone.";
     MailboxFull Total "mailbox_full_total" "Messages to another worker refused because its mailbox was full.";
+    JobsRefused Total "jobs_refused_total" "Service requests that other workers never got because 4,096 were waiting for theirs; broadcasts among them reached this worker only.";
     JobsTimedOut Total "jobs_timed_out_total" "Service requests given up because another worker did not answer.";
     RingOverflows Total "ring_overflows_total" "Completions the kernel could not queue at once.";
 }

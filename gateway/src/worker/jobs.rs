@@ -141,6 +141,7 @@ impl<I: Io> Worker<I> {
 
     fn ask(&mut self, asker: Asker, workers: &[WorkerId], job: Job, mut sum: JobResult, now: Now) {
         if !workers.is_empty() && self.jobs.pending.len() >= JOBS_PENDING_MAX {
+            self.counters.add(Counter::JobsRefused);
             sum.add(JobResult::empty(Code::Overloaded));
             return self.answer(asker, sum, now);
         }

@@ -300,6 +300,29 @@ fn a_worker_that_does_not_answer_is_said_to_be_unavailable() {
 }
 
 #[test]
+fn requests_beyond_those_that_may_wait_are_answered_at_once_and_counted() {
+    let mut bed = Bed::with(2, settings());
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    let service = bed.service(0, None);
+    bed.read(service);
+    bed.seats[1].ended = true;
+    let mut out = Vec::new();
+    for _ in 0..crate::limits::JOBS_PENDING_MAX {
+        Push::data(9, SessionHandle::new(1, 0, 1), Class::Normal, b"x").put(&mut out, true);
+    }
+    bed.write(service, &out);
+    assert_eq!((outcomes(&bed.read(service)), bed.counter(Counter::JobsRefused)), (Vec::new(), 0));
+    let mut out = Vec::new();
+    let (kind, flags) = (Kind::Data.byte(), Class::Normal.flags());
+    internal::Broadcast { cookie: 5, kind, flags, app: "shop", body: b"sale" }.put(&mut out, true);
+    bed.write(service, &out);
+    assert_eq!(outcomes(&bed.read(service)), [Outcome { cookie: 5, code: Code::Overloaded, reached: 1 }]);
+    assert_eq!(bed.counter(Counter::JobsRefused), 1);
+    assert_eq!(bed.read(phone).len(), 1, "who is here has it");
+}
+
+#[test]
 fn a_service_without_the_token_or_with_nonsense_is_shown_out() {
     let token: std::sync::Arc<[u8]> = b"secret".to_vec().into();
     let mut bed = Bed::with(1, Settings { internal_token: Some(token), ..settings() });
