@@ -37,10 +37,10 @@ impl Rounds {
             eprintln!("round {round} of {}: the floor, then the gateway", load.repeat);
             let mut aside = Report::default();
             let side = Side::floor(load, cpus.0)?;
-            let floor = once(work, load, &side, Some(cpus.1), &mut aside)?;
+            let floor = once(work, load, &side, Some(cpus.1), true, &mut aside)?;
             drop(side);
             *report = Report::default();
-            let cost = once(work, load, gateway, Some(cpus.1), report)?;
+            let cost = once(work, load, gateway, Some(cpus.1), true, report)?;
             report.inherit(aside);
             rounds.floor.push(floor);
             rounds.gateway.push(cost);

@@ -146,7 +146,8 @@ pub struct Load {
     /// processor, the harness on the last; start the gateway with `--workers 1`, so that it has one as well.
     #[arg(long)]
     pub floor: bool,
-    /// Rounds with --floor and of `ratio`: a ratio is the median of them.
+    /// Rounds: a figure is the median of them, told with the least and the most. Memory is weighed in the first, since a
+    /// process does not grow a second time by what it has held before. `storm` has one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub repeat: u32,
     /// Heartbeat interval, seconds, at most what the server proposes. Default: 30; of `mixed` what the server

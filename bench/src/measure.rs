@@ -61,7 +61,17 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
     if load.floor {
         against::one(work, load, &gateway, &mut report)?;
     } else {
-        once(work, load, &gateway, None, &mut report)?;
+        let mut rounds = Vec::new();
+        for round in 1..=load.repeat {
+            if load.repeat > 1 {
+                eprintln!("round {round} of {}", load.repeat);
+            }
+            let mut report = Report::default();
+            // A process that has held them before does not grow by them again.
+            once(work, load, &gateway, None, round == 1, &mut report)?;
+            rounds.push(report);
+        }
+        report = if load.repeat > 1 { Report::middle(rounds) } else { rounds.pop().unwrap_or_default() };
     }
     report.require(&load.require);
     report.finish(work.name(), load.json.as_deref())
@@ -79,18 +89,20 @@ pub fn reached(load: &Load) -> Result<Side, String> {
 /// One measurement. Returns what is compared with the floor: connections per second, or microseconds of processor
 /// time per delivery.
 ///
-/// With a processor given, this thread and those it starts stay there.
+/// With a processor given, this thread and those it starts stay there. Memory is weighed where it is asked for and the
+/// work is to hold.
 pub fn once(
     work: Work,
     load: &Load,
     side: &Side,
     cpu: Option<usize>,
+    weigh: bool,
     report: &mut Report,
 ) -> Result<f64, String> {
     if let Some(cpu) = cpu {
         moor_ring::thread::pin_current(cpu).map_err(|error| error.to_string())?;
     }
-    let bare = if work == Work::Hold { Some(calibrate::bare()?) } else { None };
+    let bare = if weigh && work == Work::Hold { Some(calibrate::bare()?) } else { None };
     let mut run = Run::start(load, work, side, Drops::default())?;
     let mut figure = run.log_in(report, bare)?;
     match work {

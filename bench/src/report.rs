@@ -47,9 +47,44 @@ pub struct Report {
     shortcomings: Vec<String>,
     /// Why the harness itself could not keep up.
     harness: Option<String>,
+    /// Of figures that are the middle of several rounds: the least and the most.
+    spread: Map<String, Value>,
 }
 
 impl Report {
+    /// Several rounds of the same as one: every number is the middle one of the rounds that have it, everything else
+    /// and the curves are the last round's.
+    pub fn middle(rounds: Vec<Self>) -> Self {
+        let count = rounds.len();
+        let mut all = Self::default();
+        let mut seen: Vec<(&'static str, Vec<Value>)> = Vec::new();
+        for (round, report) in rounds.into_iter().enumerate() {
+            for (key, value) in report.figures {
+                match seen.iter_mut().find(|(known, _)| *known == key) {
+                    Some((_, values)) => values.push(value),
+                    None => seen.push((key, vec![value])),
+                }
+            }
+            all.details = report.details;
+            all.harness = all.harness.or(report.harness);
+            all.shortcomings
+                .extend(report.shortcomings.into_iter().map(|text| format!("round {}: {text}", round + 1)));
+        }
+        for (key, mut values) in seen {
+            let last = values.last().cloned().unwrap_or_default();
+            if values.len() == count && values.iter().all(Value::is_number) {
+                let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+                values.sort_by(|a, b| number(a).total_cmp(&number(b)));
+                let (least, most) = (values[0].clone(), values[count - 1].clone());
+                all.spread.insert(key.to_owned(), json!([least, most]));
+                all.figures.push((key, values[count / 2].clone()));
+            } else {
+                all.figures.push((key, last));
+            }
+        }
+        all
+    }
+
     /// A whole number.
     pub fn count(&mut self, key: &'static str, value: u64) {
         self.figures.push((key, json!(value)));
@@ -125,7 +160,9 @@ impl Report {
     pub fn finish(self, subcommand: &str, json: Option<&Path>) -> Result<Verdict, String> {
         println!("moor-bench {subcommand}");
         for (key, value) in &self.figures {
-            println!("  {key:<42} {:>16}", value.to_string());
+            let spread =
+                self.spread.get(*key).map_or_else(String::new, |of| format!("  ({} to {})", of[0], of[1]));
+            println!("  {key:<42} {:>16}{spread}", value.to_string());
         }
         let verdict = match (&self.harness, self.shortcomings.is_empty()) {
             (Some(why), _) => {
@@ -147,6 +184,9 @@ impl Report {
             let all = self.figures.into_iter().chain(self.details);
             let mut object: Map<String, Value> = all.map(|(key, value)| (key.to_owned(), value)).collect();
             environment::describe(&mut object);
+            if !self.spread.is_empty() {
+                object.insert("spread".to_owned(), Value::Object(self.spread));
+            }
             object.insert("subcommand".to_owned(), json!(subcommand));
             object.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
             object.insert("kernel".to_owned(), json!(kernel_release()));
@@ -191,6 +231,30 @@ mod tests {
         for quantile in [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 0.99999] {
             assert!(points.contains(&(quantile, latency.value_at_quantile(quantile))), "{quantile}");
         }
+    }
+
+    #[test]
+    fn of_several_rounds_the_middle_is_told_with_least_and_most_and_what_went_wrong_in_each() {
+        let round = |value: f64, weighed: Option<u64>| {
+            let mut report = Report::default();
+            report.number("p99", value);
+            report.value("jitter_us", json!({ "max": value }));
+            weighed.into_iter().for_each(|bytes| report.count("bytes", bytes));
+            report
+        };
+        let mut bad = round(9.0, None);
+        bad.shortcoming("one was lost".to_owned());
+        let all = Report::middle(vec![round(5.0, Some(150)), bad, round(2.0, None)]);
+        assert_eq!(
+            all.figures,
+            [("p99", json!(5.0)), ("jitter_us", json!({ "max": 2.0 })), ("bytes", json!(150))]
+        );
+        assert_eq!(
+            Value::Object(all.spread.clone()),
+            json!({ "p99": [2.0, 9.0] }),
+            "what was weighed once has none"
+        );
+        assert_eq!(all.shortcomings, ["round 2: one was lost"]);
     }
 
     #[test]
