@@ -38,6 +38,10 @@ const LATENESS_P99_US_MAX: u64 = 20_000;
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 /// Longest wait for the pushes after `hold`.
 const TOUCH_ANSWERS: Duration = Duration::from_secs(30);
+/// Longest wait until the gateway has noticed that everybody has gone, and given back what they took.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
+/// What need not be waited for: workers keep their pools.
+const GIVEN_BACK_PERCENT_ENOUGH: f64 = 90.0;
 /// Where the first memory reading is taken, in thousandths of the connections: fixed costs drop out of the slope.
 const FIRST_READING_PERMILLE: u32 = 200;
 
@@ -102,7 +106,9 @@ pub fn once(
     if let Some(cpu) = cpu {
         moor_ring::thread::pin_current(cpu).map_err(|error| error.to_string())?;
     }
-    let bare = if weigh && work == Work::Hold { Some(calibrate::bare()?) } else { None };
+    let weigh = weigh && work == Work::Hold;
+    let bare = if weigh { Some(calibrate::bare()?) } else { None };
+    let empty = if weigh { Stats::read(&load.admin)?.resident_bytes() } else { 0 };
     let mut run = Run::start(load, work, side, Drops::default())?;
     let mut figure = run.log_in(report, bare)?;
     match work {
@@ -115,8 +121,33 @@ pub fn once(
         Work::Push | Work::Mixed => figure = run.push(report)?,
         Work::Fanout => figure = run.fanout(report)?,
     }
+    let held = if weigh { Stats::read(&load.admin)?.resident_bytes() } else { 0 };
     run.finish(report)?;
+    if weigh {
+        given_back(empty, held, load, report)?;
+    }
     Ok(figure)
+}
+
+/// Everybody has gone: how much of what they took the gateway has given back to the system, percent.
+fn given_back(empty: u64, held: u64, load: &Load, report: &mut Report) -> Result<(), String> {
+    let waited = Instant::now();
+    loop {
+        let stats = Stats::read(&load.admin)?;
+        let left = stats.number("/gateway/connections_open");
+        let gone = held.saturating_sub(stats.resident_bytes());
+        #[allow(clippy::cast_precision_loss, reason = "bytes of this host's memory are far below 2^52")]
+        let percent = 100.0 * gone as f64 / held.saturating_sub(empty).max(1) as f64;
+        if left == 0 && percent >= GIVEN_BACK_PERCENT_ENOUGH || waited.elapsed() >= GIVEN_BACK_WITHIN {
+            report.number("gateway_user_bytes_given_back_percent", percent);
+            report.count("gateway_user_bytes_left", stats.resident_bytes());
+            if left > 0 {
+                report.shortcoming(format!("the gateway still counts {left} connections that have gone"));
+            }
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Who drops in a storm, and how they come back.

@@ -38,6 +38,8 @@ pub const WEBSOCKET_MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
 pub const WEBSOCKET_PONGS_BYTES_MAX: usize = 4 * 1024;
 /// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
+/// How often a worker gives memory that its clients have left back to the system, milliseconds.
+pub const GIVE_BACK_MS: u64 = 5_000;
 /// Send buffers kept for the next use.
 pub const POOLED_BUFFERS_MAX: usize = 128;
 /// A send that makes no progress for this long belongs to a peer that does not read, milliseconds.

@@ -45,3 +45,27 @@ fn a_broadcast_allocates_per_message_and_not_per_session() {
 fn the_counter_counts() {
     assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
 }
+
+/// What a worker may keep of everybody who was there: spare chunks, pools, the room its queues had grown to.
+const KEPT_BYTES_MAX: i64 = 256 * 1024;
+
+#[test]
+fn who_leaves_gives_memory_back() {
+    const CLIENTS: u32 = 8000;
+    let mut bench = scenario::deserted(CLIENTS);
+    let mut held = 0;
+    let left = allocation_counter::measure(|| {
+        held = allocation_counter::measure(|| {
+            for client in 0..CLIENTS {
+                scenario::log_in(&mut bench, client);
+            }
+        })
+        .bytes_current;
+        for client in 0..CLIENTS {
+            scenario::log_out(&mut bench, client);
+        }
+    })
+    .bytes_current;
+    assert!(held > i64::from(CLIENTS) * 100, "{held} bytes were held");
+    assert!(left < KEPT_BYTES_MAX, "{left} of {held} bytes are kept for nobody");
+}

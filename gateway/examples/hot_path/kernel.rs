@@ -173,6 +173,19 @@ impl Bench {
         self.turn();
     }
 
+    /// The peer of a connection hangs up.
+    pub fn leave(&mut self, slot: u32) {
+        let armed = std::mem::replace(&mut self.kernel.0.borrow_mut().armed[slot as usize], Armed::Nothing);
+        if let Armed::Poll(token) = armed {
+            self.worker.apply(Completion::Ready { token, result: Ok(()) }, self.now);
+        }
+        let armed = std::mem::replace(&mut self.kernel.0.borrow_mut().armed[slot as usize], armed);
+        if let Armed::Read(token) | Armed::Multi(token) = armed {
+            self.worker.apply(Completion::Received { token, result: Ok(Recv::Eof), more: false }, self.now);
+        }
+        self.turn();
+    }
+
     /// Bytes arrive on a connection, by whatever receive is armed.
     pub fn receive(&mut self, slot: u32, piece: &Piece) {
         for _ in 0..2 {

@@ -29,13 +29,14 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "split a frame", set_up: split_frames },
     Scenario { name: "file and fire a timer", set_up: timers },
     Scenario { name: "answer a ping", set_up: pings },
     Scenario { name: "push to a session", set_up: pushes },
     Scenario { name: "forward a submit", set_up: submits },
     Scenario { name: "forward an acknowledgement", set_up: acknowledgements },
+    Scenario { name: "log in and leave", set_up: visits },
     Scenario { name: "broadcast to 64 sessions", set_up: broadcasts },
 ];
 
@@ -47,7 +48,16 @@ fn piece(write: impl FnOnce(&mut Vec<u8>)) -> Piece {
 
 /// A worker with a router, a service and clients, and the handles of their sessions.
 fn populated() -> (Bench, Vec<SessionHandle>) {
-    let mut bench = Bench::new((FIRST_CLIENT + CLIENTS) as usize);
+    let mut bench = deserted(CLIENTS);
+    let sessions = (0..CLIENTS).map(|client| log_in(&mut bench, client)).collect();
+    // Whoever said so much at once is hot; the measured state is the usual one.
+    bench.turn();
+    (bench, sessions)
+}
+
+/// A worker with a router and a service, and room for clients.
+pub fn deserted(clients: u32) -> Bench {
+    let mut bench = Bench::new((FIRST_CLIENT + clients) as usize);
     bench.connect(LINK);
     let welcome = Welcome { lease_ms: 1_000_000, ..Welcome::default() };
     bench.receive(LINK, &piece(|out| internal::put_control(out, Verb::Welcome, &welcome)));
@@ -56,13 +66,16 @@ fn populated() -> (Bench, Vec<SessionHandle>) {
     let hello = Hello { version: 1, role: internal::Role::Service as i32, ..Hello::default() };
     bench.receive(SERVICE, &piece(|out| internal::put_control(out, Verb::Hello, &hello)));
     bench.turn();
-    let sessions = (0..CLIENTS).map(|client| log_in(&mut bench, client)).collect();
-    // Whoever said so much at once is hot; the measured state is the usual one.
-    bench.turn();
-    (bench, sessions)
+    bench
 }
 
-fn log_in(bench: &mut Bench, client: u32) -> SessionHandle {
+/// A client leaves.
+pub fn log_out(bench: &mut Bench, client: u32) {
+    bench.leave(FIRST_CLIENT + client);
+}
+
+/// A client comes and logs in.
+pub fn log_in(bench: &mut Bench, client: u32) -> SessionHandle {
     let slot = FIRST_CLIENT + client;
     bench.arrive(slot, Listener::Clients);
     let connect = Connect { version: 1, device: format!("bench-device-{client:07}"), ..Connect::default() };
@@ -148,6 +161,14 @@ fn submits() -> Box<dyn FnMut()> {
 
 fn acknowledgements() -> Box<dyn FnMut()> {
     from_clients(&piece(|out| put_sync_id(out, Kind::Ack, 1, 5)))
+}
+
+fn visits() -> Box<dyn FnMut()> {
+    let mut bench = deserted(1);
+    Box::new(move || {
+        log_in(&mut bench, 0);
+        log_out(&mut bench, 0);
+    })
 }
 
 fn pushes() -> Box<dyn FnMut()> {

@@ -9,7 +9,7 @@ use moor_wire::session::{GENERATION_MASK, SessionHandle};
 
 use super::apps::{AppIndex, Apps};
 use super::buckets::Buckets;
-use super::chunked::Chunked;
+use super::chunked::{Chunked, Entry};
 use super::names::{Name, Names};
 use super::wheel::NIL;
 
@@ -25,7 +25,7 @@ pub struct Channel {
     pub connection: u32,
     /// Next channel of the same connection.
     pub next_in_connection: u32,
-    /// Next entry in the account's chain; next free entry when this one is free.
+    /// Next entry in the account's chain.
     next_in_chain: u32,
     account: Name,
     /// Highest sync id the device has without a gap, in two halves for the sake of the alignment; all ones: it did
@@ -42,10 +42,13 @@ pub struct Channel {
 
 const _: () = assert!(size_of::<Channel>() <= 36);
 
-impl Default for Channel {
-    fn default() -> Self {
+impl Entry for Channel {
+    // Generation 0 is never handed out, so that no handle is all zeros.
+    const FIRST_GENERATION: u32 = 1;
+
+    fn vacant(generation: u32) -> Self {
         Self {
-            generation: 1,
+            generation,
             connection: NIL,
             next_in_connection: NIL,
             next_in_chain: NIL,
@@ -56,6 +59,14 @@ impl Default for Channel {
             number: 0,
             registered_on: 0,
         }
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.connection == NIL
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
     }
 }
 
@@ -82,9 +93,6 @@ impl Channel {
 pub struct Channels {
     worker: u32,
     entries: Chunked<Channel>,
-    /// Entries ever used: where the next new one goes.
-    used: u32,
-    free: u32,
     open: u32,
     apps: Apps,
     accounts: Names,
@@ -98,8 +106,6 @@ impl Channels {
         Self {
             worker,
             entries: Chunked::new(),
-            used: 0,
-            free: NIL,
             open: 0,
             apps: Apps::default(),
             accounts: Names::new(),
@@ -119,10 +125,10 @@ impl Channels {
         self.accounts.bytes()
     }
 
-    /// One past the highest index in use.
+    /// One past the highest index that may be open.
     #[must_use]
-    pub const fn end(&self) -> u32 {
-        self.used
+    pub fn end(&self) -> u32 {
+        self.entries.end()
     }
 
     /// Opens a channel for an account on a connection, before the `siblings` it has (the first of them, or
@@ -143,16 +149,6 @@ impl Channels {
             self.apps.leave(app_index);
             return None;
         };
-        let index = if self.free == NIL {
-            let index = self.used;
-            self.entries.ensure(index);
-            self.used += 1;
-            index
-        } else {
-            let index = self.free;
-            self.free = self.entries[index].next_in_chain;
-            index
-        };
         self.open += 1;
         if let Some(split) = self.index.grow(self.open as usize) {
             let chain = self.index.first(split);
@@ -160,16 +156,16 @@ impl Channels {
             self.place_chain(chain);
         }
         let hash = account_hash(app, account);
-        let entry = &mut self.entries[index];
+        let index = self.entries.vacancy();
+        let entry = self.entries.occupy(index);
         *entry = Channel {
-            generation: entry.generation,
             connection,
             next_in_connection: siblings,
             account: name,
             app: app_index,
             tag: tag(hash),
             number,
-            ..Channel::default()
+            ..Channel::vacant(entry.generation)
         };
         entry.set_acked(acked);
         self.place(index, hash);
@@ -198,12 +194,10 @@ impl Channels {
         if self.siblings(siblings).all(|sibling| sibling.account != account) {
             self.accounts.remove(account);
         }
-        let entry = &mut self.entries[index];
+        let entry = &self.entries[index];
         self.apps.leave(entry.app);
-        // Generation 0 is never handed out, so that no handle is all zeros.
-        let generation = ((entry.generation + 1) & GENERATION_MASK).max(1);
-        *entry = Channel { generation, next_in_chain: self.free, ..Channel::default() };
-        self.free = index;
+        let generation = ((entry.generation + 1) & GENERATION_MASK).max(Channel::FIRST_GENERATION);
+        self.entries.vacate(index, generation);
         if let Some(chain) = self.index.shrink(self.open as usize) {
             self.place_chain(chain);
         }
@@ -223,13 +217,13 @@ impl Channels {
     /// The channel at an index, if it is open.
     #[must_use]
     pub fn get(&self, index: ChannelIndex) -> Option<&Channel> {
-        self.entries.get(index.0).filter(|entry| entry.connection != NIL)
+        self.entries.get(index.0).filter(|entry| !entry.is_vacant())
     }
 
     /// The channel at an index, if it is open.
     #[must_use]
     pub fn get_mut(&mut self, index: ChannelIndex) -> Option<&mut Channel> {
-        self.entries.get_mut(index.0).filter(|entry| entry.connection != NIL)
+        self.entries.get_mut(index.0).filter(|entry| !entry.is_vacant())
     }
 
     /// The channel a handle names, if it is still that one.
@@ -290,9 +284,14 @@ impl Channels {
     /// The first open channel of an app at or after an index.
     #[must_use]
     pub fn next_of_app(&self, app: AppIndex, from: u32) -> Option<(ChannelIndex, &Channel)> {
-        (from..self.used)
-            .map(|index| (ChannelIndex(index), &self.entries[index]))
-            .find(|(_, entry)| entry.connection != NIL && entry.app == app)
+        let mut from = from;
+        while let Some((index, entry)) = self.entries.next_taken(from) {
+            if entry.app == app {
+                return Some((ChannelIndex(index), entry));
+            }
+            from = index + 1;
+        }
+        None
     }
 
     /// Puts an entry at the front of its chain.
@@ -417,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_device_that_has_nothing_is_not_one_that_did_not_say() {
-        let mut channel = Channel::default();
+        let mut channel = Channel::vacant(1);
         assert_eq!(channel.acked(), None);
         for id in [0, 1, u64::from(u32::MAX), u64::MAX - 1] {
             channel.set_acked(Some(id));

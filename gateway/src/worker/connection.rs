@@ -6,7 +6,7 @@
 
 use moor_ring::{Slot, Token};
 
-use super::chunked::Chunked;
+use super::chunked::{Chunked, Entry};
 use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
@@ -136,10 +136,12 @@ pub struct Connection {
     pub device: Name,
 }
 
-impl Default for Connection {
-    fn default() -> Self {
+impl Entry for Connection {
+    const FIRST_GENERATION: u32 = 1;
+
+    fn vacant(generation: u32) -> Self {
         Self {
-            generation: 1,
+            generation,
             role: Role::Client(Transport::Unknown),
             phase: Phase::Free,
             receive: Receive::Idle,
@@ -158,6 +160,14 @@ impl Default for Connection {
             outbox: None,
             device: Name::EMPTY,
         }
+    }
+
+    fn is_vacant(&self) -> bool {
+        self.phase == Phase::Free
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
     }
 }
 
@@ -182,11 +192,10 @@ impl Connection {
         u64::from(low(now_ms).wrapping_sub(self.last_seen_ms))
     }
 
-    /// Frees the entry: a new generation, everything else as new.
-    pub fn vacate(&mut self) {
-        debug_assert_eq!(self.first_channel, NIL, "channels are released before the slot");
-        let generation = (self.generation + 1) & Token::GENERATION_MASK;
-        *self = Self { generation, wheel: self.wheel, ..Self::default() };
+    /// Generation of who takes the entry next.
+    #[must_use]
+    pub const fn next_generation(&self) -> u32 {
+        (self.generation + 1) & Token::GENERATION_MASK
     }
 }
 
@@ -216,15 +225,14 @@ mod tests {
     #[test]
     fn silence_survives_the_wrap_of_the_clock() {
         let wrap = u64::from(u32::MAX) - 10;
-        let connection = Connection { last_seen_ms: low(wrap), ..Connection::default() };
+        let connection = Connection { last_seen_ms: low(wrap), ..Connection::vacant(1) };
         assert_eq!(connection.silence_ms(wrap + 50), 50);
     }
 
     #[test]
     fn a_freed_slot_has_another_generation() {
-        let mut connection = Connection::default();
-        let before = connection.token(Slot(4));
-        connection.vacate();
-        assert_ne!(before, connection.token(Slot(4)));
+        let connection = Connection::vacant(Connection::FIRST_GENERATION);
+        let after = Connection::vacant(connection.next_generation());
+        assert_ne!(connection.token(Slot(4)), after.token(Slot(4)));
     }
 }

@@ -89,9 +89,7 @@ impl<I: Io> Worker<I> {
 
     /// Makes a slot hold a new connection.
     pub(super) fn occupy(&mut self, slot: Slot, role: Role, now: Now) {
-        self.connections.ensure(slot.0);
-        let connection = &mut self.connections[slot.0];
-        assert_eq!(connection.phase, Phase::Free, "the kernel gave out {slot:?} twice");
+        let connection = self.connections.occupy(slot.0);
         connection.role = role;
         connection.phase = Phase::Greeting;
         connection.last_seen_ms = low(now.0);
@@ -218,7 +216,9 @@ impl<I: Io> Worker<I> {
         }
         let outbox = connection.outbox.take();
         self.devices.remove(connection.device);
-        connection.vacate();
+        debug_assert_eq!(connection.first_channel, NIL, "channels are released before the slot");
+        let generation = connection.next_generation();
+        self.connections.vacate(slot.0, generation);
         if let Some(outbox) = outbox {
             self.counters[Counter::SendQueuedBytes] -= outbox.bytes() as u64;
             self.pool.give_outbox(outbox);

@@ -12,7 +12,7 @@ use super::mailbox::Mailboxes;
 use super::settings::Settings;
 use super::uring::Uring;
 use super::{Now, Worker};
-use crate::limits::TURN_COMPLETIONS_MAX;
+use crate::limits::{GIVE_BACK_MS, TURN_COMPLETIONS_MAX};
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -82,6 +82,7 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
     let clock = || Now(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let mut now = clock();
     let mut busy = false;
+    let mut given_back = now;
     loop {
         let sleep = if busy { Duration::ZERO } else { Duration::from_millis(worker.sleep_ms(now)) };
         if let Err(error) = worker.io.ring().submit_and_wait(u32::from(!busy), Some(sleep)) {
@@ -99,6 +100,10 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
         worker.counters[Counter::RingOverflows] = worker.io.ring().overflows();
         if !worker.maintain(now) {
             return;
+        }
+        if now.0 >= given_back.0 + GIVE_BACK_MS {
+            given_back = now;
+            moor_ring::memory::give_back();
         }
     }
 }

@@ -172,7 +172,8 @@ impl<I: Io> Worker<I> {
     pub(super) fn flush(&mut self, now: Now) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
-            let connection = &mut self.connections[slot.0];
+            // Whoever it was may be gone, and the memory with them.
+            let Some(connection) = self.connections.get_mut(slot.0) else { continue };
             connection.dirty = false;
             if matches!(connection.phase, Phase::Greeting | Phase::Live | Phase::Finishing) {
                 self.send_next(slot, now);
