@@ -153,6 +153,12 @@ impl Settings {
                 return wrong(format!("apps.{name}.lifetime_max_s is 0, which no token can keep"));
             }
         }
+        // Names of services stand in logs, as those of apps do.
+        if let Some(name) = self.services.keys().find(|name| moor_wire::identity::check_app(name).is_err()) {
+            return wrong(format!(
+                "the service {name:?}: a name has 1 to 64 bytes and no control characters"
+            ));
+        }
         Ok(())
     }
 

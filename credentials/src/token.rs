@@ -44,8 +44,10 @@ pub(crate) fn decode<'a>(part: &[u8], room: &'a mut [u8]) -> Result<&'a [u8], De
 
 /// Reads an object of bounded depth.
 pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Denial> {
+    // The parser checks only the strings it keeps.
+    let text = std::str::from_utf8(json).map_err(|_| Denial::Malformed)?;
     check_shape(json)?;
-    serde_json::from_slice(json).map_err(|_| Denial::Malformed)
+    serde_json::from_str(text).map_err(|_| Denial::Malformed)
 }
 
 /// An object, not nested too deeply. Runs before the parser, so that what the parser does with deep or positional
@@ -77,7 +79,7 @@ pub(crate) struct Header<'a> {
     #[serde(borrow)]
     pub(crate) alg: Cow<'a, str>,
     #[serde(borrow)]
-    pub(crate) kid: Option<Cow<'a, str>>,
+    pub(crate) kid: Option<Text<'a>>,
     /// Extensions that must be understood; none is (RFC 7515, section 4.1.11).
     pub(crate) crit: Option<IgnoredAny>,
 }
@@ -86,18 +88,18 @@ pub(crate) struct Header<'a> {
 #[derive(Deserialize)]
 pub(crate) struct Claims<'a> {
     #[serde(borrow)]
-    pub(crate) app: Option<Cow<'a, str>>,
+    pub(crate) app: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) account: Option<Cow<'a, str>>,
+    pub(crate) account: Option<Text<'a>>,
     #[serde(borrow)]
-    pub(crate) sub: Option<Cow<'a, str>>,
+    pub(crate) sub: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) devices: Option<Texts<'a, DEVICES_MAX>>,
     pub(crate) exp: Option<Instant>,
     pub(crate) nbf: Option<Instant>,
     pub(crate) iat: Option<Instant>,
     #[serde(borrow)]
-    pub(crate) iss: Option<Cow<'a, str>>,
+    pub(crate) iss: Option<Text<'a>>,
     #[serde(borrow)]
     pub(crate) aud: Option<OneOrMore<'a>>,
 }
@@ -133,12 +135,21 @@ impl<'de> Deserialize<'de> for Instant {
 /// At most `MAX` strings.
 pub(crate) struct Texts<'a, const MAX: usize>(Vec<Text<'a>>);
 
+/// A string, borrowed where it has no escape. A type of its own, because an `Option<Cow<str>>` is read as owned.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
 
 impl<const MAX: usize> Texts<'_, MAX> {
     pub(crate) fn contains(&self, text: &str) -> bool {
-        self.0.iter().any(|known| known.0 == text)
+        self.0.iter().any(|known| &**known == text)
     }
 
     fn collect<'de, A: SeqAccess<'de>>(mut items: A) -> Result<Texts<'de, MAX>, A::Error> {
@@ -171,14 +182,14 @@ impl<'de: 'a, 'a, const MAX: usize> Deserialize<'de> for Texts<'a, MAX> {
 
 /// A string or a list of strings.
 pub(crate) enum OneOrMore<'a> {
-    One(Cow<'a, str>),
+    One(Text<'a>),
     More(Texts<'a, AUDIENCES_MAX>),
 }
 
 impl OneOrMore<'_> {
     pub(crate) fn contains(&self, text: &str) -> bool {
         match self {
-            Self::One(known) => known == text,
+            Self::One(known) => &**known == text,
             Self::More(known) => known.contains(text),
         }
     }
@@ -193,10 +204,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for OneOrMore<'a> {
                 formatter.write_str("a string or a list of strings")
             }
             fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(OneOrMore::One(Cow::Borrowed(text)))
+                Ok(OneOrMore::One(Text(Cow::Borrowed(text))))
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(OneOrMore::One(Cow::Owned(text.to_owned())))
+                Ok(OneOrMore::One(Text(Cow::Owned(text.to_owned()))))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<Self::Value, A::Error> {
                 Texts::collect(items).map(OneOrMore::More)
