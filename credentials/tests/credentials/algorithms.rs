@@ -34,6 +34,20 @@ fn each_algorithm_admits_its_own_tokens_alone() {
 }
 
 #[test]
+fn a_signature_that_is_cut_is_none() {
+    for algorithm in Algorithm::ALL {
+        let [pair, _] = pairs(algorithm);
+        let good = token(pair, None, &grant());
+        let signature = good.rfind('.').unwrap() + 1;
+        for length in [0, 4, 40] {
+            let refused =
+                shop(pair).verify("shop", "alice", "d", &good.as_bytes()[..signature + length], NOW_S);
+            assert_eq!(refused, Err(Denial::BadSignature), "{algorithm}, {length} characters");
+        }
+    }
+}
+
+#[test]
 fn each_key_comes_in_a_key_set_too() {
     for algorithm in Algorithm::ALL {
         let [mine, other] = pairs(algorithm);

@@ -170,6 +170,17 @@ fn a_secret_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn a_credential_of_systemd_is_private_though_its_group_may_read() {
+    use std::os::unix::fs::MetadataExt;
+    let mut files = Files::new();
+    let path = files.write("secret", &pairs(Algorithm::Hs256)[0].public, 0o440);
+    let metadata = std::fs::metadata(&path).unwrap();
+    files.add("shop", secret(path));
+    let of_root = metadata.uid() == 0 && metadata.gid() == 0;
+    assert_eq!(Verifier::load(&files.settings).is_ok(), of_root);
+}
+
+#[test]
 fn a_key_set_is_a_secret_when_it_holds_one() {
     let mut private = pairs(Algorithm::Es256)[0].jwk.clone();
     private["d"] = json!("AAAA");

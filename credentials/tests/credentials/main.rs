@@ -6,6 +6,7 @@ mod arbitrary;
 mod files;
 mod interop;
 mod isolation;
+mod manual;
 mod refusals;
 mod services;
 mod support;

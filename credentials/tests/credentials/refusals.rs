@@ -68,6 +68,8 @@ fn each_claim_wrong_gives_its_denial() {
         ("exp", json!(-1), Err(Denial::Malformed)),
         ("exp", json!((NOW_S + 5) as f64 + 0.9), end(NOW_S + 5)),
         ("exp", json!(1e300), Err(Denial::Malformed)),
+        ("exp", json!(-0.5), Err(Denial::Malformed)),
+        ("nbf", json!(-1.5), Err(Denial::Malformed)),
         ("exp", json!("1900000000"), Err(Denial::Malformed)),
         ("exp", json!(NOW_S + 7200), end(NOW_S + 7200)),
         ("exp", json!(NOW_S + 7201), Err(Denial::LivesTooLong)),
