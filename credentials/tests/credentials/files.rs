@@ -134,6 +134,18 @@ fn an_unknown_key_names_file_line_and_the_nearest_name() {
 }
 
 #[test]
+fn apps_and_services_are_counted() {
+    let apps = |count| (0..count).map(|app| format!("[apps.a{app}]\nkeys = []\n")).collect::<String>();
+    assert_eq!(read(&apps(limits::APPS_MAX)).unwrap().apps.len(), limits::APPS_MAX);
+    assert!(read(&apps(limits::APPS_MAX + 1)).unwrap_err().contains("at most 4096 apps and 256 services"));
+    let services = |count| {
+        (0..count).map(|name| format!("[services.s{name}]\napps = []\nmay = []\n")).collect::<String>()
+    };
+    assert!(read(&services(limits::SERVICES_MAX)).is_ok());
+    assert!(read(&services(limits::SERVICES_MAX + 1)).unwrap_err().contains("at most"));
+}
+
+#[test]
 fn a_missing_or_absurd_file_says_so() {
     let error = Settings::read(Path::new("/nowhere/credentials.toml")).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/credentials.toml: cannot be read: No such file"), "{error}");

@@ -3,6 +3,7 @@
 //! `vectors.json` was made by PyJWT (see `vectors.py`); jsonwebtoken runs here; the HS256 token is RFC 7515's.
 
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use moor_credentials::issue::Grant;
 use moor_credentials::{Algorithm, Denial, KeySettings};
 use serde_json::{Value, json};
 
@@ -45,6 +46,34 @@ fn tokens_of_jsonwebtoken_are_good_and_ours_are_good_to_it() {
             "{algorithm}: {token}"
         );
     }
+}
+
+#[test]
+fn everything_a_grant_can_say_is_in_the_token() {
+    let [pair, _] = pairs(Algorithm::Hs256);
+    let grant = Grant {
+        app: "shop".into(),
+        account: "alice".into(),
+        devices: vec!["phone".into(), "desktop".into()],
+        expires_s: NOW_S,
+        not_before_s: Some(1),
+        issued_s: Some(2),
+        issuer: Some("us".into()),
+        audience: Some("moor".into()),
+    };
+    let key = DecodingKey::from_secret(pair.private.as_bytes());
+    let mut validation = Validation::default();
+    validation.validate_exp = false;
+    validation.set_audience(&["moor"]);
+    let read = jsonwebtoken::decode::<Value>(token(pair, None, &grant), &key, &validation).unwrap();
+    assert_eq!(
+        read.claims,
+        json!({
+            "app": "shop", "account": "alice", "devices": ["phone", "desktop"], "exp": NOW_S, "nbf": 1, "iat": 2,
+            "iss": "us", "aud": "moor"
+        })
+    );
+    assert_eq!(read.header, Header::default());
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use moor_credentials::{Denial, ServiceKeys, Settings, Verifier};
+use moor_credentials::issue::{SigningKey, issue};
+use moor_credentials::{Algorithm, Denial, ServiceKeys, Settings, Verifier};
 
 use crate::support::Files;
 
@@ -74,4 +75,21 @@ fn a_key_and_a_token_made_by_the_lines_of_the_manual_are_good() {
     let token = std::fs::read_to_string(files.path().join("billing.token")).unwrap();
     let services = ServiceKeys::load(&settings).unwrap();
     assert_eq!(services.check(token.trim_end().as_bytes()).unwrap().name(), "billing");
+}
+
+#[test]
+fn the_older_forms_of_private_keys_sign_too() {
+    for (command, algorithm) in [
+        ("openssl ecparam -name prime256v1 -genkey", Algorithm::Es256),
+        ("openssl genrsa -traditional 2048", Algorithm::Rs256),
+    ] {
+        let Ok(output) = Command::new("sh").arg("-c").arg(command).output() else { return };
+        if !output.status.success() {
+            eprintln!("skipped: openssl is not installed or too old for: {command}");
+            continue;
+        }
+        let key = SigningKey::from_file_content(&output.stdout).unwrap();
+        assert_eq!(key.algorithm(), algorithm);
+        assert!(issue(&key, None, &crate::support::grant()).is_ok());
+    }
 }
