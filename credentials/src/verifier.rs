@@ -71,8 +71,8 @@ impl Verifier {
 
     /// Whether `credential` lets `device` in as `account` of `app`.
     ///
-    /// Takes no lock and waits for nothing. The claims are looked at only after the signature, so that who cannot
-    /// sign learns nothing from them.
+    /// Takes no lock and waits for nothing; what it costs stands in the crate's documentation. The claims are looked
+    /// at only after the signature, so that who cannot sign learns nothing from them.
     ///
     /// # Errors
     /// The first thing that is wrong.

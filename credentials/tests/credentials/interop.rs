@@ -62,7 +62,7 @@ fn everything_a_grant_can_say_is_in_the_token() {
         audience: Some("moor".into()),
     };
     let key = DecodingKey::from_secret(pair.private.as_bytes());
-    let mut validation = Validation::default();
+    let mut validation = Validation::new(jsonwebtoken::Algorithm::HS256);
     validation.validate_exp = false;
     validation.set_audience(&["moor"]);
     let read = jsonwebtoken::decode::<Value>(token(pair, None, &grant), &key, &validation).unwrap();
