@@ -73,20 +73,22 @@ export class Channel {
   }
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
-  refusal(): string | undefined {
+  refusal(): { readonly code: Code; readonly reason: string } | undefined {
     const { app, account, credential, lastSyncId } = this.login;
+    const length = credential?.length ?? 0;
+    if (length > limits.CREDENTIAL_BYTES_MAX) {
+      const reason = `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`;
+      return { code: Code.TooLarge, reason };
+    }
+    let reason =
+      nameFault("app", app, limits.APP_BYTES_MAX) ?? nameFault("account", account, limits.ACCOUNT_BYTES_MAX);
     if (!Number.isInteger(this.number) || this.number < 1 || this.number > limits.CHANNEL_MAX) {
-      return `there is no channel ${this.number}: take 1 to ${limits.CHANNEL_MAX}`;
+      reason = `there is no channel ${this.number}: take 1 to ${limits.CHANNEL_MAX}`;
     }
     if (lastSyncId !== undefined && (!Number.isSafeInteger(lastSyncId) || lastSyncId < 0)) {
-      return `${lastSyncId} is no sync id`;
+      reason = `${lastSyncId} is no sync id`;
     }
-    if ((credential?.length ?? 0) > limits.CREDENTIAL_BYTES_MAX) {
-      return `the credential has more than ${limits.CREDENTIAL_BYTES_MAX} bytes`;
-    }
-    return (
-      nameFault("app", app, limits.APP_BYTES_MAX) ?? nameFault("account", account, limits.ACCOUNT_BYTES_MAX)
-    );
+    return reason === undefined ? undefined : { code: Code.Invalid, reason };
   }
 
   /** Highest sync id the app has processed. */

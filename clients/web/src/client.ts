@@ -36,6 +36,8 @@ export class Client {
   private timer: ReturnType<typeof setTimeout> | undefined;
   private running = false;
   private closed = false;
+  /** From GOAWAY: where the next try goes, once. */
+  private alternate: string | undefined;
 
   /** Connects at once, and again whenever the connection breaks. */
   constructor(private readonly options: ClientOptions) {
@@ -82,8 +84,12 @@ export class Client {
 
   /** Logs out and stays away. */
   close(): void {
+    if (this.closed) {
+      return;
+    }
     this.session.closeAll();
-    this.wake();
+    // Not by a wake-up: this may be called by an event's receiver, within one.
+    this.transmit();
     this.closed = true;
     clearTimeout(this.timer);
     this.hangUp();
@@ -95,13 +101,16 @@ export class Client {
       return;
     }
     this.running = true;
+    let pauseMs = 0;
     try {
       this.run();
+      pauseMs = Math.min(Math.max(this.session.pollTimeout() - now(), 0), SLEEP_MS_MAX);
     } finally {
       this.running = false;
-      // Also when the app's receiver threw: the next event follows at the next wake-up.
+      // When the app's receiver threw, at once: its next event, and all that is due, follow.
       if (!this.closed) {
-        this.sleep();
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => this.wake(), Math.ceil(pauseMs));
       }
     }
   }
@@ -109,6 +118,9 @@ export class Client {
   private run(): void {
     this.session.handleTimeout(now());
     for (let event = this.session.pollEvent(now()); event !== undefined; event = this.session.pollEvent(now())) {
+      if (event.type === "disconnected" && event.reason.why === "sent-away") {
+        this.alternate = event.reason.alternate || undefined;
+      }
       this.options.onEvent(event);
       if (this.closed) {
         return;
@@ -121,21 +133,21 @@ export class Client {
     if (this.session.wantsConnection(now())) {
       this.dial();
     }
+    this.transmit();
+  }
+
+  private transmit(): void {
     const bytes = this.session.pollTransmit(now(), this.socket?.bufferedAmount);
     if (bytes !== undefined) {
       this.socket?.send(bytes as Uint8Array<ArrayBuffer>);
     }
   }
 
-  private sleep(): void {
-    clearTimeout(this.timer);
-    const pause = Math.min(Math.max(this.session.pollTimeout() - now(), 0), SLEEP_MS_MAX);
-    this.timer = setTimeout(() => this.wake(), Math.ceil(pause));
-  }
-
   private dial(): void {
     this.session.handleDialling(now());
-    const socket = new this.construct(this.options.url, SUBPROTOCOL);
+    const url = elsewhere(this.options.url, this.alternate);
+    this.alternate = undefined;
+    const socket = new this.construct(url, SUBPROTOCOL);
     this.socket = socket;
     socket.binaryType = "arraybuffer";
     // What comes from a socket that was given up is of no interest.
@@ -163,6 +175,17 @@ export class Client {
     this.socket?.close();
     this.socket = undefined;
   }
+}
+
+/** The same endpoint at another address, `host` or `host:port`: never with less protection than the app asked for. */
+function elsewhere(url: string, address: string | undefined): string {
+  if (address === undefined) {
+    return url;
+  }
+  const other = new URL(url);
+  // What is no address changes nothing.
+  other.host = address;
+  return other.href;
 }
 
 /** Milliseconds that never go back. */

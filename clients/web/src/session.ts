@@ -4,7 +4,7 @@
 // did not accept.
 
 import { Channel, type Context, type Login, nameFault } from "./channel.js";
-import { Code, type Disconnect, type Event, SubmitError, codeOf } from "./events.js";
+import { type Disconnect, type Event, SubmitError, codeOf } from "./events.js";
 import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
 import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
@@ -75,9 +75,9 @@ export class Session {
   open(number: number, login: Login): void {
     this.close(number);
     const channel = new Channel(number, login, this.context);
-    const reason = channel.refusal();
-    if (reason !== undefined) {
-      this.events.push({ type: "closed", channel: number, code: Code.Invalid, reason, reopens: false });
+    const refusal = channel.refusal();
+    if (refusal !== undefined) {
+      this.events.push({ type: "closed", channel: number, ...refusal, reopens: false });
       return;
     }
     // CONNECT has been said: OPEN may follow it without waiting.
