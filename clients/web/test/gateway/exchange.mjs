@@ -76,18 +76,20 @@ export async function exchange(Client, options, run, breaks) {
     check(phone.texts(1).join() === "from alice,from bob", "both have written");
     check(phone.of("message").map(({ from }) => from).join() === `${alice},${bob}`, "as themselves");
 
-    // A stream each way. Every so often, with messages on their way and both connected, something breaks.
-    const share = Math.floor(MESSAGES / (breaks.length + 1));
+    // A stream each way. With both connected, half a share answered and half a share on its way, something breaks.
+    const half = Math.floor(MESSAGES / (breaks.length + 1) / 2);
     for (let n = 0; n < MESSAGES; n++) {
       phone.client.submit(1, alice, `down ${n}`);
       web.client.submit(1, carol, `up ${n}`);
-      const at = n / share - 1;
-      if (breaks[at] !== undefined) {
+      const at = Math.floor(n / half / 2);
+      if (n % (2 * half) === half) {
         for (const peer of [web, phone]) {
           await peer.until("a connection", () => peer.of("connected").length > at);
-          const before = peer.events.length;
-          await peer.until("something on it", () => peer.events.length > before);
+          await peer.until("half a share", () => peer.of("message", 1).length >= n);
         }
+      } else if (n % (2 * half) === 2 * half - 1 && breaks[at] !== undefined) {
+        // Sooner and later: before the other half is sent, and when it is being answered.
+        await new Promise((resolve) => setTimeout(resolve, at));
         await breaks[at]();
       }
     }

@@ -15,6 +15,10 @@ const BUILT = fileURLToPath(new URL("../../../../target/release/moor-gateway", i
 export class Gateway {
   static async start(...more) {
     const gateway = new Gateway();
+    gateway.program = process.env.MOOR_GATEWAY ?? BUILT;
+    if (!existsSync(gateway.program)) {
+      throw new Error(`${gateway.program} is not there: cargo build --release -p moor-gateway, or set MOOR_GATEWAY`);
+    }
     gateway.data = mkdtempSync(join(tmpdir(), "moor-web-"));
     gateway.more = more;
     await gateway.run();
@@ -22,13 +26,9 @@ export class Gateway {
   }
 
   async run() {
-    const program = process.env.MOOR_GATEWAY ?? BUILT;
-    if (!existsSync(program)) {
-      throw new Error(`${program} is not there: cargo build --release -p moor-gateway, or name it in MOOR_GATEWAY`);
-    }
     const ports = ["--listen", "--internal", "--admin", "--router-listen"].flatMap((flag) => [flag, "127.0.0.1:0"]);
     const own = ["--data", this.data, "--workers", "2", "--announce", "json"];
-    this.child = spawn(program, [...ports, ...own, ...this.more], { stdio: ["ignore", "pipe", "ignore"] });
+    this.child = spawn(this.program, [...ports, ...own, ...this.more], { stdio: ["ignore", "pipe", "ignore"] });
     const [line] = await once(createInterface(this.child.stdout), "line");
     this.listening = JSON.parse(line).listening;
   }
