@@ -7,6 +7,8 @@ mod instructions;
 mod packages;
 mod step;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -47,7 +49,7 @@ enum Task {
     Lint,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let mut summary = Summary::new();
     match Arguments::parse().task {
         Task::Ci => {
@@ -62,7 +64,7 @@ fn main() -> Result<()> {
         Task::Conformance => conformance::run(&mut summary)?,
         Task::Lint => lint(&mut summary),
     }
-    summary.finish()
+    Ok(summary.finish())
 }
 
 fn lint(summary: &mut Summary) {
