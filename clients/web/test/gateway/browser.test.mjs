@@ -106,6 +106,6 @@ test("a page of a listed origin: two accounts on one socket, nothing lost or rep
 
 test("a page of another origin is refused, a listed one is not", async () => {
   assert.deepEqual(await stranger.visit({ gateway: proxy.url, dial: "" }), { said: "closed 1006" });
-  assert.equal(await gateway.stat("upgrades_refused_total"), 1);
+  await gateway.waitStat("upgrades_refused_total", 1);
   assert.deepEqual(await allowed.visit({ gateway: proxy.url, dial: "" }), { said: "open" });
 });

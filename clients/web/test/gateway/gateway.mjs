@@ -7,6 +7,7 @@ import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 const BUILT = fileURLToPath(new URL("../../../../target/release/moor-gateway", import.meta.url));
@@ -54,10 +55,18 @@ export class Gateway {
     return Number(this.listening.clients.split(":").at(-1));
   }
 
-  /** A number of the gateway's own. */
-  async stat(name) {
-    const answer = await fetch(`http://${this.listening.admin}/v1/stats`);
-    return (await answer.json()).gateway[name];
+  /** Waits until a number of the gateway's own, which its workers publish now and then, is as wanted. */
+  async waitStat(name, wanted) {
+    let value;
+    for (let turn = 0; turn < 1000; turn++) {
+      const answer = await fetch(`http://${this.listening.admin}/v1/stats`);
+      value = (await answer.json()).gateway[name];
+      if (value === wanted) {
+        return;
+      }
+      await sleep(10);
+    }
+    throw new Error(`${name} is ${value}, not ${wanted}`);
   }
 }
 
