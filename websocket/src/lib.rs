@@ -21,7 +21,8 @@
 //! venv/bin/kosoku -m fuzzingclient -x '12.*' -x '13.*' -o reports ws://127.0.0.1:9001
 //! ```
 //!
-//! Sections 12 and 13 are about compression, which is not negotiated here.
+//! Sections 12 and 13 are about compression, which is not negotiated here. `cargo xtask conformance` runs the same
+//! cases against the gateway's worker.
 #![forbid(unsafe_code)]
 
 pub mod close;

@@ -25,13 +25,14 @@ enum RouterPlace {
 }
 
 /// A program that says where it listens; killed when dropped.
-struct Program {
+pub struct Program {
     child: Child,
     addresses: Value,
 }
 
 impl Program {
-    fn start(name: &str, arguments: &[&str]) -> Result<Self> {
+    /// Starts a program that was built, named from where builds put programs.
+    pub fn start(name: &str, arguments: &[&str]) -> Result<Self> {
         let mut child = Command::new(release_dir().join(name))
             .args(arguments)
             .args(["--announce", "json"])
@@ -46,7 +47,8 @@ impl Program {
         Ok(Self { child, addresses })
     }
 
-    fn address(&self, name: &str) -> Result<&str> {
+    /// Where it listens.
+    pub fn address(&self, name: &str) -> Result<&str> {
         self.addresses["listening"][name].as_str().with_context(|| format!("no address for {name}"))
     }
 }

@@ -2,9 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod instructions;
 mod packages;
 mod step;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,11 +41,15 @@ enum Task {
         #[arg(long)]
         renew: bool,
     },
+    /// The cases of the Autobahn suite against the gateway's WebSocket, the client for browsers in Node and Chromium,
+    /// other implementations of WebSocket. Installs what it needs: Debian packages when root, the rest under target/
+    /// and clients/web/node_modules.
+    Conformance,
     /// Format, lints and documentation, warnings denied.
     Lint,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let mut summary = Summary::new();
     match Arguments::parse().task {
         Task::Ci => {
@@ -54,9 +61,10 @@ fn main() -> Result<()> {
         Task::Density => density(&mut summary),
         Task::Figures => bench::figures(&mut summary)?,
         Task::Instructions { renew } => instructions(&mut summary, renew),
+        Task::Conformance => conformance::run(&mut summary)?,
         Task::Lint => lint(&mut summary),
     }
-    summary.finish()
+    Ok(summary.finish())
 }
 
 fn lint(summary: &mut Summary) {
@@ -72,10 +80,11 @@ fn lint(summary: &mut Summary) {
 }
 
 fn test(summary: &mut Summary) -> Result<()> {
-    packages::ensure(summary)?;
+    packages::ensure(summary, &packages::TEST)?;
     summary.run(Step::cargo("tests", &["test", "--workspace", "--all-features", "--exclude", "moor-tests"]));
     release_build(summary);
     summary.run(Step::cargo("tests on real processes", &["test", "--release", "-p", "moor-tests"]));
+    conformance::run_if_installed(summary)?;
     e2e(summary);
     density(summary);
     instructions(summary, false);

@@ -6,8 +6,11 @@ use anyhow::{Result, bail};
 
 use crate::step::Summary;
 
-/// Package, and a program of it that shows whether it is there.
-const PACKAGES: [(&str, &str); 6] = [
+/// A package, and a program of it that shows whether it is there.
+pub type Package = (&'static str, &'static str);
+
+/// What `cargo xtask test` uses.
+pub const TEST: [Package; 6] = [
     ("valgrind", "valgrind"),
     ("strace", "strace"),
     ("iproute2", "ip"),
@@ -16,9 +19,13 @@ const PACKAGES: [(&str, &str); 6] = [
     ("procps", "sysctl"),
 ];
 
+/// What `cargo xtask conformance` uses.
+pub const CONFORMANCE: [Package; 4] =
+    [("nodejs", "node"), ("npm", "npm"), ("chromium", "chromium"), ("python3-venv", "python3")];
+
 /// Installs what is missing when this is Debian and we are root; otherwise says what is missing.
-pub fn ensure(summary: &mut Summary) -> Result<()> {
-    let missing: Vec<_> = PACKAGES.into_iter().filter(|(_, program)| !is_there(program)).collect();
+pub fn ensure(summary: &mut Summary, packages: &[Package]) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|(package, program)| !has(package, program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -30,6 +37,7 @@ pub fn ensure(summary: &mut Summary) -> Result<()> {
         ));
         return Ok(());
     }
+    eprintln!("\n=== packages: {}", names.join(" "));
     summary.run_with("packages", || {
         apt(&["update", "-qq"])?;
         apt(&[&["install", "-y", "-qq", "--no-install-recommends"], names.as_slice()].concat())
@@ -46,6 +54,17 @@ fn apt(arguments: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("apt-get {} ended with {status}", arguments.join(" ")) }
 }
 
+/// Debian's Python comes without what makes environments, which has no program to look for.
+fn has(package: &str, program: &str) -> bool {
+    let made = |program: &str| {
+        let mut command = Command::new(program);
+        command.args(["-c", "import ensurepip, venv"]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    is_there(program) && (package != "python3-venv" || made(program))
+}
+
+/// Whether a program is on the path.
 pub fn is_there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)

@@ -1,6 +1,7 @@
 //! One step after the other, each shown, and a summary at the end.
 
-use std::process::Command;
+use std::ffi::OsStr;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -21,8 +22,20 @@ impl Step {
         Self { name, command }
     }
 
+    /// Another program, in a directory.
+    pub fn program(
+        name: &'static str,
+        program: impl AsRef<OsStr>,
+        arguments: &[&str],
+        directory: &str,
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(directory);
+        Self { name, command }
+    }
+
     /// With an environment variable.
-    pub fn env(mut self, key: &str, value: &str) -> Self {
+    pub fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self
     }
@@ -41,23 +54,30 @@ impl Summary {
     }
 
     /// Runs a program; a failure does not keep the next step from running.
-    pub fn run(&mut self, mut step: Step) {
+    /// Returns whether it passed.
+    pub fn run(&mut self, mut step: Step) -> bool {
         let name = step.name;
         eprintln!("\n=== {name}: {:?}", step.command);
         self.run_with(name, || {
             let status = step.command.status()?;
             if status.success() { Ok(()) } else { bail!("{name} ended with {status}") }
-        });
+        })
     }
 
-    /// Runs a function as a step.
-    pub fn run_with(&mut self, name: &str, act: impl FnOnce() -> Result<()>) {
+    /// Runs a function as a step; returns whether it passed.
+    pub fn run_with(&mut self, name: &str, act: impl FnOnce() -> Result<()>) -> bool {
         let started = Instant::now();
         let outcome = act();
         if let Err(error) = &outcome {
             eprintln!("=== {name} failed: {error:#}");
         }
-        self.lines.push((name.to_owned(), outcome.is_ok(), started.elapsed().as_secs_f64()));
+        self.record(name, outcome.is_ok(), started.elapsed().as_secs_f64());
+        outcome.is_ok()
+    }
+
+    /// One of the results of a program that has several.
+    pub fn record(&mut self, name: &str, passed: bool, seconds: f64) {
+        self.lines.push((name.to_owned(), passed, seconds));
     }
 
     /// Something the reader of the summary must not miss.
@@ -66,8 +86,8 @@ impl Summary {
         self.notes.push(text);
     }
 
-    /// Prints the summary.
-    pub fn finish(self) -> Result<()> {
+    /// Prints the summary, whose last line is the last of all, and returns how the program is to end.
+    pub fn finish(self) -> ExitCode {
         println!();
         for (name, passed, seconds) in &self.lines {
             println!("{} {name} ({seconds:.1} s)", if *passed { "ok  " } else { "FAIL" });
@@ -77,6 +97,6 @@ impl Summary {
         }
         let failed = self.lines.iter().filter(|(_, passed, _)| !passed).count();
         println!("{} passed, {failed} failed", self.lines.len() - failed);
-        if failed > 0 { bail!("{failed} step(s) failed") } else { Ok(()) }
+        if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }

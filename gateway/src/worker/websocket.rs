@@ -5,6 +5,9 @@
 //! together. An idle connection keeps nothing for its WebSocket but what it is; a decoder has a place only while a
 //! message is under way.
 
+#[cfg(feature = "websocket-echo")]
+mod echo;
+
 use std::collections::HashMap;
 
 use moor_ring::Slot;
@@ -17,7 +20,9 @@ use super::connection::{Role, Transport, low};
 use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
-use crate::limits::{WEBSOCKET_MESSAGE_BYTES_MAX, WEBSOCKET_PONGS_BYTES_MAX};
+#[cfg(not(feature = "websocket-echo"))]
+use crate::limits::WEBSOCKET_MESSAGE_BYTES_MAX;
+use crate::limits::WEBSOCKET_PONGS_BYTES_MAX;
 
 /// First byte of an HTTP GET.
 const HTTP: u8 = b'G';
@@ -118,9 +123,15 @@ impl<I: Io> Worker<I> {
     pub(super) fn handle_websocket(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
         let mut decoder = self.websockets.take(slot);
         let mut input = bytes;
+        #[cfg(not(feature = "websocket-echo"))]
+        let message_bytes_max = WEBSOCKET_MESSAGE_BYTES_MAX;
+        #[cfg(feature = "websocket-echo")]
+        let message_bytes_max = self.message_bytes_max();
         while self.in_service(slot) {
-            match decoder.poll_step(&mut input, WEBSOCKET_MESSAGE_BYTES_MAX) {
+            match decoder.poll_step(&mut input, message_bytes_max) {
                 Ok(None) => return self.websockets.keep(slot, decoder),
+                #[cfg(feature = "websocket-echo")]
+                Ok(Some(Step::Data(piece))) if self.is_echo() => self.echo(slot, &piece, now),
                 Ok(Some(Step::Data(piece))) if piece.kind == Kind::Binary => {
                     self.handle_stream(slot, piece.bytes, now);
                 }

@@ -1,0 +1,413 @@
+// One channel of a session: its login, its place in the timeline, its unanswered submits.
+
+import { Code, type Event, SubmitError, isRetryable } from "./events.js";
+import { COMMAND, Kind, RELIABLE, encodeFrame, encodeSyncId } from "./frame.js";
+import { type Random, fullJitter } from "./jitter.js";
+import * as limits from "./limits.js";
+import { Fields, Writer, equal, utf8 } from "./protobuf.js";
+
+/** What a session lends its channels: where bytes, events and randomness are. */
+export interface Context {
+  send(bytes: Uint8Array): void;
+  unsentBytes(): number;
+  emit(event: Event): void;
+  readonly random: Random;
+}
+
+/** A login wanted by the app. */
+export interface Login {
+  readonly app: string;
+  readonly account: string;
+  readonly credential?: Uint8Array;
+  /** What the app holds without a gap; absent: the router goes on from what this device last acknowledged. */
+  readonly lastSyncId?: number;
+}
+
+interface Pending {
+  readonly clientId: Uint8Array;
+  readonly body: Uint8Array;
+  readonly payloadBytes: number;
+  attempt: number;
+  /** On the wire: when it is sent again. Not on the wire: when it may be sent. */
+  dueMs: number;
+  inFlight: boolean;
+}
+
+/** Says what is wrong with a name; `undefined`: nothing. */
+export function nameFault(what: string, name: string, bytesMax: number): string | undefined {
+  const length = utf8(name).length;
+  if (length === 0) {
+    return `${what} is empty`;
+  }
+  if (length > bytesMax) {
+    return `${what} has ${length} bytes; at most ${bytesMax} are allowed`;
+  }
+  return /\p{Cc}/u.test(name) ? `${what} contains a control character` : undefined;
+}
+
+/** A channel the app wants. */
+export class Channel {
+  /** `waiting`: refused for now. `closed`: refused for good. */
+  private state: "opening" | "open" | "waiting" | "closed" = "opening";
+  private reopenMs = 0;
+  private attempt = 0;
+  /** Highest sync id handed to the app without a gap; `undefined` until the first, when the router decides. */
+  private received: number | undefined;
+  private processedId: number | undefined;
+  /** Behind this the first message came: where a SYNC goes back to while nothing is processed. */
+  private begun = 0;
+  /** Highest sync id acknowledged on this connection. */
+  private acked = 0;
+  private ackDueMs: number | undefined;
+  /** Last SYNC: behind which id the gap was, and when. */
+  private synced: { readonly behind: number; readonly atMs: number } | undefined;
+  private pending: Pending[] = [];
+  private pendingBytes = 0;
+
+  constructor(
+    readonly number: number,
+    private readonly login: Login,
+    private readonly context: Context,
+  ) {
+    this.received = this.processedId = login.lastSyncId;
+  }
+
+  /** Why no gateway would take this login. What it would not take could cost the whole connection. */
+  refusal(): { readonly code: Code; readonly reason: string } | undefined {
+    const { app, account, credential, lastSyncId } = this.login;
+    const length = credential?.length ?? 0;
+    if (length > limits.CREDENTIAL_BYTES_MAX) {
+      const reason = `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`;
+      return { code: Code.TooLarge, reason };
+    }
+    let reason =
+      nameFault("app", app, limits.APP_BYTES_MAX) ?? nameFault("account", account, limits.ACCOUNT_BYTES_MAX);
+    if (!Number.isInteger(this.number) || this.number < 1 || this.number > limits.CHANNEL_MAX) {
+      reason = `there is no channel ${this.number}: take 1 to ${limits.CHANNEL_MAX}`;
+    }
+    if (lastSyncId !== undefined && (!Number.isSafeInteger(lastSyncId) || lastSyncId < 0)) {
+      reason = `${lastSyncId} is no sync id`;
+    }
+    return reason === undefined ? undefined : { code: Code.Invalid, reason };
+  }
+
+  /** Highest sync id the app has processed. */
+  get processed(): number | undefined {
+    return this.processedId;
+  }
+  get isOpen(): boolean {
+    return this.state === "open";
+  }
+  get isOpening(): boolean {
+    return this.state === "opening";
+  }
+  get unanswered(): number {
+    return this.pending.length;
+  }
+
+  /** When {@link handleTimeout} is due. */
+  nextMs(): number {
+    if (this.state === "waiting") {
+      return this.reopenMs;
+    }
+    if (this.state !== "open") {
+      return Infinity;
+    }
+    let next = this.ackDueMs ?? Infinity;
+    const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
+    for (const pending of this.pending) {
+      if (pending.inFlight || !full) {
+        next = Math.min(next, pending.dueMs);
+      }
+    }
+    return next;
+  }
+
+  sendOpen(): void {
+    if (this.state === "closed") {
+      return;
+    }
+    this.state = "opening";
+    const open = new Writer()
+      .text(1, this.login.app)
+      .text(2, this.login.account)
+      .bytes(3, this.login.credential ?? new Uint8Array(0));
+    if (this.processedId !== undefined) {
+      open.present(4, this.processedId);
+    }
+    this.context.send(encodeFrame(Kind.Open, COMMAND, this.number, open.finish()));
+  }
+
+  /** Says CLOSE where the server knows of the channel. True: an answer to OPEN is still owed. */
+  sendClose(): boolean {
+    if (this.state !== "opening" && this.state !== "open") {
+      return false;
+    }
+    const opening = this.isOpening;
+    if (this.isOpen) {
+      // What is processed but not acknowledged yet would come again at the next login.
+      this.sendAck();
+    }
+    const close = new Writer().number(1, Code.Normal).finish();
+    this.context.send(encodeFrame(Kind.Close, COMMAND, this.number, close));
+    return opening;
+  }
+
+  handleDisconnected(): void {
+    if (this.state !== "closed") {
+      this.state = "opening";
+    }
+    this.ackDueMs = undefined;
+    this.acked = 0;
+    this.synced = undefined;
+    for (const pending of this.pending) {
+      pending.inFlight = false;
+      pending.dueMs = 0;
+    }
+  }
+
+  handleOpened(opened: Fields, now: number): void {
+    // Nobody asked, or no longer: a channel that is closed for good stays closed.
+    if (this.state !== "opening") {
+      return;
+    }
+    this.state = "open";
+    this.attempt = 0;
+    this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
+    this.sendDue(now);
+  }
+
+  handleClose(code: Code, reason: string, now: number): void {
+    // A channel ends once. NOT_FOUND answers a frame that was on its way when the channel ended, never an OPEN.
+    if (this.state === "waiting" || this.state === "closed") {
+      return;
+    }
+    if (this.state === "opening" && code === Code.NotFound) {
+      return;
+    }
+    const reopens = isRetryable(code);
+    this.handleDisconnected();
+    if (reopens) {
+      this.state = "waiting";
+      this.attempt += 1;
+      this.reopenMs = now + this.retryPause(this.attempt);
+    } else {
+      this.state = "closed";
+      for (const { clientId } of this.pending.splice(0)) {
+        this.context.emit({ type: "abandoned", channel: this.number, clientId, code });
+      }
+      this.pendingBytes = 0;
+    }
+    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens });
+  }
+
+  handleDelivery(delivery: Fields, now: number): void {
+    // Before OPENED it belongs to a login that is over.
+    if (this.state !== "open") {
+      return;
+    }
+    const id = delivery.number(1);
+    if (id === 0) {
+      return this.emitMessage(delivery, undefined);
+    }
+    if (this.received === undefined) {
+      this.begun = id - 1;
+    } else if (id <= this.received) {
+      // The router has not heard of what is here: tell it again.
+      if (this.processedId !== undefined) {
+        this.acked = Math.min(this.acked, Math.max(0, this.processedId - 1));
+        this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+      }
+      return;
+    } else if (this.handleGap(id, Math.min(delivery.number(5), id), now)) {
+      return;
+    }
+    this.received = id;
+    this.emitMessage(delivery, id);
+  }
+
+  /** Passes over what is past retention. True: something is missing that can still come. */
+  private handleGap(id: number, floor: number, now: number): boolean {
+    const received = this.received ?? 0;
+    let next = received + 1;
+    if (floor > next) {
+      this.context.emit({ type: "expired", channel: this.number, first: next, last: floor - 1 });
+      next = floor;
+      this.received = floor - 1;
+      // Only when nothing the app still works on would be acknowledged with it.
+      if (this.processedId === received) {
+        this.processedId = this.received;
+      }
+    }
+    if (id > next) {
+      this.sendSync(now);
+      return true;
+    }
+    return false;
+  }
+
+  private emitMessage(delivery: Fields, syncId: number | undefined): void {
+    this.context.emit({
+      type: "message",
+      channel: this.number,
+      syncId,
+      from: delivery.text(2),
+      clientId: delivery.bytes(3),
+      sentAtMs: delivery.number(4),
+      payload: delivery.bytes(6),
+    });
+  }
+
+  /** Asks for what is missing: once, and again when it did not help. Like OPEN it names what is processed. */
+  private sendSync(now: number): void {
+    const behind = this.received ?? 0;
+    if (this.synced?.behind === behind && now < this.synced.atMs + limits.SYNC_REPEAT_MS) {
+      return;
+    }
+    this.synced = { behind, atMs: now };
+    this.context.send(encodeSyncId(Kind.Sync, this.number, this.processedId ?? this.begun));
+  }
+
+  acknowledge(syncId: number, now: number): void {
+    // What was not received cannot be processed.
+    if (this.received === undefined || (this.processedId !== undefined && syncId <= this.processedId)) {
+      return;
+    }
+    this.processedId = Math.min(syncId, this.received);
+    if (!this.isOpen) {
+      return;
+    }
+    if (this.acked > 0 && this.processedId - this.acked >= limits.ACK_EVERY) {
+      this.sendAck();
+    } else {
+      this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+    }
+  }
+
+  private sendAck(): void {
+    this.ackDueMs = undefined;
+    if (this.processedId !== undefined && this.processedId > this.acked) {
+      this.acked = this.processedId;
+      this.context.send(encodeSyncId(Kind.Ack, this.number, this.processedId));
+    }
+  }
+
+  submit(clientId: Uint8Array, to: string, payload: Uint8Array, dataBytesMax: number, now: number): void {
+    if (this.state === "closed") {
+      throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
+    }
+    if (clientId.length < 1 || clientId.length > limits.CLIENT_ID_BYTES_MAX) {
+      const text = `the client id has ${clientId.length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;
+      throw new SubmitError("client-id", text);
+    }
+    const fault = nameFault("account", to, limits.ACCOUNT_BYTES_MAX);
+    if (fault !== undefined) {
+      throw new SubmitError("name", fault);
+    }
+    const body = new Writer().bytes(1, clientId).text(2, to).bytes(3, payload).finish();
+    if (body.length > dataBytesMax) {
+      throw new SubmitError("too-large", tooLarge(body.length, dataBytesMax));
+    }
+    const bytes = this.pendingBytes + payload.length;
+    if (this.pending.length >= limits.SUBMITS_PENDING_MAX || bytes > limits.SUBMITS_PENDING_BYTES_MAX) {
+      throw new SubmitError("queue-full", "too many messages wait for their answers: wait too");
+    }
+    this.pendingBytes = bytes;
+    const own = clientId.slice();
+    this.pending.push({
+      clientId: own, body, payloadBytes: payload.length, attempt: 0, dueMs: 0, inFlight: false,
+    });
+    this.sendDue(now);
+  }
+
+  /** The new gateway takes bodies up to this size: what is larger will not be accepted there. */
+  refuseLarger(dataBytesMax: number): void {
+    const refused = this.pending.filter(({ body }) => body.length > dataBytesMax);
+    this.pending = this.pending.filter(({ body }) => body.length <= dataBytesMax);
+    for (const { clientId, body, payloadBytes } of refused) {
+      this.pendingBytes -= payloadBytes;
+      const detail = tooLarge(body.length, dataBytesMax);
+      this.context.emit({ type: "refused", channel: this.number, clientId, code: Code.TooLarge, detail });
+    }
+  }
+
+  handleResult(result: Fields, code: Code, now: number): void {
+    // Before OPENED it may belong to another account's login. Should it have been ours, the submit goes out again
+    // and is answered as a duplicate.
+    if (this.state !== "open") {
+      return;
+    }
+    const clientId = result.bytes(1);
+    const at = this.pending.findIndex((pending) => equal(pending.clientId, clientId));
+    const pending = this.pending[at];
+    if (pending === undefined) {
+      // A second answer to a submit that was sent twice.
+      return;
+    }
+    if (isRetryable(code)) {
+      pending.attempt += 1;
+      pending.inFlight = false;
+      pending.dueMs = now + 1 + this.retryPause(pending.attempt);
+      return;
+    }
+    this.pending.splice(at, 1);
+    this.pendingBytes -= pending.payloadBytes;
+    const channel = this.number;
+    if (code === Code.Ok) {
+      const duplicate = result.bigint(4) !== 0n;
+      this.context.emit({ type: "accepted", channel, clientId, syncId: result.number(3), duplicate });
+    } else {
+      this.context.emit({ type: "refused", channel, clientId, code, detail: result.text(5) });
+    }
+  }
+
+  /** True when a submit was not answered in time. */
+  handleTimeout(now: number): boolean {
+    if (this.state === "waiting" && now >= this.reopenMs) {
+      this.sendOpen();
+    }
+    if (this.ackDueMs !== undefined && now >= this.ackDueMs) {
+      this.sendAck();
+    }
+    return this.sendDue(now);
+  }
+
+  private sendDue(now: number): boolean {
+    if (this.state !== "open") {
+      return false;
+    }
+    let overdue = false;
+    let places = limits.SUBMITS_IN_FLIGHT_MAX - this.inFlight();
+    for (const pending of this.pending) {
+      if (pending.dueMs > now || (!pending.inFlight && places <= 0)) {
+        continue;
+      }
+      const again = pending.inFlight;
+      pending.dueMs = now + limits.ANSWER_MS;
+      if (again) {
+        overdue = true;
+        // What could not be written yet is not written again on top.
+        if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+          continue;
+        }
+      } else {
+        places -= 1;
+        pending.inFlight = true;
+      }
+      this.context.send(encodeFrame(Kind.Data, RELIABLE, this.number, pending.body));
+    }
+    return overdue;
+  }
+
+  private inFlight(): number {
+    return this.pending.reduce((sum, { inFlight }) => sum + Number(inFlight), 0);
+  }
+
+  private retryPause(attempt: number): number {
+    return fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, attempt, this.context.random);
+  }
+}
+
+function tooLarge(length: number, max: number): string {
+  return `the message has ${length} bytes with its envelope; the gateway takes at most ${max}: send less`;
+}

@@ -1,0 +1,198 @@
+// The WebSocket face: drives a session with a socket, a timer and the clock. Decides nothing itself.
+
+import type { Login } from "./channel.js";
+import type { Event } from "./events.js";
+import { SLEEP_MS_MAX, SUBPROTOCOL } from "./limits.js";
+import { utf8 } from "./protobuf.js";
+import { Session, type SessionOptions } from "./session.js";
+
+/** What is used of a WebSocket: the one of browsers has it, and that of the npm package `ws`. */
+export interface Socket {
+  binaryType: string;
+  readonly bufferedAmount: number;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  send(bytes: Uint8Array<ArrayBuffer>): void;
+  close(): void;
+}
+
+/** How a client finds its gateway. */
+export interface ClientOptions extends SessionOptions {
+  /** Where the gateway's clients' port is, such as `wss://edge.example/`. */
+  readonly url: string;
+  /** Told everything, in order. */
+  readonly onEvent: (event: Event) => void;
+  /** The WebSocket class; absent: the global one. */
+  readonly WebSocket?: new (url: string, protocols: string) => Socket;
+}
+
+/** A client that stays connected until it is closed. */
+export class Client {
+  private readonly session: Session;
+  private readonly construct: new (url: string, protocols: string) => Socket;
+  private socket: Socket | undefined;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private running = false;
+  private closed = false;
+  /** From GOAWAY: where the next try goes, once. */
+  private alternate: string | undefined;
+
+  /** Connects at once, and again whenever the connection breaks. */
+  constructor(private readonly options: ClientOptions) {
+    const global = (globalThis as { WebSocket?: unknown }).WebSocket as ClientOptions["WebSocket"];
+    const construct = options.WebSocket ?? global;
+    if (construct === undefined) {
+      throw new TypeError("there is no global WebSocket: pass one, such as that of the npm package ws");
+    }
+    this.construct = construct;
+    this.session = new Session(options);
+    this.wake();
+  }
+
+  /** Wants an account logged in on a channel, now and after every reconnect. */
+  open(channel: number, login: Login): void {
+    this.session.open(channel, login);
+    this.wake();
+  }
+
+  /** Logs a channel out. */
+  closeChannel(channel: number): void {
+    this.session.close(channel);
+    this.wake();
+  }
+
+  /** Sends a message and returns its client id; an event with it says what became of the message. */
+  submit(channel: number, to: string, payload: Uint8Array | string, clientId = randomId()): Uint8Array {
+    const bytes = typeof payload === "string" ? utf8(payload) : payload;
+    this.session.submit(channel, clientId, to, bytes, now());
+    this.wake();
+    return clientId;
+  }
+
+  /** Says that everything up to `syncId` is processed; needed only with `autoAcknowledge: false`. */
+  acknowledge(channel: number, syncId: number): void {
+    this.session.acknowledge(channel, syncId, now());
+    this.wake();
+  }
+
+  /** What a channel holds without a gap: keep it for the next start's `lastSyncId`. */
+  lastSyncId(channel: number): number | undefined {
+    return this.session.lastSyncId(channel);
+  }
+
+  /** Logs out and stays away. */
+  close(): void {
+    if (this.closed) {
+      return;
+    }
+    this.session.closeAll();
+    // Not by a wake-up: this may be called by an event's receiver, within one.
+    this.transmit();
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.hangUp();
+  }
+
+  private wake(): void {
+    // An event's receiver may call back in: the loop below takes care of what it did.
+    if (this.closed || this.running) {
+      return;
+    }
+    this.running = true;
+    let pauseMs = 0;
+    try {
+      this.run();
+      pauseMs = Math.min(Math.max(this.session.pollTimeout() - now(), 0), SLEEP_MS_MAX);
+    } finally {
+      this.running = false;
+      // When the app's receiver threw, at once: its next event, and all that is due, follow.
+      if (!this.closed) {
+        clearTimeout(this.timer);
+        this.timer = setTimeout(() => this.wake(), Math.ceil(pauseMs));
+      }
+    }
+  }
+
+  private run(): void {
+    this.session.handleTimeout(now());
+    for (let event = this.session.pollEvent(now()); event !== undefined; event = this.session.pollEvent(now())) {
+      if (event.type === "disconnected" && event.reason.why === "sent-away") {
+        this.alternate = event.reason.alternate || undefined;
+      }
+      this.options.onEvent(event);
+      if (this.closed) {
+        return;
+      }
+    }
+    if (this.session.wantsHangUp) {
+      this.hangUp();
+      this.session.handleDisconnected(now());
+    }
+    if (this.session.wantsConnection(now())) {
+      this.dial();
+    }
+    this.transmit();
+  }
+
+  private transmit(): void {
+    const bytes = this.session.pollTransmit(now(), this.socket?.bufferedAmount);
+    if (bytes !== undefined) {
+      this.socket?.send(bytes as Uint8Array<ArrayBuffer>);
+    }
+  }
+
+  private dial(): void {
+    this.session.handleDialling(now());
+    const url = elsewhere(this.options.url, this.alternate);
+    this.alternate = undefined;
+    const socket = new this.construct(url, SUBPROTOCOL);
+    this.socket = socket;
+    socket.binaryType = "arraybuffer";
+    // What comes from a socket that was given up is of no interest.
+    const tell = (act: (event: { readonly data?: unknown }) => void) => (event: never) => {
+      if (this.socket === socket && !this.closed) {
+        act(event);
+        this.wake();
+      }
+    };
+    socket.onopen = tell(() => this.session.handleConnected(now()));
+    socket.onmessage = tell(({ data }) => {
+      if (data instanceof ArrayBuffer) {
+        this.session.handleBytes(new Uint8Array(data), now());
+      }
+    });
+    socket.onclose = tell(() => {
+      this.socket = undefined;
+      this.session.handleDisconnected(now());
+    });
+    // `close` follows it.
+    socket.onerror = () => {};
+  }
+
+  private hangUp(): void {
+    this.socket?.close();
+    this.socket = undefined;
+  }
+}
+
+/** The same endpoint at another address, `host` or `host:port`: never with less protection than the app asked for. */
+function elsewhere(url: string, address: string | undefined): string {
+  if (address === undefined) {
+    return url;
+  }
+  const other = new URL(url);
+  // What is no address changes nothing.
+  other.host = address;
+  return other.href;
+}
+
+/** Milliseconds that never go back. */
+function now(): number {
+  return performance.now();
+}
+
+function randomId(): Uint8Array {
+  return crypto.getRandomValues(new Uint8Array(16));
+}

@@ -1,0 +1,117 @@
+// What a session tells its app.
+
+/** Why something was refused, closed or failed. A code that is not known is taken for `Internal`. */
+export const Code = {
+  Ok: 0,
+  ProtocolError: 1,
+  TooLarge: 2,
+  Invalid: 3,
+  Unauthorized: 4,
+  NotFound: 5,
+  NotHere: 6,
+  Unavailable: 7,
+  Overloaded: 8,
+  SlowReader: 9,
+  HeartbeatLost: 10,
+  Kicked: 11,
+  Draining: 12,
+  Storage: 13,
+  Internal: 14,
+  Limit: 15,
+  Version: 16,
+  Normal: 17,
+} as const;
+
+/** One of {@link Code}. */
+export type Code = (typeof Code)[keyof typeof Code];
+
+/** A code as received. */
+export function codeOf(code: number): Code {
+  return Object.values(Code).find((known) => known === code) ?? Code.Internal;
+}
+
+/** Whether the same thing may work later. */
+export function isRetryable(code: Code): boolean {
+  return (
+    code === Code.Unavailable ||
+    code === Code.Overloaded ||
+    code === Code.Storage ||
+    code === Code.Internal ||
+    code === Code.Draining
+  );
+}
+
+/** Why a connection ended. */
+export type Disconnect =
+  /** The peer hung up or the network broke. */
+  | { readonly why: "hung-up" }
+  /** Nothing was heard in time. */
+  | { readonly why: "silent" }
+  /** The server sent what no server sends. */
+  | { readonly why: "garbled" }
+  /** The app does not take its events. */
+  | { readonly why: "congested" }
+  /** GOAWAY; `alternate` is another address to prefer, empty: the same one. */
+  | { readonly why: "sent-away"; readonly code: Code; readonly alternate: string }
+  /** ERROR. */
+  | { readonly why: "refused"; readonly code: Code; readonly detail: string };
+
+/** Something the app should know. */
+export type Event =
+  /** The connection is logged in. */
+  | { readonly type: "connected"; readonly gateway: string; readonly heartbeatMs: number }
+  /** The connection is gone; the session comes back by itself. */
+  | { readonly type: "disconnected"; readonly reason: Disconnect }
+  /** A channel is logged in; `session` is the handle by which services reach it. */
+  | { readonly type: "opened"; readonly channel: number; readonly session: bigint }
+  /** A channel was closed by the server; `reopens`: the session opens it again by itself. */
+  | {
+      readonly type: "closed";
+      readonly channel: number;
+      readonly code: Code;
+      readonly reason: string;
+      readonly reopens: boolean;
+    }
+  /** A message, once, in order; without `syncId` it is a transient one. */
+  | {
+      readonly type: "message";
+      readonly channel: number;
+      readonly syncId: number | undefined;
+      readonly from: string;
+      readonly clientId: Uint8Array;
+      readonly sentAtMs: number;
+      readonly payload: Uint8Array;
+    }
+  /** Messages that are past retention and will not come. */
+  | { readonly type: "expired"; readonly channel: number; readonly first: number; readonly last: number }
+  /** The router has a submit; `duplicate`: it had it already, an earlier answer was lost. */
+  | {
+      readonly type: "accepted";
+      readonly channel: number;
+      readonly clientId: Uint8Array;
+      readonly syncId: number;
+      readonly duplicate: boolean;
+    }
+  /** A submit will not be accepted; it is forgotten. */
+  | {
+      readonly type: "refused";
+      readonly channel: number;
+      readonly clientId: Uint8Array;
+      readonly code: Code;
+      readonly detail: string;
+    }
+  /** The channel was closed for good before this submit's answer came: the router may have it or not. */
+  | { readonly type: "abandoned"; readonly channel: number; readonly clientId: Uint8Array; readonly code: Code };
+
+/** Why a submit was not even tried. */
+export class SubmitError extends Error {
+  override readonly name = "SubmitError";
+
+  constructor(
+    /** Which rule it breaks. */
+    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "too-large",
+    message: string,
+  ) {
+    super(message);
+  }
+}

@@ -1,0 +1,100 @@
+// The frame: eight bytes of header, then the body. See docs/protocol.md.
+
+import { CONTROL_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX } from "./limits.js";
+import { WireError } from "./protobuf.js";
+
+/** What a frame is. */
+export const Kind = {
+  Connect: 0x01,
+  Connected: 0x02,
+  Open: 0x03,
+  Opened: 0x04,
+  Close: 0x05,
+  Data: 0x06,
+  Ack: 0x07,
+  Sync: 0x08,
+  Ping: 0x09,
+  Pong: 0x0a,
+  GoAway: 0x0b,
+  Error: 0x0c,
+} as const;
+
+/** Class of a frame that steers. */
+export const COMMAND = 0;
+/** Class of a frame that is stored before it is answered. */
+export const RELIABLE = 1;
+
+const HEADER_BYTES = 8;
+const PING_BODY_BYTES_MAX = 16;
+
+/** A whole frame. */
+export interface Frame {
+  readonly kind: number;
+  readonly channel: number;
+  readonly body: Uint8Array;
+}
+
+/** A frame as bytes. */
+export function encodeFrame(kind: number, flags: number, channel: number, body: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(HEADER_BYTES + body.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(0, kind);
+  view.setUint8(1, flags);
+  view.setUint16(2, channel);
+  view.setUint32(4, body.length);
+  bytes.set(body, HEADER_BYTES);
+  return bytes;
+}
+
+/** ACK or SYNC: a sync id in eight bytes. */
+export function encodeSyncId(kind: number, channel: number, syncId: number): Uint8Array {
+  const body = new Uint8Array(8);
+  new DataView(body.buffer).setBigUint64(0, BigInt(syncId));
+  return encodeFrame(kind, COMMAND, channel, body);
+}
+
+/** Cuts received bytes into frames, wherever they were cut on their way. Holds one frame's bytes at most. */
+export class FrameReader {
+  private buffer = new Uint8Array(0);
+
+  /** More bytes; `take` is called with each frame that is whole now and says whether it wants the next one. */
+  push(bytes: Uint8Array, take: (frame: Frame) => boolean): void {
+    let input = bytes;
+    if (this.buffer.length > 0) {
+      input = new Uint8Array(this.buffer.length + bytes.length);
+      input.set(this.buffer);
+      input.set(bytes, this.buffer.length);
+    }
+    let at = 0;
+    while (input.length - at >= HEADER_BYTES) {
+      const view = new DataView(input.buffer, input.byteOffset + at, HEADER_BYTES);
+      const kind = view.getUint8(0);
+      const length = view.getUint32(4);
+      if (length > bodyBytesMax(kind)) {
+        throw new WireError(`a frame of kind ${kind} announces ${length} bytes`);
+      }
+      const end = at + HEADER_BYTES + length;
+      if (end > input.length) {
+        break;
+      }
+      const frame = { kind, channel: view.getUint16(2), body: input.subarray(at + HEADER_BYTES, end) };
+      at = end;
+      if (!take(frame)) {
+        break;
+      }
+    }
+    this.buffer = input.slice(at);
+  }
+}
+
+function bodyBytesMax(kind: number): number {
+  switch (kind) {
+    case Kind.Data:
+      return SERVER_BODY_BYTES_MAX;
+    case Kind.Ping:
+    case Kind.Pong:
+      return PING_BODY_BYTES_MAX;
+    default:
+      return CONTROL_BODY_BYTES_MAX;
+  }
+}

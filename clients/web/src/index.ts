@@ -1,0 +1,6 @@
+// The client of the Moor gateway for browsers and Node. `Client` is for apps; `Session` is its core without I/O.
+
+export { Client, type ClientOptions, type Socket } from "./client.js";
+export { Session, type SessionOptions } from "./session.js";
+export type { Login } from "./channel.js";
+export { Code, type Disconnect, type Event, SubmitError } from "./events.js";

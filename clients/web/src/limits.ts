@@ -1,0 +1,68 @@
+// Every maximum and every interval of the client, in one place. Those of the protocol stand in docs/protocol.md;
+// the others are those of the Rust client.
+
+/** Version of the client protocol spoken here. */
+export const VERSION = 1;
+/** Subprotocol offered in the upgrade. */
+export const SUBPROTOCOL = "moor.v1";
+
+/** Longest body of a DATA frame a gateway can be configured to take, bytes. */
+export const CLIENT_BODY_BYTES_MAX = 64 * 1024;
+/** Longest body that carries no message, bytes. */
+export const CONTROL_BODY_BYTES_MAX = 4 * 1024;
+/** Longest body a client must expect, bytes: a delivery wraps a submit's payload in a slightly larger body. */
+export const SERVER_BODY_BYTES_MAX = CLIENT_BODY_BYTES_MAX + CONTROL_BODY_BYTES_MAX;
+
+/** Longest name of an app, bytes. */
+export const APP_BYTES_MAX = 64;
+/** Longest name of an account or a device, bytes. */
+export const ACCOUNT_BYTES_MAX = 128;
+/** Longest credential, bytes. */
+export const CREDENTIAL_BYTES_MAX = 2048;
+/** Longest client id of a message, bytes. */
+export const CLIENT_ID_BYTES_MAX = 32;
+/** Longest name of the software, bytes. */
+export const AGENT_BYTES_MAX = 64;
+/** Largest channel number; 0 is the connection itself. */
+export const CHANNEL_MAX = 65_535;
+
+/** Submits of one channel that may be unanswered. */
+export const SUBMITS_PENDING_MAX = 4096;
+/** Payload bytes of one channel's unanswered submits. */
+export const SUBMITS_PENDING_BYTES_MAX = 16 * 1024 * 1024;
+/** Submits of one channel on the wire; the rest wait their turn. */
+export const SUBMITS_IN_FLIGHT_MAX = 256;
+/** Messages after which an ACK goes out at once. */
+export const ACK_EVERY = 32;
+/** Longest time an ACK is held back to cover more, milliseconds. */
+export const ACK_DELAY_MS = 20;
+/** Time for a submit to be answered before it is sent again, milliseconds. */
+export const ANSWER_MS = 5000;
+/** Bytes that wait to be written above which no submit is sent a second time. */
+export const RESEND_BACKLOG_BYTES_MAX = 1024 * 1024;
+/** Base of the pause after a retryable refusal, milliseconds. */
+export const RETRY_BASE_MS = 50;
+/** Cap of the pause after a retryable refusal, milliseconds. */
+export const RETRY_CAP_MS = 5000;
+/** A SYNC that brought nothing is repeated after this, milliseconds. */
+export const SYNC_REPEAT_MS = 2000;
+/** Base of the pause before a reconnect, milliseconds. */
+export const RECONNECT_BASE_MS = 100;
+/** Cap of the pause before a reconnect, milliseconds. */
+export const RECONNECT_CAP_MS = 30_000;
+/** A connection that lasted this long was a good one: the next pause starts at the base again, milliseconds. */
+export const STABLE_MS = 5000;
+/** Longest absence a GOAWAY can ask for, milliseconds: a wrong number must not silence a device for weeks. */
+export const AWAY_MS_MAX = 3_600_000;
+/** Shortest heartbeat a server can ask for, milliseconds: a wrong number must not make a device spin. */
+export const HEARTBEAT_MS_MIN = 100;
+/** Silence after a PING that means a dead connection: half the heartbeat, but at least this, milliseconds. */
+export const PONG_MS_MIN = 5000;
+/** Time for the upgrade to be answered, milliseconds. */
+export const DIAL_MS = 10_000;
+/** Time for CONNECTED to come, milliseconds. */
+export const GREETING_MS = 10_000;
+/** Events nobody has taken. A session that reaches it drops the connection: what is not acknowledged comes again. */
+export const EVENTS_MAX = 65_536;
+/** Longest sleep of the face, milliseconds: what timers of browsers can express, with room. */
+export const SLEEP_MS_MAX = 60_000;

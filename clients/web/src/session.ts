@@ -1,0 +1,370 @@
+// The session core: no I/O, no clock. Owns everything that must survive a broken connection: which channels should be
+// open, what each has received without a gap, which submits are not answered yet. The driver feeds it what happened
+// (`handle…`, with the time) and takes what to do (`poll…`). It never reports a message as accepted that the router
+// did not accept.
+
+import { Channel, type Context, type Login, nameFault } from "./channel.js";
+import { type Disconnect, type Event, SubmitError, codeOf } from "./events.js";
+import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
+import { type Random, between, fullJitter } from "./jitter.js";
+import * as limits from "./limits.js";
+import { Fields, WireError, Writer, concat } from "./protobuf.js";
+
+/** How a session presents itself. */
+export interface SessionOptions {
+  /** The device's stable name, 1 to 128 bytes. */
+  readonly device: string;
+  /** Software and version, for the operator's eye, at most 64 bytes. */
+  readonly agent?: string;
+  /** Longest heartbeat interval this client can keep, milliseconds; absent: the server's proposal. */
+  readonly heartbeatMaxMs?: number;
+  /** False: the app calls {@link Session.acknowledge}. Otherwise a message counts as processed once taken. */
+  readonly autoAcknowledge?: boolean;
+  /** For tests; `Math.random` otherwise. */
+  readonly random?: Random;
+}
+
+/** `leaving`: the driver is to hang up. */
+type State = "down" | "dialling" | "greeting" | "live" | "leaving";
+
+/** One device's session with a gateway. */
+export class Session {
+  private readonly random: Random;
+  private readonly context: Context;
+  private readonly channels = new Map<number, Channel>();
+  private state: State = "down";
+  private retryMs = 0;
+  private attempt = 0;
+  /** From GOAWAY: when to come back. */
+  private returnMs: number | undefined;
+  private reader = new FrameReader();
+  private out: Uint8Array[] = [];
+  private outBytes = 0;
+  /** Bytes that the driver has taken and not written yet. */
+  private backlogBytes = 0;
+  private events: Event[] = [];
+  /** Channels closed before their OPEN was answered, once per OPEN: the next answer is that one's. */
+  private answersOwed: number[] = [];
+  private deadlineMs = 0;
+  private heartbeatMs = 0;
+  private dataBytesMax = limits.CLIENT_BODY_BYTES_MAX;
+  private liveMs: number | undefined;
+  private sentMs = 0;
+  private heardMs = 0;
+  /** When the PING was sent that has not been followed by anything yet. */
+  private pingedMs: number | undefined;
+
+  /** A session that wants to be connected at once; RangeError when its names are none. */
+  constructor(private readonly options: SessionOptions) {
+    const fault =
+      nameFault("device", options.device, limits.ACCOUNT_BYTES_MAX) ??
+      nameFault("agent", options.agent ?? "-", limits.AGENT_BYTES_MAX);
+    if (fault !== undefined) {
+      throw new RangeError(fault);
+    }
+    this.random = options.random ?? Math.random;
+    this.context = {
+      random: this.random,
+      unsentBytes: () => this.outBytes + this.backlogBytes,
+      emit: (event) => void this.events.push(event),
+      send: (bytes) => this.send(bytes),
+    };
+  }
+
+  /** Wants an account logged in on a channel, now and after every reconnect. A channel that exists is replaced. */
+  open(number: number, login: Login): void {
+    this.close(number);
+    const channel = new Channel(number, login, this.context);
+    const refusal = channel.refusal();
+    if (refusal !== undefined) {
+      this.events.push({ type: "closed", channel: number, ...refusal, reopens: false });
+      return;
+    }
+    // CONNECT has been said: OPEN may follow it without waiting.
+    if (this.isTalking()) {
+      channel.sendOpen();
+    }
+    this.channels.set(number, channel);
+  }
+
+  /** Logs a channel out: its unanswered submits are forgotten, its messages that nobody has taken come again. */
+  close(number: number): void {
+    const channel = this.channels.get(number);
+    if (channel === undefined) {
+      return;
+    }
+    this.channels.delete(number);
+    this.events = this.events.filter((event) => event.type !== "message" || event.channel !== number);
+    if (this.isTalking() && channel.sendClose()) {
+      this.answersOwed.push(number);
+    }
+  }
+
+  /** Logs every channel out. */
+  closeAll(): void {
+    [...this.channels.keys()].forEach((number) => this.close(number));
+  }
+
+  /**
+   * Sends a message. `accepted`, `refused` or `abandoned` with the same client id says what became of it; until then
+   * it is kept, over reconnects, and sent again. Throws {@link SubmitError} when it is not even tried.
+   */
+  submit(number: number, clientId: Uint8Array, to: string, payload: Uint8Array, now: number): void {
+    const channel = this.channels.get(number);
+    if (channel === undefined) {
+      throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
+    }
+    channel.submit(clientId, to, payload, this.dataBytesMax, now);
+  }
+
+  /** Says that everything up to `syncId` on a channel is processed and will not be lost. */
+  acknowledge(number: number, syncId: number, now: number): void {
+    this.channels.get(number)?.acknowledge(syncId, now);
+  }
+
+  /** What a channel holds without a gap: to be kept by the app for the next {@link open}. */
+  lastSyncId(number: number): number | undefined {
+    return this.channels.get(number)?.processed;
+  }
+
+  /** Submits that are not answered yet, over all channels. */
+  get unanswered(): number {
+    return [...this.channels.values()].reduce((sum, channel) => sum + channel.unanswered, 0);
+  }
+
+  /** Logged in. */
+  get isLive(): boolean {
+    return this.state === "live";
+  }
+
+  /** Whether the driver should connect now. */
+  wantsConnection(now: number): boolean {
+    return this.state === "down" && now >= this.retryMs;
+  }
+
+  /** Whether the driver should hang up and then call {@link handleDisconnected}. */
+  get wantsHangUp(): boolean {
+    return this.state === "leaving";
+  }
+
+  /** Bytes to send. `backlogBytes`: how many of the earlier ones are not written yet. */
+  pollTransmit(now: number, backlogBytes = 0): Uint8Array | undefined {
+    this.backlogBytes = backlogBytes;
+    if (this.out.length === 0) {
+      return undefined;
+    }
+    this.sentMs = now;
+    const bytes = concat(this.out);
+    this.clearOut();
+    return bytes;
+  }
+
+  /** Something the app should know. */
+  pollEvent(now: number): Event | undefined {
+    const event = this.events.shift();
+    if (event?.type === "message" && event.syncId !== undefined && this.options.autoAcknowledge !== false) {
+      this.acknowledge(event.channel, event.syncId, now);
+    }
+    return event;
+  }
+
+  /** When {@link handleTimeout} (or a connect) is due; Infinity: when something happens. */
+  pollTimeout(): number {
+    switch (this.state) {
+      case "down":
+        return this.retryMs;
+      case "greeting":
+      case "dialling":
+        return this.deadlineMs;
+      case "leaving":
+        return Infinity;
+      case "live": {
+        const beat = this.pingedMs === undefined ? this.pingDueMs() : this.pingedMs + this.pongMs();
+        return Math.min(beat, ...[...this.channels.values()].map((channel) => channel.nextMs()));
+      }
+    }
+  }
+
+  /** The driver has begun to connect. */
+  handleDialling(now: number): void {
+    this.state = "dialling";
+    this.deadlineMs = now + limits.DIAL_MS;
+  }
+
+  /** The connection stands. */
+  handleConnected(now: number): void {
+    this.reader = new FrameReader();
+    this.clearOut();
+    this.answersOwed = [];
+    this.state = "greeting";
+    this.deadlineMs = now + limits.GREETING_MS;
+    this.heardMs = now;
+    this.pingedMs = undefined;
+    const connect = new Writer()
+      .number(1, limits.VERSION)
+      .text(2, this.options.device)
+      .text(3, this.options.agent ?? "moor-web")
+      .number(5, this.options.heartbeatMaxMs ?? 0);
+    this.send(encodeFrame(Kind.Connect, COMMAND, 0, connect.finish()));
+    this.channels.forEach((channel) => channel.sendOpen());
+  }
+
+  /** The connection is gone, or could not be made. */
+  handleDisconnected(now: number): void {
+    if (this.isTalking()) {
+      this.events.push({ type: "disconnected", reason: { why: "hung-up" } });
+    }
+    // Only a connection that lasts shows that all is well: a gateway that takes the login and hangs up is tried less
+    // and less often, like one that does not listen.
+    if (this.liveMs !== undefined && now >= this.liveMs + limits.STABLE_MS) {
+      this.attempt = 0;
+    }
+    this.liveMs = undefined;
+    const pause = fullJitter(limits.RECONNECT_BASE_MS, limits.RECONNECT_CAP_MS, this.attempt, this.random);
+    this.attempt += 1;
+    this.retryMs = this.returnMs ?? now + pause;
+    this.returnMs = undefined;
+    this.state = "down";
+    this.clearOut();
+    this.channels.forEach((channel) => channel.handleDisconnected());
+  }
+
+  /** Bytes arrived. */
+  handleBytes(bytes: Uint8Array, now: number): void {
+    if (!this.isTalking()) {
+      return;
+    }
+    try {
+      this.reader.push(bytes, (frame) => {
+        this.heardMs = now;
+        this.pingedMs = undefined;
+        this.handleFrame(frame, now);
+        return this.isTalking();
+      });
+    } catch (error) {
+      if (!(error instanceof WireError)) {
+        throw error;
+      }
+      this.leave({ why: "garbled" });
+    }
+    if (this.events.length > limits.EVENTS_MAX && this.isTalking()) {
+      this.leave({ why: "congested" });
+    }
+  }
+
+  /** Time has passed. */
+  handleTimeout(now: number): void {
+    if ((this.state === "greeting" || this.state === "dialling") && now >= this.deadlineMs) {
+      return this.leave({ why: "silent" });
+    }
+    if (this.state !== "live") {
+      return;
+    }
+    if (this.pingedMs !== undefined && now >= this.pingedMs + this.pongMs()) {
+      return this.leave({ why: "silent" });
+    }
+    let overdue = false;
+    this.channels.forEach((channel) => {
+      overdue = channel.handleTimeout(now) || overdue;
+    });
+    // Two reasons to ask: the heartbeat, and an answer that should have come.
+    const suspicious = overdue && now >= this.heardMs + limits.ANSWER_MS;
+    if (this.pingedMs === undefined && (suspicious || now >= this.pingDueMs())) {
+      this.send(encodeFrame(Kind.Ping, COMMAND, 0, new Uint8Array(0)));
+      this.pingedMs = now;
+    }
+  }
+
+  private handleFrame({ kind, channel: number, body }: Frame, now: number): void {
+    const answers = kind === Kind.Opened || kind === Kind.Close;
+    if (answers || kind === Kind.Data || kind === Kind.Ack) {
+      if (this.state !== "live") {
+        throw new WireError("CONNECTED comes before everything that is about a channel");
+      }
+      const owed = answers ? this.answersOwed.indexOf(number) : -1;
+      if (owed >= 0) {
+        this.answersOwed.splice(owed, 1);
+        return;
+      }
+      // A channel that was closed meanwhile: what comes for it is of no interest.
+      const channel = this.channels.get(number);
+      return channel && this.handleChannelFrame(channel, kind, new Fields(body), now);
+    }
+    switch (kind) {
+      case Kind.Connected:
+        return this.handleGreeting(new Fields(body), now);
+      case Kind.Ping:
+        return this.send(encodeFrame(Kind.Pong, COMMAND, 0, body));
+      case Kind.Pong:
+        return;
+      case Kind.GoAway: {
+        const away = new Fields(body);
+        const min = Math.min(away.number(2), limits.AWAY_MS_MAX);
+        const max = Math.min(Math.max(away.number(3), min), limits.AWAY_MS_MAX);
+        this.returnMs = now + between(min, max, this.random);
+        return this.leave({ why: "sent-away", code: codeOf(away.number(1)), alternate: away.text(4) });
+      }
+      case Kind.Error: {
+        const error = new Fields(body);
+        return this.leave({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
+      }
+      default:
+        throw new WireError(`no server sends frames of kind ${kind}`);
+    }
+  }
+
+  private handleChannelFrame(channel: Channel, kind: number, fields: Fields, now: number): void {
+    switch (kind) {
+      case Kind.Opened:
+        return channel.handleOpened(fields, now);
+      case Kind.Close:
+        return channel.handleClose(codeOf(fields.number(1)), fields.text(2), now);
+      case Kind.Data:
+        return channel.handleDelivery(fields, now);
+      default:
+        return channel.handleResult(fields, codeOf(fields.number(2)), now);
+    }
+  }
+
+  private handleGreeting(connected: Fields, now: number): void {
+    if (this.state === "live") {
+      throw new WireError("CONNECTED comes once");
+    }
+    this.state = "live";
+    this.liveMs = now;
+    const wish = this.options.heartbeatMaxMs || Infinity;
+    this.heartbeatMs = Math.max(Math.min(connected.number(3), wish), limits.HEARTBEAT_MS_MIN);
+    this.dataBytesMax = Math.min(connected.number(4) || Infinity, limits.CLIENT_BODY_BYTES_MAX);
+    this.channels.forEach((channel) => channel.refuseLarger(this.dataBytesMax));
+    this.events.push({ type: "connected", gateway: connected.text(2), heartbeatMs: this.heartbeatMs });
+  }
+
+  private send(bytes: Uint8Array): void {
+    this.out.push(bytes);
+    this.outBytes += bytes.length;
+  }
+
+  private clearOut(): void {
+    this.out = [];
+    this.outBytes = 0;
+  }
+
+  /** The driver hangs up; the next try comes after the usual pause, or GOAWAY's. */
+  private leave(reason: Disconnect): void {
+    this.state = "leaving";
+    this.events.push({ type: "disconnected", reason });
+  }
+
+  private isTalking(): boolean {
+    return this.state === "greeting" || this.state === "live";
+  }
+
+  /** A little earlier than promised. By what this side sent, or by what the server did, which may have died. */
+  private pingDueMs(): number {
+    return Math.min(this.sentMs, this.heardMs) + Math.floor(this.heartbeatMs * 0.9);
+  }
+
+  private pongMs(): number {
+    return Math.max(this.heartbeatMs / 2, limits.PONG_MS_MIN);
+  }
+}

@@ -1,0 +1,123 @@
+// The face over a WebSocket, on sockets made of memory.
+
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { test } from "node:test";
+
+import { Client } from "../dist/index.js";
+import { COMMAND, FrameReader, Kind, encodeFrame } from "../dist/frame.js";
+import { Writer } from "../dist/protobuf.js";
+import { delivery } from "./server.mjs";
+
+/** Sockets of one test, as they are made. */
+function network() {
+  const sockets = [];
+  const made = new EventTarget();
+  class Socket {
+    bufferedAmount = 0;
+    kinds = [];
+    constructor(url) {
+      this.url = url;
+      sockets.push(this);
+      made.dispatchEvent(new Event("socket"));
+    }
+    send(bytes) {
+      assert.ok(!this.isClosed, "nothing is sent after the end");
+      new FrameReader().push(bytes, ({ kind }) => this.kinds.push(kind) > 0);
+    }
+    close() {
+      this.isClosed = true;
+    }
+    say(kind, channel, writer) {
+      const { buffer } = encodeFrame(kind, COMMAND, channel, writer.finish());
+      this.onmessage({ data: buffer });
+    }
+    greet() {
+      this.onopen({});
+      this.say(Kind.Connected, 0, new Writer().number(1, 1).number(3, 60_000).number(4, 65536));
+      this.say(Kind.Opened, 1, new Writer());
+    }
+  }
+  return { sockets, Socket, next: () => once(made, "socket") };
+}
+
+function client(net, onEvent = () => {}) {
+  const options = { url: "wss://edge.example/moor", device: "d", WebSocket: net.Socket, random: () => 0, onEvent };
+  const made = new Client(options);
+  made.open(1, { app: "shop", account: "alice", lastSyncId: 0 });
+  return made;
+}
+
+test("GOAWAY's alternate is tried once, with the protection the app asked for", async () => {
+  const net = network();
+  const web = client(net);
+  for (const alternate of ["other.example:7443", "", "not an address"]) {
+    const socket = net.sockets.at(-1);
+    const next = net.next();
+    socket.greet();
+    socket.say(Kind.GoAway, 0, new Writer().number(1, 12).text(4, alternate));
+    assert.ok(socket.isClosed);
+    await next;
+  }
+  web.close();
+  assert.deepEqual(net.sockets.map(({ url }) => url), [
+    "wss://edge.example/moor", "wss://other.example:7443/moor", "wss://edge.example/moor", "wss://edge.example/moor",
+  ]);
+});
+
+test("an app that leaves from within an event has acknowledged what it took", () => {
+  const net = network();
+  const web = client(net, (event) => event.type === "message" && web.close());
+  const [socket] = net.sockets;
+  socket.greet();
+  socket.say(Kind.Data, 1, delivery(1));
+  assert.ok(socket.isClosed);
+  assert.deepEqual(socket.kinds, [Kind.Connect, Kind.Open, Kind.Ack, Kind.Close]);
+  // Again, and late bytes: nothing happens.
+  web.close();
+  socket.say(Kind.Data, 1, delivery(2));
+  assert.equal(socket.kinds.length, 4);
+});
+
+test("an app that throws in an event gets the next one, and the session goes on", async () => {
+  const net = network();
+  const taken = [];
+  const web = client(net, (event) => {
+    taken.push(event.type);
+    if (event.type === "disconnected") {
+      throw new Error("of the app");
+    }
+  });
+  const [socket] = net.sockets;
+  socket.greet();
+  const next = net.next();
+  assert.throws(() => socket.onclose({}), /of the app/);
+  await next;
+  net.sockets[1].greet();
+  web.close();
+  assert.deepEqual(taken, ["connected", "opened", "disconnected", "connected", "opened"]);
+});
+
+test("a socket that was given up says nothing any more", async () => {
+  const net = network();
+  const taken = [];
+  const web = client(net, (event) => taken.push(event.type));
+  const [old] = net.sockets;
+  old.greet();
+  const next = net.next();
+  old.onclose({});
+  await next;
+  old.say(Kind.Data, 1, delivery(1));
+  old.onclose({});
+  web.close();
+  assert.deepEqual(taken, ["connected", "opened", "disconnected"]);
+});
+
+test("without any WebSocket the app is told what to pass", () => {
+  const global = globalThis.WebSocket;
+  delete globalThis.WebSocket;
+  assert.throws(() => new Client({ url: "ws://x", device: "d", onEvent() {} }), /npm package ws/);
+  if (global !== undefined) {
+    globalThis.WebSocket = global;
+  }
+});

@@ -1,0 +1,120 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Kind } from "../dist/frame.js";
+import { fullJitter } from "../dist/jitter.js";
+import { Fields, WireError, Writer } from "../dist/protobuf.js";
+import { Server } from "./server.mjs";
+
+test("full jitter lies between zero and a bound that doubles up to its cap", () => {
+  for (const [attempt, bound] of [[0, 100], [1, 200], [5, 3200], [9, 30_000], [2000, 30_000]]) {
+    assert.equal(fullJitter(100, 30_000, attempt, () => 0), 0);
+    assert.equal(fullJitter(100, 30_000, attempt, () => 1 - 2 ** -53), bound);
+    const draws = Array.from({ length: 1000 }, () => fullJitter(100, 30_000, attempt, Math.random));
+    assert.ok(draws.every((pause) => Number.isInteger(pause) && pause >= 0 && pause <= bound));
+    assert.ok(new Set(draws).size > 30, "they are spread");
+  }
+});
+
+test("a gateway that is away is tried less and less often, and a lasting connection forgets it", () => {
+  const server = new Server();
+  server.draw = 1 - 2 ** -53;
+  const pauses = [];
+  for (let attempt = 0; attempt < 10; attempt++) {
+    server.session.handleDialling(server.now);
+    server.session.handleDisconnected(server.now);
+    pauses.push(server.session.pollTimeout() - server.now);
+    assert.equal(server.session.wantsConnection(server.session.pollTimeout() - 1), false);
+    server.now = server.session.pollTimeout();
+    assert.equal(server.session.wantsConnection(server.now), true);
+  }
+  assert.deepEqual(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 30_000]);
+  for (const [lastsMs, pause] of [[4999, 30_000], [5000, 100]]) {
+    server.connect();
+    server.now += lastsMs;
+    server.session.handleDisconnected(server.now);
+    assert.equal(server.session.pollTimeout() - server.now, pause);
+    server.now += pause;
+  }
+});
+
+test("GOAWAY's window is honoured", () => {
+  for (const [draw, pause] of [[0, 2000], [0.5, 5000], [1 - 2 ** -53, 8000]]) {
+    const server = Server.live();
+    server.draw = draw;
+    const away = new Writer().number(1, 12).number(2, 2000).number(3, 8000).text(4, "other");
+    server.say(Kind.GoAway, 0, away);
+    assert.ok(server.session.wantsHangUp);
+    assert.deepEqual(server.events(), [
+      { type: "disconnected", reason: { why: "sent-away", code: 12, alternate: "other" } },
+    ]);
+    server.session.handleDisconnected(server.now);
+    assert.equal(server.session.pollTimeout() - server.now, pause);
+    assert.deepEqual(server.events(), []);
+  }
+  // A wrong number does not silence a device for weeks.
+  const server = Server.live();
+  server.say(Kind.GoAway, 0, new Writer().number(2, 4e9).number(3, 4e9));
+  server.session.handleDisconnected(server.now);
+  assert.equal(server.session.pollTimeout() - server.now, 3_600_000);
+});
+
+test("an idle session says PING in time, and leaves when nothing answers", () => {
+  const server = Server.live();
+  assert.deepEqual(server.pass(53_999), []);
+  assert.deepEqual(server.pass(1), ["Ping:0"]);
+  server.say(Kind.Pong, 0, new Writer());
+  assert.deepEqual(server.pass(54_000), ["Ping:0"]);
+  assert.deepEqual(server.pass(29_999), []);
+  assert.ok(!server.session.wantsHangUp);
+  server.pass(1);
+  assert.ok(server.session.wantsHangUp);
+  assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "silent" } }]);
+});
+
+test("the client's wish shortens the heartbeat, and PING is answered with the same bytes", () => {
+  const server = Server.live({ heartbeatMaxMs: 10_000 });
+  assert.equal(new Fields(server.greeting[0].body).number(5), 10_000);
+  assert.deepEqual(server.pass(9000), ["Ping:0"]);
+  const text = new Writer().text(1, "beat");
+  server.say(Kind.Ping, 0, text);
+  const [pong] = server.sent();
+  assert.deepEqual([pong.kind, [...pong.body]], [Kind.Pong, [...text.finish()]]);
+});
+
+test("a connection that never says CONNECTED is given up", () => {
+  const server = new Server();
+  server.session.handleDialling(server.now);
+  server.session.handleConnected(server.now);
+  server.pass(9999);
+  assert.ok(!server.session.wantsHangUp);
+  server.pass(1);
+  assert.ok(server.session.wantsHangUp);
+});
+
+test("what no server sends ends the connection", () => {
+  const garbage = [
+    (server) => server.say(Kind.Connect, 0, new Writer()),
+    (server) => server.say(Kind.Connected, 0, new Writer()),
+    (server) => server.say(0x77, 0, new Writer()),
+    (server) => server.session.handleBytes(Uint8Array.of(9, 0, 0, 0, 0, 0, 0, 17), server.now),
+    (server) => server.session.handleBytes(Uint8Array.of(4, 0, 0, 1, 0, 0, 0, 1, 0x0a), server.now),
+    (server) => server.session.handleBytes(Uint8Array.of(6, 0, 0, 1, 255, 255, 255, 255), server.now),
+  ];
+  for (const say of garbage) {
+    const server = Server.live();
+    say(server);
+    assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "garbled" } }]);
+  }
+});
+
+test("numbers of the wire: long ones survive, overlong and cut ones are refused", () => {
+  const large = Number.MAX_SAFE_INTEGER;
+  assert.equal(new Fields(new Writer().number(1, large).finish()).number(1), large);
+  const session = Uint8Array.of(9, 1, 2, 3, 4, 5, 6, 7, 0xff);
+  assert.equal(new Fields(session).bigint(1), 0xff07060504030201n);
+  for (const bytes of [[8], [8, 0x80], [8, ...Array(10).fill(0x80), 1], [10, 5, 1], [9, 1], [11]]) {
+    assert.throws(() => new Fields(Uint8Array.from(bytes)), WireError, `${bytes}`);
+  }
+  assert.throws(() => new Fields(Uint8Array.of(8, ...Array(9).fill(0xff), 1)).number(1), WireError);
+});

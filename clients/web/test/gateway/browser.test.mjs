@@ -1,0 +1,111 @@
+// The client in headless Chromium, from a page served over HTTP on loopback, against a real gateway.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { Gateway, Proxy } from "./gateway.mjs";
+
+const PAGE_MS = 60_000;
+const root = new URL("../../", import.meta.url);
+
+/** Serves the page and waits for what it says. */
+class Site {
+  static async start(act) {
+    const site = new Site();
+    const files = new Map(readdirSync(new URL("dist", root)).map((name) => [`/dist/${name}`, `dist/${name}`]));
+    for (const name of ["page.html", "page.mjs", "exchange.mjs"]) {
+      files.set(`/${name}`, `test/gateway/${name}`);
+    }
+    site.server = createServer(async ({ method, url }, response, request = response.req) => {
+      const { pathname } = new URL(url, "http://page");
+      if (method === "POST") {
+        const body = (await request.toArray()).join("");
+        if (pathname === "/result") {
+          site.told(JSON.parse(body));
+        } else {
+          act();
+        }
+        return response.end();
+      }
+      const file = files.get(pathname);
+      const type = pathname.endsWith(".html") ? "text/html" : "text/javascript";
+      response.writeHead(file === undefined ? 404 : 200, { "content-type": type });
+      response.end(file === undefined ? "" : readFileSync(new URL(file, root)));
+    });
+    site.server.listen(0, "127.0.0.1");
+    await once(site.server, "listening");
+    return site;
+  }
+
+  get origin() {
+    return `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  /** Opens the page in a browser of its own and returns what it said. */
+  async visit(query) {
+    const profile = mkdtempSync(join(tmpdir(), "moor-chromium-"));
+    const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
+    const quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"];
+    const page = `${this.origin}/page.html?${new URLSearchParams(query)}`;
+    const program = process.env.MOOR_CHROMIUM ?? "chromium";
+    // Its own process group: the browser is many processes, and all of them are to end.
+    const browser = spawn(program, [...flags, ...quiet, `--user-data-dir=${profile}`, page], {
+      stdio: "ignore",
+      detached: true,
+    });
+    const ended = new Promise((resolve, reject) => {
+      browser.on("error", (error) => reject(new Error(`${program}: ${error.message}; apt-get install chromium`)));
+      browser.on("exit", resolve);
+    });
+    let timer;
+    try {
+      return await Promise.race([
+        new Promise((resolve) => (this.told = resolve)),
+        ended.then((code) => ({ error: `the browser ended with ${code}` })),
+        new Promise((resolve) => (timer = setTimeout(resolve, PAGE_MS, { error: "the page said nothing" }))),
+      ]);
+    } finally {
+      clearTimeout(timer);
+      if (browser.pid !== undefined) {
+        process.kill(-browser.pid, "SIGKILL");
+        await ended;
+      }
+      rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
+    }
+  }
+}
+
+let gateway;
+let proxy;
+let allowed;
+let stranger;
+before(async () => {
+  allowed = await Site.start(() => proxy.cut());
+  stranger = await Site.start(() => {});
+  gateway = await Gateway.start("--websocket-origins", allowed.origin);
+  proxy = await Proxy.start(gateway);
+});
+after(async () => {
+  allowed?.server.close();
+  stranger?.server.close();
+  proxy?.stop();
+  await gateway?.stop();
+});
+
+test("a page of a listed origin: two accounts on one socket, nothing lost or repeated", async (t) => {
+  const { said, error } = await allowed.visit({ gateway: proxy.url });
+  assert.equal(error, undefined);
+  t.diagnostic(said);
+});
+
+test("a page of another origin is refused, a listed one is not", async () => {
+  assert.deepEqual(await stranger.visit({ gateway: proxy.url, dial: "" }), { said: "closed 1006" });
+  await gateway.waitStat("upgrades_refused_total", 1);
+  assert.deepEqual(await allowed.visit({ gateway: proxy.url, dial: "" }), { said: "open" });
+});

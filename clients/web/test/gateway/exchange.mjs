@@ -1,0 +1,154 @@
+// What every platform must do with a real gateway: two accounts on one socket, messages both ways, broken connections.
+// Runs in Node and in a page alike.
+
+const WAIT_MS = 30_000;
+/** Messages each way while connections break. */
+const MESSAGES = 200;
+
+function check(truth, what) {
+  if (!truth) {
+    throw new Error(what);
+  }
+}
+
+/** A client and what it was told. */
+export class Peer {
+  events = [];
+  waiting = [];
+
+  constructor(Client, options) {
+    this.client = new Client({ ...options, onEvent: (event) => this.take(event) });
+  }
+
+  take(event) {
+    this.events.push(event);
+    this.waiting = this.waiting.filter(({ condition, resolve }) => !condition() || resolve());
+  }
+
+  of(type, channel) {
+    return this.events.filter((event) => event.type === type && (channel === undefined || event.channel === channel));
+  }
+
+  /** Texts of the messages of a channel. */
+  texts(channel) {
+    return this.of("message", channel).map(({ payload }) => new TextDecoder().decode(payload));
+  }
+
+  async until(what, condition) {
+    if (condition()) {
+      return;
+    }
+    let timer;
+    await new Promise((resolve, reject) => {
+      timer = setTimeout(() => reject(new Error(`waited ${WAIT_MS} ms for ${what}`)), WAIT_MS);
+      this.waiting.push({ condition, resolve });
+    });
+    clearTimeout(timer);
+  }
+}
+
+/**
+ * `options` make a client, without its name. `run` keeps the accounts of several runs apart. `breaks` are called one
+ * after the other, each in the middle of the traffic. Returns what was done, for the log.
+ */
+export async function exchange(Client, options, run, breaks) {
+  const app = "shop";
+  const [alice, bob, carol] = ["alice", "bob", "carol"].map((name) => `${name}-${run}`);
+  const web = new Peer(Client, { ...options, device: "web" });
+  const phone = new Peer(Client, { ...options, device: "phone" });
+  try {
+    web.client.open(1, { app, account: alice, lastSyncId: 0 });
+    web.client.open(2, { app, account: bob, lastSyncId: 0 });
+    phone.client.open(1, { app, account: carol, lastSyncId: 0 });
+    await web.until("two logins on one socket", () => web.of("opened").length === 2);
+    await phone.until("a login", () => phone.of("opened").length === 1);
+    check(web.of("connected").length === 1, "one connection carries both accounts");
+
+    // Both ways, to and from each of the two.
+    phone.client.submit(1, alice, "to alice");
+    phone.client.submit(1, bob, "to bob");
+    web.client.submit(1, carol, "from alice");
+    await web.until("its messages", () => web.of("message").length === 2);
+    await phone.until("a message", () => phone.of("message").length === 1);
+    web.client.submit(2, carol, "from bob");
+    await phone.until("two messages", () => phone.of("message").length === 2);
+    check(web.texts(1).join() === "to alice" && web.texts(2).join() === "to bob", "each has its own");
+    check(phone.texts(1).join() === "from alice,from bob", "both have written");
+    check(phone.of("message").map(({ from }) => from).join() === `${alice},${bob}`, "as themselves");
+
+    // A stream each way. With both connected, half a share answered and half a share on its way, something breaks.
+    const half = Math.floor(MESSAGES / (breaks.length + 1) / 2);
+    for (let n = 0; n < MESSAGES; n++) {
+      phone.client.submit(1, alice, `down ${n}`);
+      web.client.submit(1, carol, `up ${n}`);
+      const at = Math.floor(n / half / 2);
+      if (n % (2 * half) === half) {
+        for (const peer of [web, phone]) {
+          await peer.until("a connection", () => peer.of("connected").length > at);
+          await peer.until("half a share", () => peer.of("message", 1).length >= n);
+        }
+      } else if (n % (2 * half) === 2 * half - 1 && breaks[at] !== undefined) {
+        // Sooner and later: before the other half is sent, and when it is being answered.
+        await new Promise((resolve) => setTimeout(resolve, at));
+        await breaks[at]();
+      }
+    }
+    const done = (peer) => peer.of("accepted").length === MESSAGES + 2;
+    await web.until("every answer", () => done(web));
+    await phone.until("every answer", () => done(phone));
+    // The last of a timeline: what comes twice has come before it.
+    phone.client.submit(1, alice, "end");
+    web.client.submit(1, carol, "end");
+    for (const [peer, way, first] of [[web, "down", ["to alice"]], [phone, "up", ["from alice", "from bob"]]]) {
+      await peer.until("the end", () => peer.texts(1).includes("end"));
+      const got = peer.texts(1);
+      const sent = Array.from({ length: MESSAGES }, (_, n) => `${way} ${n}`);
+      check(new Set(got).size === got.length, `${way}: nothing comes twice`);
+      check([...first, ...sent, "end"].every((text) => got.includes(text)), `${way}: nothing is lost`);
+      check(peer.of("message", 1).every(({ syncId }, at) => syncId === at + 1), `${way}: ids have no hole`);
+    }
+    for (const peer of [web, phone]) {
+      const times = peer.of("disconnected").length;
+      check(times >= breaks.length, `a connection broke ${times} times, not ${breaks.length}`);
+    }
+
+    // A new start of the app: what it kept does not come again, what it did not does.
+    const kept = web.client.lastSyncId(1);
+    web.client.close();
+    phone.client.submit(1, alice, "later");
+    const again = new Peer(Client, { ...options, device: "web" });
+    try {
+      again.client.open(1, { app, account: alice, lastSyncId: kept });
+      again.client.open(2, { app, account: bob, lastSyncId: 0 });
+      await again.until("the rest", () => again.of("message", 1).length > 0 && again.of("message", 2).length > 0);
+      check(again.texts(1).join() === "later" && again.texts(2).join() === "to bob", "it goes on where it was");
+    } finally {
+      again.client.close();
+    }
+    const [times, twice] = [web, phone].reduce(
+      ([a, b], { events }) => [
+        a + events.filter(({ type }) => type === "disconnected").length,
+        b + events.filter(({ duplicate }) => duplicate).length,
+      ],
+      [0, 0],
+    );
+    return `${2 * MESSAGES} messages, connections broken ${times} times, ${twice} answers lost and asked for again`;
+  } finally {
+    web.client.close();
+    phone.client.close();
+  }
+}
+
+/** An idle client shows that it lives, and the gateway that it knows. `sent` and `heard` count PING and PONG. */
+export async function heartbeat(Client, options, counts) {
+  const peer = new Peer(Client, { ...options, device: "idle", heartbeatMaxMs: 1000 });
+  try {
+    await peer.until("CONNECTED", () => peer.of("connected").length === 1);
+    check(peer.events[0].heartbeatMs === 1000, "the wish is granted");
+    // Three intervals: twice the time after which the gateway hangs up on who is silent.
+    await counts.until(3);
+    check(peer.of("disconnected").length === 0, "the connection lives");
+  } finally {
+    peer.client.close();
+  }
+}

@@ -1,0 +1,109 @@
+// A real gateway as a child process, and a proxy in front of it whose connections can be broken.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { connect, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const BUILT = fileURLToPath(new URL("../../../../target/release/moor-gateway", import.meta.url));
+
+/** An all-in-one gateway on free ports. */
+export class Gateway {
+  static async start(...more) {
+    const gateway = new Gateway();
+    gateway.program = process.env.MOOR_GATEWAY ?? BUILT;
+    if (!existsSync(gateway.program)) {
+      throw new Error(`${gateway.program} is not there: cargo build --release -p moor-gateway, or set MOOR_GATEWAY`);
+    }
+    gateway.data = mkdtempSync(join(tmpdir(), "moor-web-"));
+    gateway.more = more;
+    await gateway.run();
+    return gateway;
+  }
+
+  async run() {
+    const ports = ["--listen", "--internal", "--admin", "--router-listen"].flatMap((flag) => [flag, "127.0.0.1:0"]);
+    const own = ["--data", this.data, "--workers", "2", "--announce", "json"];
+    this.child = spawn(this.program, [...ports, ...own, ...this.more], { stdio: ["ignore", "pipe", "ignore"] });
+    const [line] = await once(createInterface(this.child.stdout), "line");
+    this.listening = JSON.parse(line).listening;
+  }
+
+  /** kill -9, and up again on the same data. */
+  async restart() {
+    await this.kill();
+    await this.run();
+  }
+
+  async kill() {
+    const ended = once(this.child, "exit");
+    this.child.kill("SIGKILL");
+    await ended;
+  }
+
+  async stop() {
+    await this.kill();
+    rmSync(this.data, { recursive: true, force: true });
+  }
+
+  get port() {
+    return Number(this.listening.clients.split(":").at(-1));
+  }
+
+  /** Waits until a number of the gateway's own, which its workers publish now and then, is as wanted. */
+  async waitStat(name, wanted) {
+    let value;
+    for (let turn = 0; turn < 1000; turn++) {
+      const answer = await fetch(`http://${this.listening.admin}/v1/stats`);
+      value = (await answer.json()).gateway[name];
+      if (value === wanted) {
+        return;
+      }
+      await sleep(10);
+    }
+    throw new Error(`${name} is ${value}, not ${wanted}`);
+  }
+}
+
+/** Passes bytes on to a gateway, until it is told to break every connection. */
+export class Proxy {
+  static async start(gateway) {
+    const proxy = new Proxy();
+    proxy.pairs = new Set();
+    proxy.server = createServer((from) => {
+      const to = connect(gateway.port, "127.0.0.1");
+      const pair = [from, to];
+      proxy.pairs.add(pair);
+      const end = () => {
+        proxy.pairs.delete(pair);
+        pair.forEach((socket) => socket.destroy());
+      };
+      for (const [socket, other] of [[from, to], [to, from]]) {
+        socket.setNoDelay(true);
+        socket.on("error", end).on("close", end).pipe(other);
+      }
+    });
+    proxy.server.listen(0, "127.0.0.1");
+    await once(proxy.server, "listening");
+    return proxy;
+  }
+
+  get url() {
+    return `ws://127.0.0.1:${this.server.address().port}/`;
+  }
+
+  /** Resets what stands. */
+  cut() {
+    this.pairs.forEach((pair) => pair.forEach((socket) => socket.resetAndDestroy()));
+  }
+
+  stop() {
+    this.cut();
+    this.server.close();
+  }
+}

@@ -1,0 +1,22 @@
+// What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
+
+import { Client } from "/dist/index.js";
+import { exchange } from "/exchange.mjs";
+
+const query = new URLSearchParams(location.search);
+const url = query.get("gateway");
+
+async function run() {
+  if (query.has("dial")) {
+    return new Promise((resolve) => {
+      const socket = new WebSocket(url, "moor.v1");
+      socket.onopen = () => resolve("open");
+      socket.onclose = ({ code }) => resolve(`closed ${code}`);
+    });
+  }
+  const cut = () => fetch("/cut", { method: "POST" });
+  return exchange(Client, { url }, "page", [cut, cut, cut]);
+}
+
+const result = await run().then((said) => ({ said }), (error) => ({ error: String(error.stack) }));
+await fetch("/result", { method: "POST", body: JSON.stringify(result) });

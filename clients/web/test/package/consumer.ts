@@ -1,0 +1,51 @@
+// What an app in TypeScript writes: only has to compile.
+
+import { Client, Code, type Event, type Login, Session, SubmitError } from "moor-client";
+
+const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
+
+function describe(event: Event): string {
+  switch (event.type) {
+    case "connected":
+      return `${event.gateway} ${event.heartbeatMs.toFixed()}`;
+    case "disconnected":
+      return event.reason.why === "refused" ? event.reason.detail : event.reason.why;
+    case "opened":
+      return event.session.toString(16);
+    case "closed":
+      return event.code === Code.Kicked ? "kicked" : `${event.reason} ${event.reopens}`;
+    case "message":
+      return `${event.from} ${event.syncId ?? "transient"} ${event.payload.byteLength}`;
+    case "expired":
+      return `${event.last - event.first + 1} messages`;
+    case "accepted":
+      return `${event.syncId} ${event.duplicate}`;
+    case "refused":
+      return event.detail;
+    case "abandoned":
+      return `${event.code}`;
+  }
+}
+
+const client = new Client({ url: "wss://edge.example/", device: "d", WebSocket, onEvent: (event) => describe(event) });
+client.open(1, login);
+try {
+  const id: Uint8Array = client.submit(1, "bob", "hello");
+  client.submit(1, "bob", new Uint8Array(3), id);
+} catch (error) {
+  if (error instanceof SubmitError && error.why === "queue-full") {
+    client.close();
+  }
+}
+const id: number | undefined = client.lastSyncId(1);
+client.acknowledge(1, id ?? 0);
+
+const session = new Session({ device: "d", heartbeatMaxMs: 60_000, autoAcknowledge: false, random: Math.random });
+const bytes: Uint8Array | undefined = session.pollTransmit(0);
+
+// @ts-expect-error A login has an account.
+client.open(2, { app: "shop" });
+// @ts-expect-error There is no such reason.
+const never = (error: SubmitError): boolean => error.why === "because";
+
+export { bytes, never };

@@ -1,0 +1,171 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Code } from "../dist/events.js";
+import { Kind, encodeFrame } from "../dist/frame.js";
+import { Fields, Writer, concat, utf8 } from "../dist/protobuf.js";
+import { Session } from "../dist/session.js";
+import { Server, delivery } from "./server.mjs";
+
+test("connect and every open leave together", () => {
+  const server = Server.live();
+  assert.deepEqual(server.greeting.map(({ kind, channel }) => [kind, channel]), [[1, 0], [3, 1], [3, 2]]);
+  const open = new Fields(server.greeting[1].body);
+  assert.deepEqual([open.text(1), open.text(2), open.number(4)], ["shop", "alice", 0]);
+  // Zero is said: it is another thing than leaving it to the router.
+  assert.deepEqual([...server.greeting[1].body.slice(-2)], [0x20, 0]);
+});
+
+test("bytes cut anywhere mean the same", () => {
+  const stream = concat([1, 2, 3].map((id) => encodeFrame(Kind.Data, 1, 1, delivery(id).finish())));
+  for (let cut = 0; cut <= stream.length; cut++) {
+    const server = Server.live();
+    server.session.handleBytes(stream.subarray(0, cut), server.now);
+    server.session.handleBytes(stream.subarray(cut), server.now);
+    assert.deepEqual(server.messages(), [1, 2, 3], `cut at ${cut}`);
+  }
+  const server = Server.live();
+  for (const byte of stream) {
+    server.session.handleBytes(Uint8Array.of(byte), server.now);
+  }
+  assert.deepEqual(server.messages(), [1, 2, 3]);
+});
+
+test("a duplicate is dropped and acknowledged again", () => {
+  const server = Server.live();
+  [1, 2, 2, 1].forEach((id) => server.deliver(1, id));
+  assert.deepEqual(server.messages(), [1, 2]);
+  assert.deepEqual(server.pass(100), ["Ack:1:2"]);
+  server.deliver(1, 2);
+  assert.deepEqual(server.messages(), []);
+  assert.deepEqual(server.pass(100), ["Ack:1:2"]);
+});
+
+test("a gap is asked for once, what is past retention is passed over", () => {
+  const server = Server.live();
+  server.deliver(1, 1);
+  assert.deepEqual(server.messages(), [1]);
+  server.pass(100);
+  server.deliver(1, 3);
+  server.deliver(1, 4);
+  assert.deepEqual(server.messages(), []);
+  assert.deepEqual(server.said(), ["Sync:1:1"]);
+  server.now += 2000;
+  server.deliver(1, 4);
+  assert.deepEqual(server.said(), ["Sync:1:1"]);
+  server.deliver(1, 7, 7);
+  const events = server.events();
+  assert.deepEqual(events[0], { type: "expired", channel: 1, first: 2, last: 6 });
+  assert.equal(events[1].syncId, 7);
+});
+
+test("transient messages are handed over and not acknowledged", () => {
+  const server = Server.live();
+  server.deliver(1, 0);
+  assert.deepEqual(server.messages(), [undefined]);
+  assert.deepEqual(server.pass(1000), []);
+});
+
+test("nothing is acknowledged before the app has it", () => {
+  const server = Server.live({ autoAcknowledge: false });
+  [1, 2, 3].forEach((id) => server.deliver(1, id));
+  assert.deepEqual(server.messages(), [1, 2, 3]);
+  assert.deepEqual(server.pass(1000), []);
+  server.session.acknowledge(1, 2, server.now);
+  assert.deepEqual(server.pass(1000), ["Ack:1:2"]);
+  server.session.acknowledge(1, 99, server.now);
+  assert.deepEqual(server.pass(1000), ["Ack:1:3"]);
+});
+
+test("a reconnect resumes behind what is processed", () => {
+  const server = Server.live({ autoAcknowledge: false });
+  [1, 2, 3].forEach((id) => server.deliver(1, id));
+  server.events();
+  server.session.acknowledge(1, 2, server.now);
+  server.reconnect();
+  assert.equal(new Fields(server.greeting[1].body).number(4), 2);
+  server.deliver(1, 3);
+  server.deliver(1, 4);
+  assert.deepEqual(server.messages(), [4], "3 was handed over before");
+});
+
+test("a lost answer: the same client id goes out again, and one answer is told", () => {
+  const server = Server.live();
+  server.submit("a");
+  assert.deepEqual(server.said(), ["Data:1:a"]);
+  assert.deepEqual(server.pass(4999), []);
+  // The server has been silent for as long: it is asked whether it lives.
+  assert.deepEqual(server.pass(1), ["Data:1:a", "Ping:0"]);
+  server.answer(1, "a", Code.Ok, 9);
+  server.answer(1, "a", Code.Ok, 9);
+  const events = server.events();
+  assert.deepEqual(events.map(({ type, syncId }) => [type, syncId]), [["accepted", 9]]);
+  assert.equal(server.session.unanswered, 0);
+});
+
+test("unanswered submits survive a reconnect in their order", () => {
+  const server = Server.live();
+  ["a", "b", "c"].forEach((id) => server.submit(id));
+  server.said();
+  server.answer(1, "b", Code.Ok, 1);
+  server.reconnect();
+  assert.deepEqual(server.said(), ["Data:1:a", "Data:1:c"]);
+});
+
+test("a refusal that may pass is tried again, another is told", () => {
+  const server = Server.live();
+  server.submit("a");
+  server.said();
+  server.answer(1, "a", Code.Overloaded);
+  assert.deepEqual(server.events(), []);
+  assert.deepEqual(server.pass(200), ["Data:1:a"]);
+  server.answer(1, "a", Code.Unauthorized);
+  assert.deepEqual(server.events().map(({ type, code }) => [type, code]), [["refused", Code.Unauthorized]]);
+});
+
+test("a channel ends alone", () => {
+  const server = Server.live();
+  server.submit("a");
+  server.say(Kind.Close, 1, new Writer().number(1, Code.Kicked).text(2, "bye"));
+  assert.deepEqual(server.events().map(({ type }) => type), ["abandoned", "closed"]);
+  server.deliver(2, 1);
+  assert.deepEqual(server.messages(), [1]);
+  assert.throws(() => server.submit("b"), { name: "SubmitError", why: "no-channel" });
+});
+
+test("what comes for the old login of a channel number is passed over", () => {
+  const server = Server.live();
+  const open = (account) => server.session.open(1, { app: "shop", account });
+  open("dora");
+  open("erin");
+  // dora's answer comes first; only then erin's.
+  server.say(Kind.Opened, 1, new Writer());
+  server.deliver(1, 1);
+  assert.deepEqual(server.events(), []);
+  server.say(Kind.Opened, 1, new Writer());
+  server.deliver(1, 5);
+  assert.deepEqual(server.events().map(({ type }) => type), ["opened", "message"]);
+});
+
+test("what no gateway takes is never said", () => {
+  const session = new Session({ device: "d" });
+  session.open(1, { app: "", account: "a" });
+  session.open(0, { app: "a", account: "a" });
+  session.open(2, { app: "a", account: "a\n" });
+  session.open(3, { app: "a", account: "ä".repeat(65) });
+  assert.equal([1, 2, 3, 4].filter(() => session.pollEvent(0)?.type === "closed").length, 4);
+  assert.throws(() => new Session({ device: "" }), RangeError);
+  const server = Server.live();
+  const submit = (id, bytes) => () => server.session.submit(1, utf8(id), "bob", new Uint8Array(bytes), 0);
+  assert.throws(submit("", 1), { why: "client-id" });
+  assert.throws(submit("x", 65536), { why: "too-large" });
+});
+
+test("the queue of submits is bounded", () => {
+  const server = Server.live();
+  for (let id = 0; id < 4096; id++) {
+    server.submit(`m${id}`);
+  }
+  assert.throws(() => server.submit("one more"), { why: "queue-full" });
+  assert.equal(server.said().length, 256, "on the wire");
+});
