@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use crate::limits::FILE_BYTES_MAX;
 
 /// Why credentials cannot be loaded: which file, what is wrong, what to do. Never quotes a file's content.
@@ -44,6 +46,24 @@ impl Content {
         }
         Ok(())
     }
+}
+
+/// Reads a file that anybody may read, such as a certificate.
+///
+/// # Errors
+/// It cannot be read or is longer than the limit.
+pub fn read_public(path: &Path) -> Result<Vec<u8>, LoadError> {
+    read(path).map(|content| content.bytes)
+}
+
+/// Reads a file that nobody but its owner may be able to read; `holds` says what is in it.
+///
+/// # Errors
+/// It cannot be read, is longer than the limit, or others can read it too.
+pub fn read_secret(path: &Path, holds: &str) -> Result<Zeroizing<Vec<u8>>, LoadError> {
+    let content = read(path)?;
+    content.require_private(path, holds)?;
+    Ok(content.bytes.into())
 }
 
 /// Reads a file once: what is checked is what was read.

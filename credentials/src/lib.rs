@@ -53,7 +53,7 @@ mod verifier;
 
 pub use algorithm::Algorithm;
 pub use denial::Denial;
-pub use file::LoadError;
+pub use file::{LoadError, read_public, read_secret};
 pub use services::{Right, Service, ServiceKeys};
 pub use settings::{Anonymous, AppSettings, KeySettings, ServiceSettings, Settings};
 pub use verifier::{Admission, Verifier};

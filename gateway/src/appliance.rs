@@ -16,9 +16,10 @@ use moor_ring::{Doorbell, RingConfig, RingError, RingHandle};
 use moor_router::{RouterConfig, RouterHandle};
 
 use crate::config::{self, Config, RouterChoice};
-use crate::control::logging::{self, LogHandle};
+use crate::control::logging::{self, LogHandle, ReloadPart};
 use crate::control::{self, ControlContext, DrainOrder, Listening, WorkerControl, signals, systemd};
 use crate::limits::{COMPLETION_ENTRIES, RESERVED_SLOTS, SUBMISSION_ENTRIES};
+use crate::tls_files::{self, TlsError};
 use crate::worker::counters::{Board, Counter};
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
@@ -62,6 +63,9 @@ pub enum StartError {
     /// The control plane.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// Certificates, keys or tickets.
+    #[error("TLS cannot be spoken: {0}")]
+    Tls(#[from] TlsError),
     /// A descriptor, a thread or a signal handler is refused.
     #[error("{what} is refused by the system ({source}); raise the limit it names and start again")]
     System {
@@ -93,6 +97,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     // Before anything is started: from here on a signal means an orderly end.
     let signals =
         signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
+    let tls = tls_files::load(&config.tls)?;
     let descriptors = config::descriptors_raise();
     let workers = config.workers();
 
@@ -114,7 +119,10 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     };
 
     let board = Board::new(workers as usize);
-    let settings = worker_settings(config, router_address(config, &listening)?, descriptors, &listening);
+    let settings = Settings {
+        tls,
+        ..worker_settings(config, router_address(config, &listening)?, descriptors, &listening)
+    };
     let ring = ring_config(config, &settings);
     let crew = Crew::start(config, &ring, &settings, &board, clients, internal)?;
 
@@ -133,11 +141,11 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
             retry_max_ms: config.drain.retry_max_ms,
         },
         source: Arc::new(board.clone()),
-        workers: Arc::new(crew.remote(board)),
+        workers: Arc::new(crew.remote(board.clone())),
         router: router.as_ref().map(router_stats),
         collectors: router.as_ref().map(|router| router.collector()).into_iter().collect(),
         signals,
-        reload: logging::reload_level(log),
+        reload: logging::reload(log, vec![reload_tls(crew.remote(board.clone()))]),
     })?;
     crew.join();
     // The router goes last: workers deregister with it.
@@ -265,6 +273,18 @@ impl WorkerControl for Remote {
     }
 }
 
+/// What SIGHUP does for TLS: whoever comes from now on is shown the certificates that the files hold now.
+fn reload_tls(workers: Remote) -> ReloadPart {
+    Box::new(move |config| match tls_files::load(&config.tls) {
+        Ok(None) => Ok("no TLS".to_owned()),
+        Ok(Some(server)) => {
+            workers.tell_all(|| Mail::Tls(server.clone()));
+            Ok(format!("{} TLS certificates", config.tls.certificates.0.len()))
+        }
+        Err(error) => Err(format!("TLS goes on with the former files: {error}")),
+    })
+}
+
 /// One listener per worker on the same address; the kernel spreads connections over them.
 fn listen_group(
     what: &'static str,
@@ -366,6 +386,8 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         send_queue_bytes_max: config.send_queue_bytes_max as usize,
         first_byte_timeout_ms: ms(config.first_byte_timeout_ms),
         plain: config.plain,
+        tls: None,
+        tls_required: config.tls.required,
         websocket: config.websocket.policy().map(Arc::new),
         heartbeat: Heartbeat {
             interval_ms: ms(config.heartbeat.interval_ms),

@@ -11,4 +11,5 @@ pub mod appliance;
 pub mod config;
 pub mod control;
 pub mod limits;
+mod tls_files;
 pub mod worker;

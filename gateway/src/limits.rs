@@ -40,6 +40,10 @@ pub const WEBSOCKET_PONGS_BYTES_MAX: usize = 4 * 1024;
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// How often a worker gives memory that its clients have left back to the system, milliseconds.
 pub const GIVE_BACK_MS: u64 = 5_000;
+/// TLS handshakes worked on in a turn, some 75 µs each; the others wait for the next one.
+pub const TLS_HANDSHAKES_PER_TURN_MAX: u32 = 32;
+/// Largest buffer kept for what TLS records held, bytes.
+pub const TLS_SCRATCH_BYTES_MAX: usize = 64 * 1024;
 /// Send buffers kept for the next use.
 pub const POOLED_BUFFERS_MAX: usize = 128;
 /// A send that makes no progress for this long belongs to a peer that does not read, milliseconds.

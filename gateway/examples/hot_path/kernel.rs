@@ -120,6 +120,8 @@ impl Bench {
             first_byte_timeout_ms: 10_000,
             plain: true,
             websocket: Some(std::sync::Arc::default()),
+            tls: None,
+            tls_required: false,
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
             register_batch: 256,

@@ -227,6 +227,54 @@ pub const KEYS: &[Key] = &[
          direct-connect; or all."
     ),
     key!(
+        tls.certificates,
+        "tls-certificates",
+        "LIST",
+        "Certificates for clients over TLS",
+        "PEM files, separated by commas, each with the host's own certificate first. TLS is spoken as soon as there \
+         is one, on the same port: the first byte tells. A client is shown the one for the name it asks for, else \
+         the first. SIGHUP reads them again; a pair that cannot be used leaves the old ones in place."
+    ),
+    key!(
+        tls.keys,
+        "tls-keys",
+        "LIST",
+        "The certificates' keys",
+        "PEM files in the same order. Nobody but their owner may be able to read them. ECDSA P-256 keys make the \
+         cheapest handshakes."
+    ),
+    key!(
+        tls.tickets,
+        "tls-tickets",
+        "FILE",
+        "Keys that session tickets are sealed with",
+        "64 hexadecimal digits a line (`openssl rand -hex 32`), up to 8 lines; the first seals, all open. With the \
+         same file clients resume on every host and after a restart; without one each start makes a key of its own. \
+         SIGHUP reads it again."
+    ),
+    key!(
+        tls.records,
+        "tls-records",
+        "FORM",
+        "What a TLS connection keeps after its handshake",
+        "rustls: the library's connection, some 2,200 bytes. compact: secrets and sequence numbers, 216 bytes, and \
+         this project's own record layer for TLS 1.3; TLS 1.2 connections keep rustls's."
+    ),
+    key!(
+        tls.tls12,
+        "tls-tls12",
+        "true|false",
+        "Whether TLS 1.2 is spoken beside 1.3",
+        "Its sessions are larger and its handshakes take a round trip more."
+    ),
+    key!(
+        tls.required,
+        "tls-required",
+        "true|false",
+        "Whether clients without TLS are turned away",
+        "Needs a certificate."
+    ),
+    key!(
         websocket.enabled,
         "websocket-enabled",
         "true|false",

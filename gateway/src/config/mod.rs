@@ -23,7 +23,7 @@ pub use keys::{KEYS, Key};
 pub use print::{keys_markdown, summary, to_toml};
 pub use resources::{descriptors_raise, workers_auto};
 pub use validate::{validate, warnings};
-pub use value::{Announce, Auto, Fsync, LogFormat, RouterChoice, Secret, Setting, Shape};
+pub use value::{Announce, Auto, Fsync, LogFormat, Paths, RouterChoice, Secret, Setting, Shape, TlsRecords};
 
 /// Why the configuration cannot be used. Displays as one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,7 @@ pub struct Config {
     pub recv_buffer_bytes: u32,
     pub accept_backlog: u32,
     pub disable_features: FeatureMask,
+    pub tls: Tls,
     pub websocket: WebSocket,
     pub heartbeat: Heartbeat,
     pub hot: Hot,
@@ -78,6 +79,26 @@ pub struct Config {
     pub drain: Drain,
     pub embedded: Embedded,
     pub log: Log,
+}
+
+/// Clients over TLS, on the same port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Tls {
+    pub certificates: Paths,
+    pub keys: Paths,
+    pub tickets: Option<PathBuf>,
+    pub records: TlsRecords,
+    pub tls12: bool,
+    pub required: bool,
+}
+
+impl Tls {
+    /// Whether TLS is spoken at all.
+    #[must_use]
+    pub const fn is_enabled(&self) -> bool {
+        !self.certificates.0.is_empty()
+    }
 }
 
 /// Clients over WebSocket, on the same port.
@@ -179,6 +200,7 @@ impl Default for Config {
             recv_buffer_bytes: 2048,
             accept_backlog: 65_535,
             disable_features: FeatureMask::NONE,
+            tls: Tls { tls12: true, ..Tls::default() },
             websocket: WebSocket { enabled: true, path: "/".to_owned(), origins: Origins::None },
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },

@@ -158,6 +158,19 @@ impl Complaints {
             "`plain` and `websocket.enabled` are both false, so that no client could connect: turn one on"
                 .to_owned()
         });
+        let tls = &config.tls;
+        let (certificates, keys) = (tls.certificates.0.len(), tls.keys.0.len());
+        self.unless(certificates == keys, || {
+            format!(
+                "`tls.certificates` names {certificates} files and `tls.keys` {keys}: give each certificate its key, \
+                 in the same order"
+            )
+        });
+        self.unless(tls.is_enabled() || !tls.required, || {
+            "`tls.required` is true and there is no certificate, so that no client could connect: set \
+             tls.certificates and tls.keys"
+                .to_owned()
+        });
         let path = &config.websocket.path;
         self.unless(path.starts_with('/') && !path.contains(['?', '#', ' ']), || {
             format!("`websocket.path` is {path:?}; it begins with a slash and has no query, such as /moor")
@@ -293,6 +306,8 @@ mod tests {
             (|c| c.frame_bytes_max = 65_537, "`frame_bytes_max`"),
             (|c| (c.plain, c.websocket.enabled) = (false, false), "both false"),
             (|c| c.websocket.path = "moor".to_owned(), "begins with a slash"),
+            (|c| c.tls.required = true, "there is no certificate"),
+            (|c| c.tls.keys.0.push("host.key".into()), "names 0 files and `tls.keys` 1"),
             (|c| c.send_queue_bytes_max = 65_536, "`send_queue_bytes_max`"),
             (|c| c.recv_buffers = 1000, "a power of two, such as 1024"),
             (|c| c.recv_buffers = u32::MAX, "a power of two, such as 32768"),

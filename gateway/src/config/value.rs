@@ -270,6 +270,35 @@ word_setting! {
     }
 }
 
+word_setting! {
+    /// What a TLS connection keeps after its handshake.
+    TlsRecords {
+        /// rustls's connection.
+        #[default]
+        Rustls = "rustls",
+        /// Secrets and sequence numbers.
+        Compact = "compact",
+    }
+}
+
+/// Files, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths(pub Vec<PathBuf>);
+
+impl Setting for Paths {
+    const SHAPE: Shape = Shape::List;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        text.split(',').map(PathBuf::parse).collect::<Result<_, _>>().map(Self)
+    }
+    fn to_toml(&self) -> Option<String> {
+        let paths: Vec<_> = self.0.iter().map(|path| quoted(&path.to_string_lossy())).collect();
+        Some(format!("[{}]", paths.join(", ")))
+    }
+}
+
 impl Setting for Origins {
     const SHAPE: Shape = Shape::List;
     fn parse(text: &str) -> Result<Self, String> {

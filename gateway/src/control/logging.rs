@@ -4,10 +4,10 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload as layer};
 
 use super::Reload;
-use crate::config::{self, Log, LogFormat, Request};
+use crate::config::{self, Config, Log, LogFormat, Request};
 
 /// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -20,12 +20,12 @@ pub enum LogError {
     Twice(#[from] tracing_subscriber::util::TryInitError),
     /// The log has gone.
     #[error("the log's level cannot be changed: {0}")]
-    Reload(#[from] reload::Error),
+    Reload(#[from] layer::Error),
 }
 
 /// Changes the level of the running log.
 #[derive(Clone, Debug)]
-pub struct LogHandle(reload::Handle<EnvFilter, Registry>);
+pub struct LogHandle(layer::Handle<EnvFilter, Registry>);
 
 impl LogHandle {
     /// Logs by this filter from now on.
@@ -37,13 +37,29 @@ impl LogHandle {
     }
 }
 
-/// What SIGHUP does: reads the configuration as at the start (same command line) and takes the log's level.
+/// A part of what SIGHUP does: takes what it is for from the configuration read anew, and says what became of it.
+pub type ReloadPart = Box<dyn FnMut(&Config) -> Result<String, String> + Send>;
+
+/// What SIGHUP does: reads the configuration as at the start (same command line), takes the log's level and hands the
+/// configuration to the other parts. One that cannot use it stays as it was and does not stop the others.
 #[must_use]
-pub fn reload_level(log: LogHandle) -> Reload {
+pub fn reload(log: LogHandle, mut parts: Vec<ReloadPart>) -> Reload {
     Box::new(move || match config::request(std::env::args_os()) {
         Ok(Request::Run(config)) => {
             log.set_level(&config.log.level).map_err(|error| error.to_string())?;
-            Ok(format!("log.level is {}; other settings need a restart", config.log.level))
+            let mut said = vec![format!("log.level is {}", config.log.level)];
+            let mut failed = Vec::new();
+            for part in &mut parts {
+                match part(&config) {
+                    Ok(what) => said.push(what),
+                    Err(why) => failed.push(why),
+                }
+            }
+            if failed.is_empty() {
+                Ok(format!("{}; other settings need a restart", said.join(", ")))
+            } else {
+                Err(failed.join("; "))
+            }
         }
         Ok(Request::Print(_)) => Err("this command line only prints".to_owned()),
         Err(error) => Err(error.to_string()),
@@ -55,7 +71,7 @@ pub fn reload_level(log: LogHandle) -> Reload {
 /// # Errors
 /// [`LogError`].
 pub fn init(log: &Log) -> Result<LogHandle, LogError> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&log.level)?);
+    let (filter, handle) = layer::Layer::new(EnvFilter::try_new(&log.level)?);
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => {

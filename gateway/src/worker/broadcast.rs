@@ -145,6 +145,8 @@ impl<I: Io> Worker<I> {
         let connection = &self.connections[slot.0];
         if connection.phase != Phase::Live
             || connection.outbox.is_some()
+            // Nobody's records are another's.
+            || connection.tls
             || encoded.frames.len() > self.settings.send_queue_bytes_max
         {
             return false;

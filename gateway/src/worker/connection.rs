@@ -114,6 +114,8 @@ pub struct Connection {
     pub hot: bool,
     /// True exactly when the start of a frame waits for its rest, in the worker's `begun`.
     pub begun: bool,
+    /// True when the client comes over TLS: then it has a place in the worker's `tls`.
+    pub tls: bool,
     /// True when the multishot receive has been told to end.
     pub cooling: bool,
     /// Receives since `burst_start_ms`, up to the promotion threshold.
@@ -149,6 +151,7 @@ impl Entry for Connection {
             dirty: false,
             hot: false,
             cooling: false,
+            tls: false,
             begun: false,
             burst: 0,
             channels: 0,

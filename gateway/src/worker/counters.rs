@@ -48,6 +48,7 @@ counters! {
     LinkUp Gauge "link_up" "Router links that are up (one per worker).";
     ConnectionsHot Gauge "connections_hot" "Connections with a multishot receive armed.";
     ConnectionsWebsocket Gauge "connections_websocket" "Client connections over WebSocket.";
+    ConnectionsTls Gauge "connections_tls" "Client connections over TLS.";
     SendQueuedBytes Gauge "send_queued_bytes" "Bytes waiting in send queues, in flight included.";
     MailboxEntries Gauge "mailbox_entries" "Messages from other workers waiting.";
     RegistrationsPending Gauge "registrations_pending" "Sessions not yet announced to the router.";
@@ -61,6 +62,9 @@ counters! {
     ClosedByPeer Total "closed_by_peer_total" "Client connections the peer closed or reset.";
     HeartbeatLost Total "heartbeat_lost_total" "Connections closed because nothing was heard for one and a half intervals.";
     LoginTimeout Total "login_timeout_total" "Connections closed because CONNECT did not come in time.";
+    TlsHandshakes Total "tls_handshakes_total" "TLS handshakes completed.";
+    TlsResumed Total "tls_resumed_total" "TLS handshakes among them that a ticket made short.";
+    TlsFailed Total "tls_failed_total" "TLS handshakes that failed.";
     UpgradesRefused Total "upgrades_refused_total" "HTTP requests on the clients' port that were no acceptable WebSocket upgrade.";
     ProtocolErrors Total "protocol_errors_total" "Connections closed because of what the client sent.";
     SlowReadersClosed Total "slow_readers_closed_total" "Connections closed because the peer did not read.";

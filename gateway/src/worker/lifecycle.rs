@@ -116,6 +116,7 @@ impl<I: Io> Worker<I> {
         match self.connections[slot.0].role {
             // It would not understand a frame.
             Role::Client(Transport::Upgrading) => {}
+            _ if self.is_greeting_tls(slot) => {}
             Role::Client(_) => {
                 let error = Error { code: code as i32, detail: detail.to_owned() };
                 self.queue_control(slot, Kind::Error, 0, &error, now);
@@ -134,6 +135,9 @@ impl<I: Io> Worker<I> {
         }
         self.release(slot, now);
         self.connections[slot.0].phase = Phase::Finishing;
+        if self.connections[slot.0].tls {
+            self.queue_tls_end(slot);
+        }
         self.wheel.file(&mut self.connections, slot.0, tick_at(now.0 + FINISH_LINGER_MS));
     }
 
@@ -215,6 +219,10 @@ impl<I: Io> Worker<I> {
             self.counters[Counter::ConnectionsWebsocket] -= 1;
         }
         let outbox = connection.outbox.take();
+        if std::mem::take(&mut connection.tls) {
+            self.tls_forget(slot);
+        }
+        let connection = &self.connections[slot.0];
         self.devices.remove(connection.device);
         debug_assert_eq!(connection.first_channel, NIL, "channels are released before the slot");
         let generation = connection.next_generation();

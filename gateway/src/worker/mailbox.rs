@@ -102,6 +102,8 @@ pub enum Mail {
         /// Bytes received, its HELLO first.
         received: Vec<u8>,
     },
+    /// From the control thread: whoever comes from now on is shown these certificates.
+    Tls(moor_tls::Server),
     /// From the control thread: finish gracefully.
     Drain(DrainPlan),
     /// From the control thread: stop at once.

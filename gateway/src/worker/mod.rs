@@ -29,6 +29,7 @@ pub mod settings;
 #[cfg(test)]
 mod sim;
 mod timers;
+mod tls;
 mod transmit;
 mod uring;
 mod websocket;
@@ -53,6 +54,7 @@ use names::Names;
 use outbox::Pool;
 use service::Service;
 use settings::Settings;
+use tls::Tls;
 use websocket::WebSockets;
 use wheel::Wheel;
 
@@ -82,6 +84,7 @@ pub struct Worker<I: Io> {
     /// Starts of frames whose rest has not come.
     begun: HashMap<Slot, Vec<u8>>,
     websockets: WebSockets,
+    tls: Tls,
     /// Connections whose receive found no buffer.
     starved: VecDeque<Token>,
     link: RouterLink,
@@ -128,6 +131,7 @@ impl<I: Io> Worker<I> {
             dirty: Vec::new(),
             begun: HashMap::new(),
             websockets: WebSockets::default(),
+            tls: Tls::default(),
             starved: VecDeque::new(),
             services: HashMap::new(),
             arriving: HashMap::new(),
@@ -189,6 +193,7 @@ impl<I: Io> Worker<I> {
         self.timers_step(now);
         self.accept_step(now);
         self.starved_step();
+        self.tls_turn(now);
         self.jobs_step(now);
         self.drain_step(now);
         self.link_step(now);
@@ -216,6 +221,9 @@ impl<I: Io> Worker<I> {
         }
         for again in self.accept_again_ms.iter().flatten() {
             until = until.min(*again);
+        }
+        if self.tls.is_waiting() {
+            return 0;
         }
         if !self.starved.is_empty() || self.is_draining() || !self.jobs.is_empty() {
             until = until.min(now.0 + TICK_MS);
@@ -264,6 +272,7 @@ impl<I: Io> Worker<I> {
                 Some(Mail::Service { ticket, received }) => {
                     self.arriving.insert(ticket, received);
                 }
+                Some(Mail::Tls(server)) => self.settings.tls = Some(server),
                 Some(Mail::Drain(plan)) => self.drain_begin(plan, now),
                 Some(Mail::Stop) => self.stopped = true,
                 None => break,

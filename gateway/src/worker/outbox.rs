@@ -14,6 +14,8 @@ use crate::limits::{POOLED_BUFFER_BYTES_MAX, POOLED_BUFFERS_MAX};
 /// Send state of a connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Records of TLS as they go out, before everything else.
+    pub records: Vec<u8>,
     /// Bytes as they go out, before what is queued: of a WebSocket, where frames lie in messages.
     pub sealed: Vec<u8>,
     /// Whole frames not yet handed to the kernel; without memory while there are none.
@@ -32,13 +34,13 @@ impl Outbox {
     /// Bytes held, in flight included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.sealed.len() + self.queued.len() + self.in_flight_bytes as usize
+        self.records.len() + self.sealed.len() + self.queued.len() + self.in_flight_bytes as usize
     }
 
     /// Whether nothing waits for a send.
     #[must_use]
     pub const fn is_drained(&self) -> bool {
-        self.sealed.is_empty() && self.queued.is_empty()
+        self.records.is_empty() && self.sealed.is_empty() && self.queued.is_empty()
     }
 
     /// Makes what is queued one message of a WebSocket. Returns the bytes of its head.
@@ -151,7 +153,7 @@ impl Pool {
 
     /// Takes an outbox back.
     pub fn give_outbox(&mut self, mut outbox: Box<Outbox>) {
-        for waiting in [&mut outbox.queued, &mut outbox.sealed] {
+        for waiting in [&mut outbox.queued, &mut outbox.sealed, &mut outbox.records] {
             if waiting.capacity() > 0 {
                 self.give_buffer(std::mem::take(waiting));
             }

@@ -133,7 +133,16 @@ impl<I: Io> Worker<I> {
         if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
-        match role {
+        if self.connections[slot.0].tls {
+            self.handle_tls(slot, bytes, now);
+        } else {
+            self.handle_plain(slot, bytes, now);
+        }
+    }
+
+    /// Takes bytes, out of their records if there were any, for what the connection's transport makes of them.
+    pub(super) fn handle_plain(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
+        match self.connections[slot.0].role {
             Role::Client(Transport::Plain) | Role::Service | Role::Link => {
                 self.handle_stream(slot, bytes, now)
             }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use moor_tls::Server;
 use moor_websocket::upgrade::Policy;
 
 /// Heartbeat intervals, milliseconds.
@@ -61,8 +62,12 @@ pub struct Settings {
     pub send_queue_bytes_max: usize,
     /// Time for CONNECT to come, milliseconds.
     pub first_byte_timeout_ms: u32,
-    /// Whether frames are taken straight over TCP.
+    /// Whether frames are taken straight, without WebSocket.
     pub plain: bool,
+    /// Certificates and what else TLS needs; `None`: no TLS.
+    pub tls: Option<Server>,
+    /// Whether clients without TLS are turned away.
+    pub tls_required: bool,
     /// Which upgrades to WebSocket are accepted; `None`: no HTTP at all.
     pub websocket: Option<Arc<Policy>>,
     /// Heartbeat intervals.

@@ -157,6 +157,12 @@ impl<I: Io> Worker<I> {
         write(&mut outbox.sealed);
         debug_assert_eq!(outbox.sealed.len(), before + bytes, "the announced length is the written one");
         self.counters[Counter::SendQueuedBytes] += bytes as u64;
+        self.mark_dirty(slot);
+    }
+
+    /// There is something new to send.
+    pub(super) fn mark_dirty(&mut self, slot: Slot) {
+        let connection = &mut self.connections[slot.0];
         if !connection.dirty {
             connection.dirty = true;
             self.dirty.push(slot);
@@ -187,6 +193,9 @@ impl<I: Io> Worker<I> {
     /// Sends what is queued, unless a send is in flight.
     fn send_next(&mut self, slot: Slot, now: Now) {
         let connection: &mut Connection = &mut self.connections[slot.0];
+        if connection.tls {
+            return self.send_records(slot, now);
+        }
         let token = connection.token(slot);
         let Some(outbox) = connection.outbox.as_mut().filter(|o| !o.in_flight && !o.is_drained()) else {
             return;
@@ -244,7 +253,7 @@ impl<I: Io> Worker<I> {
             self.peer_gone(slot, now);
         } else if !alive {
             self.close_join(slot);
-        } else if outbox.is_drained() {
+        } else if outbox.is_drained() && !connection.tls {
             self.sent_all(slot);
         } else {
             self.send_next(slot, now);
@@ -252,7 +261,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// An outbox is empty: it goes back to the pool, and a connection that only waited for this is closed.
-    fn sent_all(&mut self, slot: Slot) {
+    pub(super) fn sent_all(&mut self, slot: Slot) {
         let connection = &mut self.connections[slot.0];
         if let Some(outbox) = connection.outbox.take() {
             self.pool.give_outbox(outbox);

@@ -81,6 +81,16 @@ impl<I: Io> Worker<I> {
     /// The first bytes of a client say what carries its frames.
     #[cold]
     pub(super) fn handle_first_bytes(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
+        let over_tls = self.connections[slot.0].tls;
+        if !over_tls && let Some(server) = &self.settings.tls {
+            if bytes.first() == Some(&moor_tls::FIRST_BYTE) {
+                let server = server.clone();
+                return self.tls_begin(slot, &server, bytes, now);
+            }
+            if self.settings.tls_required {
+                return self.refuse_bytes(slot, Code::ProtocolError, "only TLS is served here", now);
+            }
+        }
         let is_http = bytes.first() == Some(&HTTP);
         let transport = match &self.settings.websocket {
             Some(_) if is_http => Transport::Upgrading,

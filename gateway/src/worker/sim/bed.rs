@@ -34,6 +34,8 @@ pub fn settings() -> Settings {
         first_byte_timeout_ms: 10_000,
         plain: true,
         websocket: Some(std::sync::Arc::default()),
+        tls: None,
+        tls_required: false,
         heartbeat: Heartbeat { interval_ms: HEARTBEAT_MS, min_ms: 1000, max_ms: 590_000 },
         hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
         register_batch: 3,
@@ -269,6 +271,7 @@ impl Bed {
             assert_eq!(worker.starved.len(), 0, "starved");
             assert_eq!(worker.begun.len(), 0, "starts of frames");
             assert!(worker.websockets.is_idle(), "messages under way");
+            assert!(worker.tls.is_empty(), "TLS sessions");
             let link = worker.link.slot();
             let slots: Vec<u32> = seat.kernel.borrow().sockets.keys().copied().collect();
             for slot in slots {

@@ -7,5 +7,6 @@ mod chaos;
 mod clients;
 mod kernel;
 mod peers;
+mod tls;
 mod trouble;
 mod websocket;

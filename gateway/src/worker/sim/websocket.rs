@@ -22,7 +22,7 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
-fn request(path: &str, origin: &str) -> Vec<u8> {
+pub fn request(path: &str, origin: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: edge.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{origin}\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -49,17 +49,17 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-fn message(payload: &[u8]) -> Vec<u8> {
+pub fn message(payload: &[u8]) -> Vec<u8> {
     masked(BINARY, payload)
 }
 
 /// Everything sent since the last look.
-fn raw(bed: &Bed, peer: Peer) -> Vec<u8> {
+pub fn raw(bed: &Bed, peer: Peer) -> Vec<u8> {
     bed.with_socket(peer, |socket| std::mem::take(&mut socket.outbound))
 }
 
 /// A server's frames: the first byte and the payload of each.
-fn split(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+pub fn split(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut seen = Vec::new();
     while let [first, length, rest @ ..] = bytes {
         let (length, rest) = match length {
@@ -74,7 +74,7 @@ fn split(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 /// Frames of the protocol in a server's messages.
-fn frames(messages: &[(u8, Vec<u8>)]) -> Vec<Frame> {
+pub fn frames(messages: &[(u8, Vec<u8>)]) -> Vec<Frame> {
     let mut reader = FrameReader::new(u32::MAX);
     for (first, payload) in messages {
         if *first == BINARY {
