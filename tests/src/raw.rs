@@ -11,6 +11,7 @@ use moor_wire::client::{
     put_control, put_sync_id,
 };
 use moor_wire::frame::{Frame, FrameReader, put_message};
+use rustls::{ClientConnection, StreamOwned};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
@@ -21,9 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// What carries the frames.
 #[derive(Debug)]
 enum Carrier {
-    Plain(TcpStream),
+    Plain(Wire),
     /// By an implementation of RFC 6455 that is not ours.
-    WebSocket(Box<WebSocket<TcpStream>>),
+    WebSocket(Box<WebSocket<Wire>>),
 }
 
 /// A connection to a gateway's client port.
@@ -43,7 +44,19 @@ impl RawClient {
     pub fn dial(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self { carrier: Carrier::Plain(stream), reader: frame_reader(), heartbeat_ms: 0 })
+        Ok(Self::over(Wire::Plain(stream)))
+    }
+
+    /// A connection over TLS that has said nothing yet; its handshake comes with the first bytes.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn dial_tls(address: SocketAddr, tls: ClientConnection) -> Result<Self> {
+        Wire::tls(address, tls).map(Self::over)
+    }
+
+    fn over(wire: Wire) -> Self {
+        Self { carrier: Carrier::Plain(wire), reader: frame_reader(), heartbeat_ms: 0 }
     }
 
     /// Likewise over WebSocket, upgraded, with the subprotocol `moor.v1`.
@@ -53,6 +66,18 @@ impl RawClient {
     pub fn dial_websocket(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        Self::upgrade(address, Wire::Plain(stream))
+    }
+
+    /// Likewise over TLS.
+    ///
+    /// # Errors
+    /// When the handshake fails or the upgrade is refused.
+    pub fn dial_websocket_tls(address: SocketAddr, tls: ClientConnection) -> Result<Self> {
+        Self::upgrade(address, Wire::tls(address, tls)?)
+    }
+
+    fn upgrade(address: SocketAddr, stream: Wire) -> Result<Self> {
         let mut request = format!("ws://{address}/").into_client_request()?;
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("moor.v1"));
         let (socket, response) = tungstenite::client(request, stream)?;
@@ -97,7 +122,10 @@ impl RawClient {
     /// When the connection is gone.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match &mut self.carrier {
-            Carrier::Plain(stream) => Ok(stream.write_all(bytes)?),
+            Carrier::Plain(wire) => {
+                wire.write_all(bytes)?;
+                Ok(wire.flush()?)
+            }
             Carrier::WebSocket(socket) => Ok(socket.send(Message::binary(bytes.to_vec()))?),
         }
     }
@@ -299,8 +327,56 @@ impl RawClient {
     #[must_use]
     pub fn stream(&self) -> &TcpStream {
         match &self.carrier {
-            Carrier::Plain(stream) => stream,
-            Carrier::WebSocket(socket) => socket.get_ref(),
+            Carrier::Plain(wire) => wire.tcp(),
+            Carrier::WebSocket(socket) => socket.get_ref().tcp(),
+        }
+    }
+}
+
+/// What carries bytes.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    /// By an implementation of TLS that is not ours.
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn tls(address: SocketAddr, tls: ClientConnection) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(tls, stream))))
+    }
+
+    const fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(buffer),
+            Self::Tls(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
         }
     }
 }

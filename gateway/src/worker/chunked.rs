@@ -112,6 +112,7 @@ impl<T: Entry> Chunked<T> {
 
     /// The entry, if its chunk exists.
     #[must_use]
+    #[inline]
     pub fn get(&self, index: u32) -> Option<&T> {
         let (number, place) = Self::place(index);
         self.chunks.get(number)?.entries.as_ref()?.get(place as usize)
@@ -119,6 +120,7 @@ impl<T: Entry> Chunked<T> {
 
     /// The entry, if its chunk exists.
     #[must_use]
+    #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         let (number, place) = Self::place(index);
         self.chunks.get_mut(number)?.entries.as_mut()?.get_mut(place as usize)

@@ -193,7 +193,9 @@ impl<I: Io> Worker<I> {
         self.timers_step(now);
         self.accept_step(now);
         self.starved_step();
-        self.tls_turn(now);
+        if !self.tls.is_idle() {
+            self.tls_turn(now);
+        }
         self.jobs_step(now);
         self.drain_step(now);
         self.link_step(now);

@@ -10,7 +10,7 @@ use moor_wire::client::body_bytes_max;
 use moor_wire::frame::{Header, Split, split};
 use moor_wire::limits::{CONTROL_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 
-use super::connection::{Phase, Receive, Role, Transport, low};
+use super::connection::{Connection, Phase, Receive, Role, Transport, low};
 use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
@@ -129,20 +129,21 @@ impl<I: Io> Worker<I> {
 
     /// Takes received bytes for what the connection's transport makes of them.
     fn handle_bytes(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
-        let role = self.connections[slot.0].role;
+        let &Connection { role, tls, .. } = &self.connections[slot.0];
         if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
-        if self.connections[slot.0].tls {
+        if tls {
             self.handle_tls(slot, bytes, now);
         } else {
-            self.handle_plain(slot, bytes, now);
+            self.handle_plain(slot, role, bytes, now);
         }
     }
 
     /// Takes bytes, out of their records if there were any, for what the connection's transport makes of them.
-    pub(super) fn handle_plain(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
-        match self.connections[slot.0].role {
+    #[inline]
+    pub(super) fn handle_plain(&mut self, slot: Slot, role: Role, bytes: &mut [u8], now: Now) {
+        match role {
             Role::Client(Transport::Plain) | Role::Service | Role::Link => {
                 self.handle_stream(slot, bytes, now)
             }

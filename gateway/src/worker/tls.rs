@@ -70,6 +70,11 @@ impl Tls {
         !self.waiting.is_empty()
     }
 
+    /// Whether no handshake waits and none was worked on.
+    pub fn is_idle(&self) -> bool {
+        self.worked == 0 && self.waiting.is_empty()
+    }
+
     /// Handshakes that wait. For tests.
     #[cfg(test)]
     pub fn waiting_count(&self) -> usize {
@@ -183,7 +188,7 @@ impl<I: Io> Worker<I> {
         tracing::trace!(worker = self.id.0, ?slot, version, resumed, "a TLS connection");
         self.tls.places[slot.0] = Place::Open(session);
         if !plain.is_empty() {
-            self.handle_plain(slot, &mut plain, now);
+            self.handle_plain(slot, self.connections[slot.0].role, &mut plain, now);
         }
         if closed {
             self.finish(slot, now);
@@ -214,7 +219,7 @@ impl<I: Io> Worker<I> {
         self.queue_records(slot, &mut out);
         self.tls.out = out;
         if !plain.is_empty() {
-            self.handle_plain(slot, &mut plain, now);
+            self.handle_plain(slot, self.connections[slot.0].role, &mut plain, now);
             plain.clear();
         }
         if plain.capacity() <= TLS_SCRATCH_BYTES_MAX {
