@@ -5,7 +5,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -43,6 +43,8 @@ pub(super) struct AdminState {
     pub router: Option<RouterStats>,
     pub liveness: Liveness,
     pub draining: AtomicBool,
+    /// SIGHUPs carried out, and those of which something could not be.
+    pub reloads: [AtomicU64; 2],
     pub started: Instant,
 }
 

@@ -172,6 +172,15 @@ impl Collector for ProcessCollector {
             let gauge = ConstGauge::new(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let reloads = [
+            ("gateway_reloads", "SIGHUPs carried out"),
+            ("gateway_reloads_failed", "SIGHUPs of which something could not be used and the former stayed"),
+        ];
+        for ((name, help), count) in reloads.into_iter().zip(&state.reloads) {
+            let count = count.load(std::sync::atomic::Ordering::Relaxed);
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
         let memory = ConstGauge::new(resident);
         memory.encode(encoder.encode_descriptor(
             "process_resident_memory_bytes",

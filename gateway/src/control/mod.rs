@@ -19,7 +19,7 @@ pub mod systemd;
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,7 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
         workers,
         router: context.router,
         draining: AtomicBool::new(false),
+        reloads: [AtomicU64::new(0), AtomicU64::new(0)],
         started,
     });
     let admin = Admin::start(context.admin, state.clone(), context.collectors)?;
@@ -147,10 +148,14 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
                     tracing::warn!("stopping at once");
                     state.workers.stop();
                 }
-                Action::Reload => match reload() {
-                    Ok(said) => tracing::info!("reloaded: {said}"),
-                    Err(said) => tracing::error!("not reloaded: {said}"),
-                },
+                Action::Reload => {
+                    let outcome = reload();
+                    match &outcome {
+                        Ok(said) => tracing::info!("reloaded: {said}"),
+                        Err(said) => tracing::error!("not reloaded: {said}"),
+                    }
+                    state.reloads[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
+                }
                 Action::End(_) => {}
             }
         }

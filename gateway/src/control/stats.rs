@@ -1,5 +1,7 @@
 //! The document behind `/v1/stats`.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Map, Value, json};
 
 use super::admin::AdminState;
@@ -17,6 +19,9 @@ pub(super) fn collect(state: &AdminState) -> Value {
     gateway.insert("workers".to_owned(), json!(source.workers()));
     gateway.insert("workers_alive".to_owned(), json!(source.workers() - silent.len()));
     gateway.insert("draining".to_owned(), json!(state.is_draining()));
+    for (name, count) in ["reloads_total", "reloads_failed_total"].into_iter().zip(&state.reloads) {
+        gateway.insert(name.to_owned(), json!(count.load(Ordering::Relaxed)));
+    }
     gateway.insert("clients_address".to_owned(), json!(state.listening.clients));
     gateway.insert("internal_address".to_owned(), json!(state.internal_address));
     gateway.insert("admin_address".to_owned(), json!(state.listening.admin));
