@@ -7,19 +7,28 @@ use std::time::{Duration, Instant};
 
 use moor_tls::{Records, Server, Session};
 use rustls::CipherSuite as Suite;
-use support::{Wishes, client, client_config, give, meet, pair, say, settings};
+use support::{Wishes, client, client_config, give, meet, say, settings};
 
 /// Time a figure takes.
 const EACH: Duration = Duration::from_millis(700);
 const RECORD_BYTES: usize = 128;
 
 fn main() {
-    let pair = pair(&["shop.example"]);
+    for (kind, pair) in [
+        ("ECDSA P-256", support::pair(&["shop.example"])),
+        ("RSA-2048", support::pair_with(&["shop.example"], &rcgen::PKCS_RSA_SHA256)),
+    ] {
+        println!("{kind}");
+        measure(&pair);
+    }
+}
+
+fn measure(pair: &moor_tls::Pair) {
     for records in [Records::Rustls, Records::Compact] {
         let server = Server::new(&settings(records, vec![pair.clone()])).expect("settings of this program");
         for (what, resuming) in [("full", false), ("resumed", true)] {
             let wishes = Wishes { suite: Some(Suite::TLS13_AES_128_GCM_SHA256), ..Wishes::default() };
-            let fresh = || client_config(std::slice::from_ref(&pair), &wishes);
+            let fresh = || client_config(std::slice::from_ref(pair), &wishes);
             let config = fresh();
             let (mut ours, mut count) = (Duration::ZERO, 0_u32);
             while ours < EACH {
@@ -31,7 +40,7 @@ fn main() {
             println!("{records:?}: {per_s:.0} {what} handshakes/s, {:.0} us each", 1e6 / per_s);
         }
         let wishes = Wishes { suite: Some(Suite::TLS13_AES_128_GCM_SHA256), ..Wishes::default() };
-        let mut client = client(&client_config(std::slice::from_ref(&pair), &wishes), "shop.example");
+        let mut client = client(&client_config(std::slice::from_ref(pair), &wishes), "shop.example");
         let mut session = meet(&server, &mut client, 100_000).expect("a handshake").session;
         println!("{records:?}: seals {RECORD_BYTES} bytes in {:.0} ns", sealing(&mut session));
         println!("{records:?}: opens {RECORD_BYTES} bytes in {:.0} ns", opening(&mut session, &mut client));
