@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use moor_credentials::LoadError;
 use moor_ring::socket::{ListenOptions, listen};
 use moor_ring::{Doorbell, RingConfig, RingError, RingHandle};
 use moor_router::{RouterConfig, RouterHandle};
@@ -18,8 +19,10 @@ use moor_router::{RouterConfig, RouterHandle};
 use crate::config::{self, Config, RouterChoice};
 use crate::control::logging::{self, LogHandle, ReloadPart};
 use crate::control::{self, ControlContext, DrainOrder, Listening, WorkerControl, signals, systemd};
+use crate::credential_files;
 use crate::limits::{COMPLETION_ENTRIES, RESERVED_SLOTS, SUBMISSION_ENTRIES};
 use crate::tls_files::{self, TlsError};
+use crate::worker::access::Access;
 use crate::worker::counters::{Board, Counter};
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
@@ -63,6 +66,12 @@ pub enum StartError {
     /// The control plane.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// The credentials file.
+    #[error("{0}")]
+    Credentials(#[from] LoadError),
+    /// Clients from anywhere, and nobody asks who they are.
+    #[error("{0}")]
+    OpenToAnybody(String),
     /// Certificates, keys or tickets.
     #[error("TLS cannot be spoken: {0}")]
     Tls(#[from] TlsError),
@@ -98,6 +107,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     let signals =
         signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
     let tls = tls_files::load(&config.tls)?;
+    let access = credential_files::load(&config.credentials)?;
     let descriptors = config::descriptors_raise();
     let workers = config.workers();
 
@@ -105,6 +115,11 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         activated if activated.is_empty() => listen_group("clients", config.listen, workers, config)?,
         activated => share(activated, workers)?,
     };
+    // systemd's listeners are not where the configuration says.
+    let (bound, credentials) = (local(&clients[0])?, &config.credentials);
+    if !bound.ip().is_loopback() && credentials.file.is_none() && !credentials.anonymous {
+        return Err(StartError::OpenToAnybody(config::open_to_anybody(bound)));
+    }
     let internal = listen_group("the internal port", config.internal, workers, config)?;
     let admin = listen_alone("admin HTTP", config.admin)?;
     let router = match config.router {
@@ -120,6 +135,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
 
     let board = Board::new(workers as usize);
     let settings = Settings {
+        access,
         tls,
         ..worker_settings(config, router_address(config, &listening)?, descriptors, &listening)
     };
@@ -145,7 +161,10 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         router: router.as_ref().map(router_stats),
         collectors: router.as_ref().map(|router| router.collector()).into_iter().collect(),
         signals,
-        reload: logging::reload(log, vec![reload_tls(crew.remote(board.clone()))]),
+        reload: logging::reload(
+            log,
+            vec![reload_tls(crew.remote(board.clone())), reload_credentials(crew.remote(board.clone()))],
+        ),
     })?;
     crew.join();
     // The router goes last: workers deregister with it.
@@ -285,6 +304,19 @@ fn reload_tls(workers: Remote) -> ReloadPart {
     })
 }
 
+/// What SIGHUP does for credentials: whoever comes from now on is checked against what the file says now. Who is in stays
+/// until its credential expires or it is kicked.
+fn reload_credentials(workers: Remote) -> ReloadPart {
+    Box::new(move |config| match credential_files::load(&config.credentials) {
+        Ok(access) => {
+            let apps = access.verifier.as_ref().map_or(0, |verifier| verifier.apps());
+            workers.tell_all(|| Mail::Access(access.clone()));
+            Ok(format!("credentials of {apps} apps"))
+        }
+        Err(error) => Err(format!("credentials go on as they were: {error}")),
+    })
+}
+
 /// One listener per worker on the same address; the kernel spreads connections over them.
 fn listen_group(
     what: &'static str,
@@ -386,6 +418,7 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         send_queue_bytes_max: config.send_queue_bytes_max as usize,
         first_byte_timeout_ms: ms(config.first_byte_timeout_ms),
         plain: config.plain,
+        access: Access::default(),
         tls: None,
         tls_required: config.tls.required,
         websocket: config.websocket.policy().map(Arc::new),

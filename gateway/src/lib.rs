@@ -10,6 +10,7 @@
 pub mod appliance;
 pub mod config;
 pub mod control;
+mod credential_files;
 pub mod limits;
 mod tls_files;
 pub mod worker;

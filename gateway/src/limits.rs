@@ -40,6 +40,12 @@ pub const WEBSOCKET_PONGS_BYTES_MAX: usize = 4 * 1024;
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
 /// How often a worker gives memory that its clients have left back to the system, milliseconds.
 pub const GIVE_BACK_MS: u64 = 5_000;
+/// Channels closed in a turn because their credentials expired.
+pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
+/// Expiries of sessions that are gone, beyond those of the open ones, before they are weeded out.
+pub const EXPIRIES_STALE_MAX: usize = 1024;
+/// Between two lines in the log about denied access, milliseconds.
+pub const ACCESS_LOG_MS: u64 = 1_000;
 /// TLS handshakes worked on in a turn, some 75 µs each; the others wait for the next one.
 pub const TLS_HANDSHAKES_PER_TURN_MAX: u32 = 32;
 /// Largest buffer kept for what TLS records held, bytes.

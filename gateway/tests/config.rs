@@ -22,7 +22,15 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn check_says_what_would_run() {
-    let output = gateway(&["--check", "--workers", "3", "--listen", "0.0.0.0:9100"]);
+    let output = gateway(&[
+        "--check",
+        "--workers",
+        "3",
+        "--listen",
+        "0.0.0.0:9100",
+        "--credentials-anonymous",
+        "true",
+    ]);
     assert_eq!(output.status.code(), Some(0));
     let text = stdout(&output);
     assert!(text.starts_with("The configuration is valid."), "{text}");

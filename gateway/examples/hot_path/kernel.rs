@@ -120,6 +120,7 @@ impl Bench {
             first_byte_timeout_ms: 10_000,
             plain: true,
             websocket: Some(std::sync::Arc::default()),
+            access: moor_gateway::worker::access::Access::default(),
             tls: None,
             tls_required: false,
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },

@@ -16,7 +16,7 @@ const TOKEN_VARIABLE: &str = "MOOR_INTERNAL_TOKEN";
 
 const AFTER_HELP: &str = "Examples:
   moor-gateway                                      all in one on this host, nothing to configure
-  moor-gateway --listen 0.0.0.0:7100 --workers 4    clients from everywhere, four workers
+  moor-gateway --listen 0.0.0.0:7100 --credentials-file c.toml    clients from everywhere, with tokens
   moor-gateway --router router-1:7300 --internal 10.0.0.7:7200 --config /etc/moor/gateway.toml
   moor-gateway --config gateway.toml --check        is it right, and what would run?
   moor-gateway --print-config > gateway.toml        a file with every setting explained

@@ -227,6 +227,21 @@ pub const KEYS: &[Key] = &[
          direct-connect; or all."
     ),
     key!(
+        credentials.file,
+        "credentials-file",
+        "FILE",
+        "Which apps' tokens let clients in, and which tokens services have",
+        "TOML; docs/credentials.md says how. Without it every client is whoever it says it is, which is refused beyond \
+         loopback. SIGHUP reads it again; one that cannot be used leaves the former in place."
+    ),
+    key!(
+        credentials.anonymous,
+        "credentials-anonymous",
+        "true|false",
+        "Whether anybody may be anybody in apps that the file does not list",
+        "Or in all apps where there is no file. For development, and for networks where everybody is trusted."
+    ),
+    key!(
         tls.certificates,
         "tls-certificates",
         "LIST",

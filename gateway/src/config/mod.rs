@@ -22,7 +22,7 @@ pub use flags::{Request, request};
 pub use keys::{KEYS, Key};
 pub use print::{keys_markdown, summary, to_toml};
 pub use resources::{descriptors_raise, workers_auto};
-pub use validate::{validate, warnings};
+pub use validate::{open_to_anybody, validate, warnings};
 pub use value::{Announce, Auto, Fsync, LogFormat, Paths, RouterChoice, Secret, Setting, Shape, TlsRecords};
 
 /// Why the configuration cannot be used. Displays as one sentence that says what to do.
@@ -71,6 +71,7 @@ pub struct Config {
     pub recv_buffer_bytes: u32,
     pub accept_backlog: u32,
     pub disable_features: FeatureMask,
+    pub credentials: Credentials,
     pub tls: Tls,
     pub websocket: WebSocket,
     pub heartbeat: Heartbeat,
@@ -79,6 +80,14 @@ pub struct Config {
     pub drain: Drain,
     pub embedded: Embedded,
     pub log: Log,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Credentials {
+    pub file: Option<PathBuf>,
+    pub anonymous: bool,
 }
 
 /// Clients over TLS, on the same port.
@@ -200,6 +209,7 @@ impl Default for Config {
             recv_buffer_bytes: 2048,
             accept_backlog: 65_535,
             disable_features: FeatureMask::NONE,
+            credentials: Credentials::default(),
             tls: Tls { tls12: true, ..Tls::default() },
             websocket: WebSocket { enabled: true, path: "/".to_owned(), origins: Origins::None },
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },

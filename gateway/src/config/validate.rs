@@ -40,6 +40,10 @@ pub fn warnings(config: &Config) -> Vec<String> {
         let bytes = u64::from(config.recv_buffers) * u64::from(config.recv_buffer_bytes);
         warnings.push(format!("receive buffers take {bytes} bytes per worker; 2048-byte buffers are enough"));
     }
+    if config.credentials.anonymous {
+        warnings
+            .push("credentials.anonymous is on: whoever reaches the clients' port can be anybody".to_owned());
+    }
     if config.embedded.fsync.word() == "off" && config.router == RouterChoice::Embedded {
         warnings.push("fsync is off: a power failure loses accepted messages".to_owned());
     }
@@ -49,6 +53,15 @@ pub fn warnings(config: &Config) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Why clients cannot be served at this address.
+#[must_use]
+pub fn open_to_anybody(address: SocketAddr) -> String {
+    format!(
+        "clients would be served on {address}, beyond loopback, and nobody asks them who they are: set \
+         credentials.file (docs/credentials.md), or credentials.anonymous = true where anybody may be anybody"
+    )
 }
 
 struct Complaints(Vec<String>);
@@ -95,6 +108,8 @@ impl Complaints {
                 )
             });
         }
+        let open = config.credentials.file.is_none() && !config.credentials.anonymous;
+        self.unless(config.listen.ip().is_loopback() || !open, || open_to_anybody(config.listen));
         self.unless(!config.internal.ip().is_unspecified() || config.internal_advertise.is_some(), || {
             format!(
                 "`internal` listens on {}, which is no address others can connect to: set \

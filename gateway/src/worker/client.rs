@@ -124,6 +124,10 @@ impl<I: Io> Worker<I> {
         if open.credential.len() > CREDENTIAL_BYTES_MAX {
             return self.refuse_open(slot, number, Code::TooLarge, "the credential is too long", now);
         }
+        let expires_s = match self.admit_account(slot, &open, now) {
+            Ok(expires_s) => expires_s,
+            Err(denial) => return self.refuse_open(slot, number, Code::Unauthorized, denial.told(), now),
+        };
         let place = (slot.0, self.connections[slot.0].first_channel);
         let channel = self.channels.insert(place, number, &open.app, &open.account, open.last_sync_id);
         let Some(channel) = channel else {
@@ -140,6 +144,9 @@ impl<I: Io> Worker<I> {
         connection.channels += 1;
         self.counters.add(Counter::Opens);
         let handle = self.channels.handle(channel);
+        if let Some(expires_s) = expires_s {
+            self.expiries.insert(expires_s, handle, &self.channels);
+        }
         self.link.arrive(channel);
         self.queue_control(slot, Kind::Opened, number, &Opened { session: handle.0 }, now);
     }
@@ -149,7 +156,7 @@ impl<I: Io> Worker<I> {
         self.close_frame(slot, number, code, reason, now);
     }
 
-    fn close_frame(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
+    pub(super) fn close_frame(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
         let close = Close { code: code as i32, reason: reason.to_owned() };
         self.queue_control(slot, Kind::Close, number, &close, now);
     }

@@ -74,6 +74,10 @@ counters! {
     BytesSent Total "bytes_sent_total" "Bytes handed to the kernel for clients.";
     Opens Total "opens_total" "Channels opened.";
     OpensRefused Total "opens_refused_total" "Channels refused.";
+    OpensUnauthorized Total "opens_unauthorized_total" "Channels among them refused because of their credential.";
+    CredentialsExpired Total "credentials_expired_total" "Channels closed because their credential expired.";
+    ServicesUnauthorized Total "services_unauthorized_total" "Services turned away because of their token.";
+    ServicesDenied Total "services_denied_total" "Requests of services for apps or verbs that their token does not cover.";
     Upstream Total "upstream_total" "Client frames forwarded to the router.";
     UpstreamRefused Total "upstream_refused_total" "Submits answered UNAVAILABLE or OVERLOADED because the router was away or slow.";
     Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";

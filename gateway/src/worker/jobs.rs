@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use moor_credentials::Right;
 use moor_ring::{Slot, Token};
 use moor_wire::Code;
 use moor_wire::internal::{Kick, Location, LookupResult, NotHere, Outcome, Push, Verb};
@@ -230,7 +231,10 @@ impl<I: Io> Worker<I> {
     /// Does a job on this worker's own sessions.
     fn run_job(&mut self, job: &Job, now: Now) -> JobResult {
         match job {
-            Job::Push { session, kind, flags, body } => {
+            Job::Push { session, kind, flags, body, scope } => {
+                if !self.may_reach(scope, *session, Right::Push) {
+                    return JobResult::empty(Code::NotHere);
+                }
                 let push = Push { cookie: 0, session: *session, kind: *kind, flags: *flags, body };
                 let code = self.push(&push, now);
                 JobResult { reached: u32::from(code == Code::Ok), ..JobResult::empty(code) }
@@ -242,7 +246,12 @@ impl<I: Io> Worker<I> {
                 let reached = self.collect_broadcast(app, *kind, *flags, body, now);
                 JobResult { reached, ..JobResult::empty(if reached > 0 { Code::Ok } else { Code::NotHere }) }
             }
-            Job::Kick(kick) => self.run_kick(kick, now),
+            Job::Kick(kick, scope) => {
+                if !self.may_reach(scope, SessionHandle(kick.session), Right::Kick) {
+                    return JobResult::empty(Code::NotHere);
+                }
+                self.run_kick(kick, now)
+            }
             Job::Lookup { app, account } => {
                 let sessions: Vec<_> =
                     self.channels.of_account(app, account).map(|index| self.location(index)).collect();

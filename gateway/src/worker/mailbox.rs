@@ -12,6 +12,7 @@ use moor_wire::Code;
 use moor_wire::internal::Location;
 use moor_wire::session::SessionHandle;
 
+use super::access::{Access, Scope};
 use super::drain::DrainPlan;
 use super::io::WorkerId;
 use crate::limits::MAILBOX_ENTRIES;
@@ -29,6 +30,8 @@ pub enum Job {
         flags: u8,
         /// Its body.
         body: Bytes,
+        /// What who asks may do.
+        scope: Scope,
     },
     /// A frame for every session of an account.
     PushAccount {
@@ -54,8 +57,8 @@ pub enum Job {
         /// Its body.
         body: Bytes,
     },
-    /// Close sessions.
-    Kick(Arc<moor_wire::internal::Kick>),
+    /// Close sessions, as far as who asks may.
+    Kick(Arc<moor_wire::internal::Kick>, Scope),
     /// Where an account's sessions are.
     Lookup {
         /// App.
@@ -102,6 +105,8 @@ pub enum Mail {
         /// Bytes received, its HELLO first.
         received: Vec<u8>,
     },
+    /// From the control thread: whoever comes from now on is checked against this.
+    Access(Access),
     /// From the control thread: whoever comes from now on is shown these certificates.
     Tls(moor_tls::Server),
     /// From the control thread: finish gracefully.

@@ -6,6 +6,7 @@
 //! worker does no I/O and reads no clock of its own: requests go to an [`Io`], time comes as an argument, so a
 //! simulation drives the very code that production runs.
 
+pub mod access;
 mod apps;
 mod broadcast;
 mod buckets;
@@ -40,6 +41,7 @@ use std::collections::{HashMap, VecDeque};
 use moor_ring::{Completion, Slot, Token};
 
 use crate::limits::{PUBLISH_MS, TICK_MS, TURN_WAIT_MS_MAX};
+use access::{Denials, Expiries};
 use broadcast::Broadcasts;
 use channels::Channels;
 use chunked::Chunked;
@@ -91,6 +93,10 @@ pub struct Worker<I: Io> {
     services: HashMap<Slot, Service>,
     /// What services on their way here have sent so far, by ticket.
     arriving: HashMap<u64, Vec<u8>>,
+    expiries: Expiries,
+    denials: Denials,
+    /// Unix time at [`Now`] zero, milliseconds.
+    wall_clock_offset_ms: u64,
     jobs: Jobs,
     mailboxes: Mailboxes,
     counters: Counters,
@@ -135,6 +141,9 @@ impl<I: Io> Worker<I> {
             starved: VecDeque::new(),
             services: HashMap::new(),
             arriving: HashMap::new(),
+            expiries: Expiries::default(),
+            denials: Denials::default(),
+            wall_clock_offset_ms: 0,
             jobs: Jobs::default(),
             mailboxes,
             counters: Counters::new(),
@@ -192,6 +201,7 @@ impl<I: Io> Worker<I> {
         }
         self.timers_step(now);
         self.accept_step(now);
+        self.expiries_step(now);
         self.starved_step();
         if !self.tls.is_idle() {
             self.tls_turn(now);
@@ -274,6 +284,7 @@ impl<I: Io> Worker<I> {
                 Some(Mail::Service { ticket, received }) => {
                     self.arriving.insert(ticket, received);
                 }
+                Some(Mail::Access(access)) => self.settings.access = access,
                 Some(Mail::Tls(server)) => self.settings.tls = Some(server),
                 Some(Mail::Drain(plan)) => self.drain_begin(plan, now),
                 Some(Mail::Stop) => self.stopped = true,

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use moor_ring::{Doorbell, Features, RingConfig, RingError, RingHandle};
 
@@ -83,6 +83,7 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
     let mut now = clock();
     let mut busy = false;
     let mut given_back = now;
+    worker.set_wall_clock(unix_ms(), now);
     loop {
         let sleep = if busy { Duration::ZERO } else { Duration::from_millis(worker.sleep_ms(now)) };
         if let Err(error) = worker.io.ring().submit_and_wait(u32::from(!busy), Some(sleep)) {
@@ -103,7 +104,13 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
         }
         if now.0 >= given_back.0 + GIVE_BACK_MS {
             given_back = now;
+            worker.set_wall_clock(unix_ms(), now);
             moor_ring::memory::give_back();
         }
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use moor_credentials::Right;
 use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
 use moor_wire::frame::Header;
@@ -17,6 +18,7 @@ use moor_wire::internal::{
 use moor_wire::limits::INTERNAL_VERSION;
 use prost::Message;
 
+use super::access::Scope;
 use super::connection::{Phase, Receive, Role};
 use super::counters::{COUNTERS, Counter};
 use super::io::{Io, WorkerId};
@@ -32,6 +34,8 @@ const SERVICE_INTERVAL_MS: u32 = 60_000;
 pub struct Service {
     /// What it calls itself.
     node: String,
+    /// What it may do.
+    pub(super) may: Scope,
 }
 
 impl<I: Io> Worker<I> {
@@ -57,6 +61,7 @@ impl<I: Io> Worker<I> {
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::PushAccount) => match PushAccount::parse(body) {
+                Ok(push) if !self.is_allowed(slot, push.app, Right::Push, push.cookie, now) => {}
                 Ok(push) => {
                     let job = Job::PushAccount {
                         app: push.app.into(),
@@ -70,6 +75,7 @@ impl<I: Io> Worker<I> {
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::Broadcast) => match Broadcast::parse(body) {
+                Ok(all) if !self.is_allowed(slot, all.app, Right::Broadcast, all.cookie, now) => {}
                 Ok(all) => {
                     let job = Job::Broadcast {
                         app: all.app.into(),
@@ -84,10 +90,17 @@ impl<I: Io> Worker<I> {
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::Kick) => match Kick::decode(body) {
-                Ok(kick) => self.ask_all(asker(kick.cookie), Job::Kick(Arc::new(kick)), now),
+                Ok(kick)
+                    if kick.session == 0
+                        && !self.is_allowed(slot, &kick.app, Right::Kick, kick.cookie, now) => {}
+                Ok(kick) => {
+                    let asker = asker(kick.cookie);
+                    self.ask_all(asker, Job::Kick(Arc::new(kick), self.scope(slot)), now);
+                }
                 Err(_) => self.refuse_bytes(slot, Code::ProtocolError, "KICK does not decode", now),
             },
             Some(Verb::Lookup) => match Lookup::decode(body) {
+                Ok(lookup) if !self.is_allowed(slot, &lookup.app, Right::Query, lookup.cookie, now) => {}
                 Ok(lookup) => {
                     let job = Job::Lookup { app: lookup.app.into(), account: lookup.account.into() };
                     self.ask_all(asker(lookup.cookie).for_lookup(), job, now);
@@ -120,14 +133,9 @@ impl<I: Io> Worker<I> {
                 now,
             );
         }
-        if self
-            .settings
-            .internal_token
-            .as_ref()
-            .is_some_and(|token| !equal_in_constant_time(token, &hello.token))
-        {
-            return self.refuse_bytes(slot, Code::Unauthorized, "the token is not the configured one", now);
-        }
+        let Ok(may) = self.scope_of(&hello.token, now) else {
+            return self.refuse_bytes(slot, Code::Unauthorized, "no service has this token", now);
+        };
         let workers = self.mailboxes.workers();
         match hello.worker.map(WorkerId) {
             Some(worker) if worker.0 >= workers => {
@@ -135,13 +143,13 @@ impl<I: Io> Worker<I> {
                 self.refuse_bytes(slot, Code::NotFound, &detail, now);
             }
             Some(worker) if worker != self.id => self.pass_service(slot, worker, header, body, rest, now),
-            _ => self.welcome(slot, hello.node, now),
+            _ => self.welcome(slot, hello.node, may, now),
         }
     }
 
-    fn welcome(&mut self, slot: Slot, node: String, now: Now) {
+    fn welcome(&mut self, slot: Slot, node: String, may: Scope, now: Now) {
         if let Some(service) = self.services.get_mut(&slot) {
-            service.node = node;
+            *service = Service { node, may };
             tracing::debug!(worker = self.id.0, service = service.node, "service connected");
         }
         let connection = &mut self.connections[slot.0];
@@ -218,14 +226,19 @@ impl<I: Io> Worker<I> {
 
     fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
         let owner = WorkerId(push.session.worker());
+        let scope = self.scope(slot);
         if owner == self.id {
-            return self.handle_push(slot, push, want_outcome, now);
+            if self.may_reach(&scope, push.session, Right::Push) {
+                return self.handle_push(slot, push, want_outcome, now);
+            }
+            return self.answer_push(slot, push, Code::NotHere, want_outcome, now);
         }
         let job = Job::Push {
             session: push.session,
             kind: push.kind,
             flags: push.flags,
             body: Bytes::copy_from_slice(push.body),
+            scope,
         };
         let asker = Asker::new(slot, push.cookie);
         self.ask_one(if want_outcome { asker } else { asker.for_miss(push.session) }, owner, job, now);
@@ -234,6 +247,10 @@ impl<I: Io> Worker<I> {
     /// Pushes to a session of this worker and answers as asked: always with OUTCOME, or only a miss with NOT_HERE.
     pub(super) fn handle_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
         let code = self.push(push, now);
+        self.answer_push(slot, push, code, want_outcome, now);
+    }
+
+    fn answer_push(&mut self, slot: Slot, push: &Push<'_>, code: Code, want_outcome: bool, now: Now) {
         if want_outcome {
             let outcome = Outcome { cookie: push.cookie, code, reached: u32::from(code == Code::Ok) };
             self.queue_outcome(slot, outcome, now);
@@ -286,6 +303,6 @@ impl<I: Io> Worker<I> {
 }
 
 /// Compares a secret without telling by time where it differs.
-fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn equal_in_constant_time(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use moor_tls::Server;
 use moor_websocket::upgrade::Policy;
 
+use super::access::Access;
+
 /// Heartbeat intervals, milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
@@ -64,6 +66,8 @@ pub struct Settings {
     pub first_byte_timeout_ms: u32,
     /// Whether frames are taken straight, without WebSocket.
     pub plain: bool,
+    /// What credentials are checked against.
+    pub access: Access,
     /// Certificates and what else TLS needs; `None`: no TLS.
     pub tls: Option<Server>,
     /// Whether clients without TLS are turned away.

@@ -34,6 +34,7 @@ pub fn settings() -> Settings {
         first_byte_timeout_ms: 10_000,
         plain: true,
         websocket: Some(std::sync::Arc::default()),
+        access: crate::worker::access::Access::default(),
         tls: None,
         tls_required: false,
         heartbeat: Heartbeat { interval_ms: HEARTBEAT_MS, min_ms: 1000, max_ms: 590_000 },

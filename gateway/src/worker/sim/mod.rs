@@ -1,6 +1,7 @@
 //! The worker without a kernel: an in-memory [`Io`] with the faults of a real one, a clock that jumps, and the
 //! tests that drive the very code production runs. No sockets, no sleeping.
 
+mod access;
 mod bed;
 mod broadcasts;
 mod chaos;
