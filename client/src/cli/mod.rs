@@ -4,6 +4,7 @@ mod http;
 mod output;
 mod service;
 mod session;
+mod token;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -53,6 +54,9 @@ pub struct Global {
     /// Secret of the internal and router ports.
     #[arg(long, global = true, env = "MOOR_INTERNAL_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// File with the credential that `listen` and `send` log in with; `-`: standard input. See `moor token`.
+    #[arg(long, global = true, env = "MOOR_CREDENTIAL_FILE", value_name = "FILE")]
+    credential_file: Option<std::path::PathBuf>,
     /// The app whose accounts are meant.
     #[arg(long, global = true, default_value = "shop")]
     app: String,
@@ -75,6 +79,8 @@ enum Command {
     Kick(service::Kick),
     /// Show the router's and the gateway's counters.
     Stats,
+    /// Make a credential with an app's signing key (docs/credentials.md).
+    Token(token::Token),
 }
 
 impl Arguments {
@@ -94,6 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Who(who) => service::who(who, global),
         Command::Kick(kick) => service::kick(kick, global),
         Command::Stats => service::stats(global),
+        Command::Token(token) => token::token(token, global),
     }
 }
 

@@ -87,7 +87,8 @@ async fn log_in(
         From::New => Some(head_of(account, global).await?),
         From::Behind(id) => Some(id),
     };
-    client.open(CHANNEL, &global.app, account, Bytes::new(), last_sync_id).await?;
+    let credential = super::token::read_credential(global.credential_file.as_deref())?;
+    client.open(CHANNEL, &global.app, account, Bytes::from(credential), last_sync_id).await?;
     Ok((client, events))
 }
 

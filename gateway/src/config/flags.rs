@@ -90,9 +90,19 @@ where
     validate(&config)?;
     Ok(match (actions.print_config, actions.check) {
         (true, _) => Request::Print(print::to_toml(&config)),
-        (false, true) => Request::Print(print::summary(&config)),
+        (false, true) => {
+            check_files(&config)?;
+            Request::Print(print::summary(&config))
+        }
         (false, false) => Request::Run(Box::new(config)),
     })
+}
+
+/// Whether the files that a start would read can be used.
+fn check_files(config: &Config) -> Result<(), ConfigError> {
+    let wrong = |error: &dyn std::fmt::Display| ConfigError::Wrong(error.to_string());
+    crate::tls_files::load(&config.tls).map_err(|error| wrong(&error))?;
+    crate::credential_files::load(&config.credentials).map(drop).map_err(|error| wrong(&error))
 }
 
 fn wrong(name: &str, what: &str) -> ConfigError {
@@ -109,12 +119,9 @@ fn apply_flags(config: &mut Config, matches: &ArgMatches) -> Result<(), ConfigEr
 }
 
 fn read_token(path: &Path) -> Result<Secret, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        ConfigError::Wrong(format!(
-            "cannot read the token from {}: {error}. Make internal_token_file name a file this user can read.",
-            path.display()
-        ))
-    })?;
+    let text = moor_credentials::read_secret(path, "the internal token")
+        .map_err(|error| ConfigError::Wrong(format!("internal_token_file: {error}")))?;
+    let text = String::from_utf8_lossy(&text);
     let first = text.lines().next().unwrap_or_default().trim();
     Secret::parse(first).map_err(|_| {
         ConfigError::Wrong(format!("{}: the first line is empty and should be the token", path.display()))
