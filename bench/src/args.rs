@@ -108,6 +108,42 @@ impl Work {
     }
 }
 
+/// What carries a client's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Transport {
+    /// TCP itself.
+    #[default]
+    Tcp,
+    /// TLS.
+    Tls,
+    /// Messages of a WebSocket.
+    Ws,
+    /// Messages of a WebSocket over TLS.
+    Wss,
+}
+
+impl Transport {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// Whether there is TLS.
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Whether there are messages of a WebSocket.
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
 /// The load.
 #[derive(Clone, Debug, Args)]
 pub struct Load {
@@ -126,6 +162,12 @@ pub struct Load {
     /// Channels on each connection: the same account in so many apps. Messages use the first.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub channels: u16,
+    /// What carries the protocol, all on the same port.
+    #[arg(long, value_enum, default_value_t = Transport::Tcp)]
+    pub transport: Transport,
+    /// Clients over TLS resume with tickets; otherwise every handshake is a full one.
+    #[arg(long)]
+    pub resume: bool,
     /// How long to measure after everybody is logged in.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,

@@ -14,6 +14,7 @@ use moor_ring::{
 
 use crate::dialect::{Dialect, Meaning};
 use crate::fleet::{Fleet, Stage};
+use crate::secure::Secure;
 use crate::shared::{Shared, Tally, histogram};
 
 /// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
@@ -85,6 +86,10 @@ pub struct Share {
     pub heartbeat_ms_max: u64,
     /// How the server is spoken to.
     pub dialect: Dialect,
+    /// Whether it is over TLS.
+    pub secure: bool,
+    /// Whether tickets are used.
+    pub resume: bool,
     /// So many of them, the first ones, drop when the storm begins.
     pub dropping: u32,
     /// And come back within this time, at random.
@@ -116,6 +121,7 @@ fn source(target: SocketAddr, number: u32) -> Option<SocketAddr> {
 struct Driver {
     ring: Ring,
     fleet: Fleet,
+    secure: Option<Secure>,
     share: Share,
     shared: Arc<Shared>,
     tally: Tally,
@@ -171,6 +177,7 @@ impl Driver {
         Ok(Self {
             ring,
             fleet: Fleet::new(share.first, share.count, share.dialect),
+            secure: share.secure.then(|| Secure::new(share.count, share.resume)),
             share,
             shared: Arc::clone(shared),
             tally: Tally::new(),
@@ -245,8 +252,14 @@ impl Driver {
         match result {
             Ok(slot) => {
                 self.fleet.members[index as usize].slot = slot;
-                if let Some(login) = self.fleet.login(index) {
-                    self.send(index, login);
+                let login = self.fleet.login(index);
+                match (&mut self.secure, login) {
+                    (Some(secure), login) => match secure.begin(index, &login.unwrap_or_default()) {
+                        Ok(hello) => self.send_raw(index, hello),
+                        Err(error) => self.shared.note_trouble(|| error),
+                    },
+                    (None, Some(login)) => self.send_raw(index, login),
+                    (None, None) => {}
                 }
                 self.ring.poll_readable(slot, Token::new(index, 0));
             }
@@ -341,6 +354,17 @@ impl Driver {
     }
 
     fn send(&mut self, index: u32, bytes: Vec<u8>) {
+        let bytes = match &mut self.secure {
+            Some(secure) => secure.seal(index, &bytes),
+            None => bytes,
+        };
+        self.send_raw(index, bytes);
+    }
+
+    fn send_raw(&mut self, index: u32, bytes: Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
         if let Some(bytes) = self.fleet.try_send(index, bytes) {
             let slot = self.fleet.members[index as usize].slot;
             self.ring.send(slot, Token::new(index, 0), SendBuffer::Owned(bytes), 0);
@@ -380,12 +404,30 @@ impl Driver {
         match result {
             Ok(Recv::Data(buffer)) => {
                 self.tally.received += buffer.len() as u64;
-                let kept = self.handle_bytes(index, &buffer, measured);
+                let kept = self.handle_wire(index, &buffer, measured);
                 self.ring.recycle(buffer);
                 if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
             }
             Err(Errno::AGAIN | Errno::NOBUFS) => self.ring.poll_readable(slot, token),
             Ok(Recv::Eof) | Err(_) => self.over(index),
+        }
+    }
+
+    /// Received bytes, out of their records if there are any. False: the client is over.
+    fn handle_wire(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
+        let Some(secure) = &mut self.secure else { return self.handle_bytes(index, bytes, measured) };
+        match secure.open(index, bytes) {
+            Ok(opened) => {
+                if opened.resumed == Some(true) {
+                    self.shared.resumed.fetch_add(1, Relaxed);
+                }
+                self.send_raw(index, opened.out);
+                opened.plain.is_empty() || self.handle_bytes(index, &opened.plain, measured)
+            }
+            Err(error) => {
+                self.shared.note_trouble(|| error);
+                false
+            }
         }
     }
 
@@ -464,6 +506,9 @@ impl Driver {
     }
 
     fn close(&mut self, index: u32) {
+        if let Some(secure) = &mut self.secure {
+            secure.forget(index);
+        }
         let slot = self.fleet.members[index as usize].slot;
         self.ring.close(slot, Token::new(index, 0));
     }
@@ -483,6 +528,8 @@ mod tests {
                 target,
                 heartbeat_ms_max: 0,
                 dialect: Dialect::Bare,
+                secure: false,
+                resume: false,
                 dropping: connections / 2,
                 spread_us: 0,
             };

@@ -20,6 +20,7 @@ mod pusher;
 mod registry;
 mod report;
 mod sampler;
+mod secure;
 mod shared;
 mod side;
 mod storm;

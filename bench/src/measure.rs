@@ -189,7 +189,9 @@ impl<'a> Run<'a> {
             count: 0,
             target: side.target()?,
             heartbeat_ms_max: load.heartbeat_ms_max(work),
-            dialect: side.dialect(load.channels),
+            dialect: side.dialect(load),
+            secure: matches!(side, Side::Gateway { .. }) && load.transport.is_secure(),
+            resume: load.resume,
             dropping: drops.count,
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
         };
@@ -232,6 +234,10 @@ impl<'a> Run<'a> {
         let channels = self.load.channels;
         report.count("sessions", u64::from(sessions) * u64::from(channels));
         report.count("channels_per_connection", u64::from(channels));
+        report.detail("transport", json!(self.load.transport.name()));
+        if self.load.transport.is_secure() {
+            report.count("tls_resumed", self.shared.resumed.load(Relaxed));
+        }
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
         if let (Some(bare), Some((before, kernel, stats))) = (bare, readings) {
@@ -345,14 +351,14 @@ impl<'a> Run<'a> {
 
     fn fanout(&mut self, report: &mut Report) -> Result<f64, String> {
         let sessions = u64::from(self.shared.logged_in.load(Relaxed));
-        let dialect = self.side.dialect(self.load.channels);
+        let dialect = self.side.dialect(self.load);
         let pusher = pusher::to_everybody(dialect, self.side.internal()?, sessions)?;
         self.start_pusher(pusher, self.load.burst);
         self.measure(report)
     }
 
     fn pusher_to(&self, sessions: Vec<u64>) -> Result<Pusher, String> {
-        pusher::to_sessions(self.side.dialect(self.load.channels), self.side.internal()?, sessions)
+        pusher::to_sessions(self.side.dialect(self.load), self.side.internal()?, sessions)
     }
 
     fn start_pusher(&mut self, pusher: Pusher, burst: u64) {

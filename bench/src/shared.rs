@@ -75,6 +75,8 @@ pub struct Shared {
     pub dropped: AtomicU32,
     /// Heartbeats and pings sent.
     pub pings: AtomicU64,
+    /// TLS handshakes that a ticket made short.
+    pub resumed: AtomicU64,
     /// Their answers.
     pub pongs: AtomicU64,
     /// Pushes sent while measuring.
@@ -114,6 +116,7 @@ impl Shared {
             lost: AtomicU32::new(0),
             dropped: AtomicU32::new(0),
             pings: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
             pongs: AtomicU64::new(0),
             pushed: AtomicU64::new(0),
             delivered: AtomicU64::new(0),

@@ -62,9 +62,11 @@ impl Side {
     }
 
     /// How it is spoken to.
-    pub const fn dialect(&self, channels: u16) -> Dialect {
+    pub const fn dialect(&self, load: &Load) -> Dialect {
         match self {
-            Self::Gateway { .. } => Dialect::Moor { channels },
+            Self::Gateway { .. } => {
+                Dialect::Moor { channels: load.channels, websocket: load.transport.is_websocket() }
+            }
             Self::Floor(_) => Dialect::Bare,
         }
     }

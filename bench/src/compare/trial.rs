@@ -151,6 +151,8 @@ impl<'a> Clients<'a> {
             target: server.clients,
             heartbeat_ms_max: HEARTBEAT_MS,
             dialect: server.dialect,
+            secure: false,
+            resume: false,
             dropping: 0,
             spread_us: 0,
         };

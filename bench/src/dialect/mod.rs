@@ -24,6 +24,8 @@ pub enum Dialect {
     Moor {
         /// Channels on each connection.
         channels: u16,
+        /// Whether clients' frames lie in messages of a WebSocket.
+        websocket: bool,
     },
     /// The floor: a greeting, then whatever a service says.
     Bare,
@@ -82,7 +84,10 @@ impl Dialect {
     /// Login and subscriptions of the client with this number; the floor wants none.
     pub fn login(self, number: u32) -> Option<Vec<u8>> {
         match self {
-            Self::Moor { channels } => Some(moor::login(number, channels)),
+            Self::Moor { channels, websocket: false } => Some(moor::login(number, channels)),
+            Self::Moor { channels, websocket: true } => {
+                Some(websocket::moor_login(&moor::login(number, channels)))
+            }
             Self::Bare => None,
             Self::Mqtt => Some(mqtt::login(number)),
             Self::Nats => Some(nats::login(number)),
@@ -93,7 +98,11 @@ impl Dialect {
 
     /// A heartbeat that carries a time; those that have no such thing stay silent.
     pub fn ping(self, time_us: u64) -> Option<Vec<u8>> {
-        matches!(self, Self::Moor { .. } | Self::Bare).then(|| moor::ping(time_us))
+        match self {
+            Self::Moor { websocket: true, .. } => Some(websocket::message(&moor::ping(time_us))),
+            Self::Moor { .. } | Self::Bare => Some(moor::ping(time_us)),
+            _ => None,
+        }
     }
 
     /// What a service says first; [`Meaning::LoggedIn`] answers it. Moor's internal protocol has a handshake of its
@@ -123,6 +132,7 @@ impl Dialect {
     /// Cuts off the first message that came to the client with this number.
     pub fn try_cut(self, number: u32, bytes: &[u8]) -> Cut<'_> {
         match self {
+            Self::Moor { websocket: true, .. } => websocket::moor_try_cut(bytes),
             Self::Moor { .. } | Self::Bare => moor::try_cut(bytes),
             Self::Mqtt => mqtt::try_cut(number, bytes),
             Self::Nats => nats::try_cut(number, bytes),

@@ -116,7 +116,11 @@ mod tests {
         let mut answer = Vec::new();
         put_control(&mut answer, Kind::Opened, 2, &Opened { session: 8 });
         put_control(&mut answer, Kind::Opened, 1, &Opened { session: 9 });
-        means(Dialect::Moor { channels: 3 }, &answer, &[Meaning::Other, Meaning::LoggedIn(9)]);
+        means(
+            Dialect::Moor { channels: 3, websocket: false },
+            &answer,
+            &[Meaning::Other, Meaning::LoggedIn(9)],
+        );
     }
 
     #[test]
@@ -126,7 +130,7 @@ mod tests {
         put(&mut stream, Kind::Data, Class::Normal, 1, &77u64.to_be_bytes());
         stream[0] = Kind::Pong.byte();
         let wanted = [Meaning::Pong(5), Meaning::LoggedIn(9), Meaning::Push(77)];
-        means(Dialect::Moor { channels: 1 }, &stream, &wanted);
+        means(Dialect::Moor { channels: 1, websocket: false }, &stream, &wanted);
         means(Dialect::Bare, &stream, &wanted);
     }
 }

@@ -28,6 +28,43 @@ pub fn hello() -> Vec<u8> {
     upgrade("service")
 }
 
+/// Moor's login in one message behind the upgrade, without waiting for its answer.
+pub fn moor_login(frames: &[u8]) -> Vec<u8> {
+    let mut out = upgrade("");
+    out.truncate(out.len() - 2);
+    out.extend_from_slice(b"Sec-WebSocket-Protocol: moor.v1\r\n\r\n");
+    put_frame(&mut out, BINARY, &[frames]);
+    out
+}
+
+/// One binary message.
+pub fn message(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_frame(&mut out, BINARY, &[payload]);
+    out
+}
+
+/// The answer to the upgrade, the head of a message, or a frame of Moor's in one. The gateway puts whole frames into
+/// messages, so that nothing need be kept from one to the next.
+pub fn moor_try_cut(bytes: &[u8]) -> Cut<'_> {
+    let [first, rest @ ..] = bytes else { return Ok(None) };
+    match *first {
+        HTTP => answer(bytes),
+        BINARY => {
+            let length = match rest {
+                [126, ..] => 3,
+                [127, ..] => 9,
+                [length, ..] if length & MASKED == 0 => 1,
+                [] => return Ok(None),
+                _ => return Err(Broken),
+            };
+            Ok(rest.get(length..).map(|rest| (Meaning::Other, rest)))
+        }
+        kind if kind & 0x80 != 0 => try_cut(0, bytes),
+        _ => super::moor::try_cut(bytes),
+    }
+}
+
 /// The key is the example of section 1.2: nobody caches anything here.
 fn upgrade(path: &str) -> Vec<u8> {
     format!(
@@ -141,6 +178,29 @@ mod tests {
             Meaning::Refused("closed: [3, 232]".to_owned()),
         ];
         means(Dialect::WebSocket, &stream, &wanted);
+    }
+
+    #[test]
+    fn frames_of_moor_in_messages_are_understood_however_they_are_cut() {
+        let mut stream = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n".to_vec();
+        let mut pong = crate::dialect::Dialect::Bare.ping(5).unwrap();
+        pong[0] = moor_wire::client::Kind::Pong.byte();
+        let two = [&pong[..], &pong].concat();
+        stream.extend_from_slice(&[BINARY, u8::try_from(two.len()).unwrap()]);
+        stream.extend_from_slice(&two);
+        stream.extend_from_slice(&[BINARY, 126, 0, u8::try_from(pong.len()).unwrap()]);
+        stream.extend_from_slice(&pong);
+        stream.extend_from_slice(&[CLOSE, 2, 3, 0xe8]);
+        let wanted = [
+            Meaning::Other,
+            Meaning::Other,
+            Meaning::Pong(5),
+            Meaning::Pong(5),
+            Meaning::Other,
+            Meaning::Pong(5),
+            Meaning::Refused("closed: [3, 232]".to_owned()),
+        ];
+        means(Dialect::Moor { channels: 1, websocket: true }, &stream, &wanted);
     }
 
     #[test]

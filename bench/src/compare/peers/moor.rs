@@ -12,7 +12,7 @@ const GUARANTEE: &str = "at most once, in order; the service is told of a sessio
 /// The gateway as it is started without any flag: its router in the same process.
 pub const MOOR: Peer = Peer {
     name: "moor",
-    dialect: Dialect::Moor { channels: 1 },
+    dialect: Dialect::Moor { channels: 1, websocket: false },
     guarantee: GUARANTEE,
     source: Source::Workspace,
     find,
