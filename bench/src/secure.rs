@@ -12,8 +12,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind, SignatureScheme};
 
-/// The name that is asked for.
-const HOST: &str = "moor-bench.invalid";
+/// Names that are asked for, in turn. Tickets are kept by name, eight each, and hundreds of logins are under way at once.
+const HOSTS: u32 = 1024;
 
 /// TLS for the clients of one driver.
 #[derive(Debug)]
@@ -43,15 +43,18 @@ impl Secure {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
             .with_no_client_auth();
-        if !resume {
-            config.resumption = Resumption::disabled();
-        }
+        config.resumption = match resume {
+            // It counts eight for a name.
+            true => Resumption::in_memory_sessions(16 * HOSTS as usize),
+            false => Resumption::disabled(),
+        };
         Self { config: Arc::new(config), connections: (0..count).map(|_| None).collect() }
     }
 
     /// A client has connected: what it sends first; `login` follows its handshake.
     pub fn begin(&mut self, index: u32, login: &[u8]) -> Result<Vec<u8>, String> {
-        let name = ServerName::try_from(HOST).map_err(|error| error.to_string())?;
+        let name = format!("host-{}.invalid", index % HOSTS);
+        let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
         let mut connection = ClientConnection::new(Arc::clone(&self.config), name)
             .map_err(|error| format!("no TLS client: {error}"))?;
         connection.writer().write_all(login).map_err(|error| error.to_string())?;

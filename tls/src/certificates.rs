@@ -69,6 +69,8 @@ impl ResolvesServerCert for Certificates {
             .filter(named)
             .min_by_key(slow)
             .or_else(|| self.all.iter().find(usable))
+            // With none that the client could check, rustls finds that nothing is in common and says so.
+            .or_else(|| self.all.first())
             .cloned()
     }
 }

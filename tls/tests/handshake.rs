@@ -156,6 +156,21 @@ fn a_client_is_shown_the_certificate_of_the_name_it_asks_for() {
 }
 
 #[test]
+fn who_knows_no_signature_of_ours_is_told_that_nothing_is_in_common() {
+    let server = Server::new(&settings(Records::Compact, vec![pair(&["shop.example"])])).unwrap();
+    let wishes = Wishes {
+        versions: vec![&rustls::version::TLS12],
+        suite: Some(Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+        ..Wishes::default()
+    };
+    let mut client = client(&client_config(&[pair(&["shop.example"])], &wishes), "shop.example");
+    let mut out = Vec::new();
+    let begun = moor_tls::Handshake::new(&server).unwrap().advance(&take(&mut client), &mut out).map(|_| ());
+    assert!(matches!(begun, Err(Error::Handshake(rustls::Error::PeerIncompatible(_)))), "{begun:?}");
+    assert_eq!(out[5..], [2, 40], "handshake_failure");
+}
+
+#[test]
 fn protocols_are_agreed_on() {
     let pair = pair(&["shop.example"]);
     let mut settings = settings(Records::Compact, vec![pair.clone()]);
