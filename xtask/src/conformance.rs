@@ -69,9 +69,10 @@ fn check(summary: &mut Summary) -> Result<()> {
     }
     let python = std::path::absolute(environment().join("bin/python"))?;
     let script = ["websockets_exchange.py"];
-    let step = Step::program("Python websockets with a gateway", python, &script, "tests/interop");
+    let step = Step::program("Python websockets with a gateway", &python, &script, "tests/interop");
     summary.run(step.env("MOOR_GATEWAY", &gateway));
-    // The audit of the port for TLS belongs here: one more function that takes the summary.
+    let step = Step::program("TLS audit by sslyze", &python, &["tls_audit.py"], "tests/interop");
+    summary.run(step.env("MOOR_GATEWAY", &gateway));
     Ok(())
 }
 

@@ -10,7 +10,8 @@ use crate::step::Summary;
 pub type Package = (&'static str, &'static str);
 
 /// What `cargo xtask test` uses.
-pub const TEST: [Package; 6] = [
+pub const TEST: [Package; 7] = [
+    ("openssl", "openssl"),
     ("valgrind", "valgrind"),
     ("strace", "strace"),
     ("iproute2", "ip"),
