@@ -166,6 +166,7 @@ fn heading(key: &Key) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn run(arguments: &[&str]) -> Result<Config, String> {
         let line = std::iter::once("moor-gateway").chain(arguments.iter().copied());
@@ -220,6 +221,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "fedcba9876543210\nnot this\n").unwrap();
+        let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        assert!(run(&["--internal-token-file", path.to_str().unwrap()]).unwrap_err().contains("chmod 600"));
+        mode(0o600);
         let config = run(&["--internal-token-file", path.to_str().unwrap()]).unwrap();
         assert_eq!(config.token(), b"fedcba9876543210");
         assert!(!format!("{config:?}").contains("fedcba"));

@@ -97,7 +97,8 @@ pub const KEYS: &[Key] = &[
         "internal-token-file",
         "FILE",
         "File with the secret of the internal and router ports",
-        "Its first line is the token; under systemd use LoadCredential."
+        "Its first line is the token, and nobody but its owner may be able to read it; under systemd use \
+         LoadCredential."
     ),
     key!(
         admin,

@@ -55,14 +55,27 @@ fn welcome(config: &Config, listening: &Listening) -> String {
     } else {
         format!(" --target {}", listening.clients)
     };
-    let moor = "cargo run --release -p moor-client --bin moor --";
+    // Where cargo started it, cargo starts the tool too.
+    let moor = match std::env::var_os("CARGO") {
+        Some(_) => "cargo run --release -p moor-client --bin moor --",
+        None => "moor",
+    };
+    let anybody = match &config.credentials {
+        credentials if credentials.anonymous => {
+            "\nNOBODY IS ASKED WHO THEY ARE (credentials.anonymous): whoever reaches the clients' port can be anybody.\n"
+        }
+        credentials if credentials.file.is_none() => {
+            "\nNobody is asked who they are: fine on this host alone. docs/credentials.md says how to ask.\n"
+        }
+        _ => "",
+    };
     format!(
         "moor-gateway {version}, node {node}, {workers} worker{s}
   clients   {clients}
   internal  {internal}
   router    {router}
   admin     http://{admin}/
-
+{anybody}
 Try, each in a terminal of its own:
   {moor} listen{gateway} --app shop --account alice
   {moor} send{gateway} --app shop --from bob --to alice \"hi\"
@@ -99,6 +112,12 @@ mod tests {
         assert!(text.contains("clients   127.0.0.1:7100\n"), "{text}");
         assert!(text.contains("127.0.0.1:7300 (in this process, data in ./moor-data)"), "{text}");
         assert!(text.contains("moor -- listen --app shop --account alice\n"), "{text}");
+        assert!(text.contains("Nobody is asked who they are"), "{text}");
+        let mut config = Config::default();
+        config.credentials.file = Some("credentials.toml".into());
+        assert!(!banner(&config, &listening("127.0.0.1:7100")).contains("asked"));
+        config.credentials.anonymous = true;
+        assert!(banner(&config, &listening("127.0.0.1:7100")).contains("NOBODY IS ASKED"));
         let elsewhere = banner(&Config::default(), &listening("127.0.0.1:40001"));
         assert!(elsewhere.contains("listen --target 127.0.0.1:40001 --app"), "{elsewhere}");
     }
