@@ -204,7 +204,9 @@ impl<I: Io> Worker<I> {
 
     fn job_finish(&mut self, ticket: u64, now: Now) {
         let Some(Pending { asker, token, sum, .. }) = self.jobs.pending.remove(&ticket) else { return };
-        if self.connections[asker.slot.0].token(asker.slot) == token {
+        // Whoever asked may be gone, and the memory with them.
+        let asking = self.connections.get(asker.slot.0);
+        if asking.is_some_and(|connection| connection.token(asker.slot) == token) {
             self.answer(asker, sum, now);
         }
     }

@@ -46,6 +46,8 @@ pub struct Kernel {
     pub backlog: [VecDeque<Socket>; 2],
     /// Slots in the descriptor table.
     pub slots_max: u32,
+    /// The first that is given out.
+    pub slots_min: u32,
     /// Receive buffers the kernel has; each is taken by one receive until recycled.
     pub buffers_free: usize,
     /// Longest piece one receive returns.
@@ -77,6 +79,7 @@ impl Kernel {
             sockets: BTreeMap::new(),
             backlog: [VecDeque::new(), VecDeque::new()],
             slots_max: 64,
+            slots_min: 0,
             buffers_free: 16,
             recv_bytes_max: 2048,
             send_bytes_max: usize::MAX,
@@ -97,7 +100,8 @@ impl Kernel {
 
     /// Takes the lowest free slot for a socket.
     pub fn place(&mut self, socket: Socket) -> Result<Slot, Errno> {
-        let free = (0..self.slots_max).find(|slot| !self.sockets.contains_key(slot)).ok_or(Errno::NFILE)?;
+        let mut slots = self.slots_min..self.slots_max;
+        let free = slots.find(|slot| !self.sockets.contains_key(slot)).ok_or(Errno::NFILE)?;
         self.sockets.insert(free, socket);
         Ok(Slot(free))
     }

@@ -339,6 +339,29 @@ fn a_service_without_the_token_or_with_nonsense_is_shown_out() {
 }
 
 #[test]
+fn an_answer_to_a_service_that_has_gone_with_its_part_of_the_table_is_dropped() {
+    let mut bed = Bed::with(2, settings());
+    {
+        // Far enough up that nobody else is in the same chunk, which is given back with the service.
+        let mut kernel = bed.seats[0].kernel.borrow_mut();
+        (kernel.slots_min, kernel.slots_max) = (10_000, 10_064);
+    }
+    let service = bed.service(0, None);
+    // The other worker is busy for longer than the service waits.
+    bed.seats[1].ended = true;
+    let mut out = Vec::new();
+    let lookup = Lookup { cookie: 5, app: "shop".into(), account: "alice".into() };
+    internal::put_control(&mut out, Verb::Lookup, &lookup);
+    bed.write(service, &out);
+    bed.hang_up(service);
+    bed.advance(3000);
+    assert_eq!(bed.counter(Counter::JobsTimedOut), 1);
+    bed.seats[1].ended = false;
+    bed.settle();
+    bed.assert_clean();
+}
+
+#[test]
 fn a_drain_asks_everybody_takes_sessions_back_and_ends_in_time() {
     let mut bed = Bed::new();
     let router = bed.router(0);
