@@ -20,7 +20,7 @@ use moor_wire::client::{
     put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_MAX};
 use prost::Message;
 
 pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
@@ -442,6 +442,8 @@ impl Session {
                     heartbeat_ms: self.heartbeat_ms,
                 });
             }
+            // No gateway takes a longer PONG: it would close the connection over the answer to its own mistake.
+            Kind::Ping if frame.header.length > PING_BODY_BYTES_MAX => return None,
             Kind::Ping => put(&mut self.out, Kind::Pong, Class::Command, 0, &frame.body),
             Kind::Pong => {}
             Kind::GoAway => {

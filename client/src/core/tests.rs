@@ -322,3 +322,15 @@ fn the_app_may_acknowledge_by_itself() {
     assert_eq!(acks(&server.sent()), [(1, 1)]);
     assert_eq!(server.session.last_sync_id(1), Some(1));
 }
+
+#[test]
+fn a_ping_longer_than_any_server_sends_ends_the_connection_unanswered() {
+    for (bytes, is_answered) in [(16, true), (17, false)] {
+        let mut server = Server::live();
+        let mut ping = Vec::new();
+        put(&mut ping, Kind::Ping, Class::Command, 0, &vec![7; bytes]);
+        server.session.handle_bytes(&ping, server.now);
+        assert_eq!(kinds(&server.sent()), if is_answered { vec![Kind::Pong] } else { vec![] });
+        assert_eq!(server.session.wants_hang_up(), !is_answered);
+    }
+}
