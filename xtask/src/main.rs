@@ -3,6 +3,7 @@
 
 mod bench;
 mod conformance;
+mod fuzz;
 mod instructions;
 mod packages;
 mod step;
@@ -22,7 +23,7 @@ struct Arguments {
     task: Task,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Task {
     /// What CI runs: format, lints, documentation, then every test.
     Ci,
@@ -45,6 +46,15 @@ enum Task {
     /// other implementations of WebSocket. Installs what it needs: Debian packages when root, the rest under target/
     /// and clients/web/node_modules.
     Conformance,
+    /// Every target of fuzz/, or one, for a while each: executions, coverage, what it found. Needs the nightly toolchain;
+    /// installs cargo-fuzz under the target directory.
+    Fuzz {
+        /// How long each, seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        /// Only this one.
+        target: Option<String>,
+    },
     /// Format, lints and documentation, warnings denied.
     Lint,
 }
@@ -62,6 +72,7 @@ fn main() -> Result<ExitCode> {
         Task::Figures => bench::figures(&mut summary)?,
         Task::Instructions { renew } => instructions(&mut summary, renew),
         Task::Conformance => conformance::run(&mut summary)?,
+        Task::Fuzz { seconds, target } => fuzz::run(&mut summary, seconds, target.as_deref())?,
         Task::Lint => lint(&mut summary),
     }
     Ok(summary.finish())

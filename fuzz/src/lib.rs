@@ -1,0 +1,44 @@
+//! What the fuzzer runs: a function of bytes for each target, which panics when something does not hold.
+//!
+//! The functions know nothing of the engine, so that a test replays what it found on the usual toolchain
+//! (`tests/seeds.rs`), and so does whoever debugs a crash. README.md says what each target promises.
+#![forbid(unsafe_code)]
+
+pub mod client_core;
+pub mod frames;
+pub mod input;
+pub mod internal;
+mod kernel;
+pub mod router_client;
+mod seeds;
+pub mod upgrade;
+pub mod websocket;
+pub mod worker;
+
+/// A target: its name and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: [Target; 7] = [
+    ("client_core", client_core::run),
+    ("frames", frames::run),
+    ("internal", internal::run),
+    ("router_client", router_client::run),
+    ("upgrade", upgrade::run),
+    ("websocket", websocket::run),
+    ("worker", worker::run),
+];
+
+/// The inputs that each target starts from.
+#[must_use]
+pub fn first_inputs() -> [(&'static str, Vec<Vec<u8>>); 7] {
+    [
+        ("client_core", client_core::first_inputs()),
+        ("frames", frames::first_inputs()),
+        ("internal", internal::first_inputs()),
+        ("router_client", router_client::first_inputs()),
+        ("upgrade", upgrade::first_inputs()),
+        ("websocket", websocket::first_inputs()),
+        ("worker", worker::first_inputs()),
+    ]
+}
