@@ -127,7 +127,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<Figures> {
         format!("-rss_limit_mb={MEMORY_MB_MAX}"),
         "-print_final_stats=1".to_owned(),
     ]);
-    eprintln!("\n=== fuzz {target}: {seconds} s: {command:?}");
+    eprintln!("\n=== fuzz {target}: {seconds} s");
     let mut child = command.stderr(Stdio::piped()).spawn().context("rustup cannot be started")?;
     let mut figures = Figures::default();
     let lines = BufReader::new(child.stderr.take().context("stderr is piped")?).split(b'\n');
