@@ -83,6 +83,8 @@ impl Alert {
     pub const DECODE_ERROR: Self = Self(50);
     /// Field out of range.
     pub const ILLEGAL_PARAMETER: Self = Self(47);
+    /// Another version than this.
+    pub const PROTOCOL_VERSION: Self = Self(70);
     /// It is we who cannot go on.
     pub const INTERNAL_ERROR: Self = Self(80);
     /// The peer gives up a handshake; means nothing afterwards.

@@ -25,6 +25,9 @@ fn established(records: Records, suite: Suite, fragment: Option<usize>) -> (Sess
     (session, client)
 }
 
+/// Most bytes that the head of a record can claim to be followed by.
+const LENGTH_MAX: usize = u16::MAX as usize;
+
 /// What a client does next.
 #[derive(Clone, Debug)]
 enum Step {
@@ -105,7 +108,9 @@ fn play(records: Records, suite: Suite, fragment: Option<usize>, cuts: usize, st
                 bytes[5 + at % (length - 5)] ^= 1;
                 bytes
             }
-            Step::Forge(bytes) => bytes.clone(),
+            // With what follows it, whatever length it claims: one form refuses from the head alone what the other
+            // first waits for.
+            Step::Forge(bytes) => [bytes.as_slice(), &[0; LENGTH_MAX]].concat(),
             Step::Repeat => last.clone(),
         };
         last.clone_from(&bytes);
