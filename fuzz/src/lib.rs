@@ -11,6 +11,10 @@ pub mod internal;
 mod kernel;
 pub mod router_client;
 mod seeds;
+#[path = "../../tls/tests/support/mod.rs"]
+mod tls;
+pub mod tls_handshake;
+pub mod tls_records;
 pub mod upgrade;
 pub mod websocket;
 pub mod worker;
@@ -19,11 +23,13 @@ pub mod worker;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("client_core", client_core::run),
     ("frames", frames::run),
     ("internal", internal::run),
     ("router_client", router_client::run),
+    ("tls_handshake", tls_handshake::run),
+    ("tls_records", tls_records::run),
     ("upgrade", upgrade::run),
     ("websocket", websocket::run),
     ("worker", worker::run),
@@ -31,12 +37,14 @@ pub const TARGETS: [Target; 7] = [
 
 /// The inputs that each target starts from.
 #[must_use]
-pub fn first_inputs() -> [(&'static str, Vec<Vec<u8>>); 7] {
+pub fn first_inputs() -> [(&'static str, Vec<Vec<u8>>); 9] {
     [
         ("client_core", client_core::first_inputs()),
         ("frames", frames::first_inputs()),
         ("internal", internal::first_inputs()),
         ("router_client", router_client::first_inputs()),
+        ("tls_handshake", tls_handshake::first_inputs()),
+        ("tls_records", tls_records::first_inputs()),
         ("upgrade", upgrade::first_inputs()),
         ("websocket", websocket::first_inputs()),
         ("worker", worker::first_inputs()),

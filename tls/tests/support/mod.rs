@@ -1,6 +1,8 @@
 //! A server of ours and a client of rustls's, in memory.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses its part; an example uses it too")]
 
+pub mod conversation;
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 

@@ -1,0 +1,4 @@
+//! Runs `moor_fuzz::tls_handshake` on whatever the engine comes up with.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| moor_fuzz::tls_handshake::run(bytes));
