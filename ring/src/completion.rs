@@ -1,5 +1,6 @@
 //! What a ring reports: every completion, decoded.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use crate::errno::Errno;
@@ -88,6 +89,14 @@ pub enum Completion<R = RecvBuffer> {
         token: Token,
         /// The descriptor; `NOSYS` before Linux 6.8.
         result: Result<OwnedFd, Errno>,
+    },
+    /// Who is at the other end of a connection.
+    PeerAddress {
+        /// The token of the question.
+        token: Token,
+        /// The address; `NOTCONN` when the peer is gone, `NOSYS` before Linux 6.8, `MFILE` when the process has no
+        /// descriptor left.
+        result: Result<SocketAddr, Errno>,
     },
     /// A descriptor given to another ring arrived there, or did not. The own slot is still open.
     Passed {

@@ -65,7 +65,9 @@ impl Feature {
             Feature::NoSqArray => "submissions go through an index array",
             Feature::RegisteredRing => "every system call looks the ring's descriptor up",
             Feature::MessageRing => "rings wake each other by eventfd and cannot pass descriptors",
-            Feature::FixedFdInstall => "connections cannot be handed over to a new process",
+            Feature::FixedFdInstall => {
+                "connections cannot be handed over, and nobody's address is known: no limits per address"
+            }
             Feature::DirectConnect => "outgoing connections start as plain descriptors",
         }
     }

@@ -79,6 +79,13 @@ impl Ring {
             Op::Connect => self.connect_step(token, cqe.result()),
             Op::Adopt => self.adopted(token, result),
             Op::Install => Some(Completion::Installed { token, result: result.and_then(own) }),
+            Op::PeerAddress => {
+                let result = result.and_then(own).and_then(|fd| {
+                    // No system call is known that asks a direct descriptor (6.18).
+                    crate::socket::peer_address(&fd).map_err(|error| Errno::from_io(&error))
+                });
+                Some(Completion::PeerAddress { token, result })
+            }
             Op::Pass => Some(Completion::Passed { token, result: done }),
             Op::MessageSent => done.err().map(|error| Completion::MessageFailed { value, error }),
             Op::Message => Some(Completion::Message { value }),

@@ -165,9 +165,10 @@ pub(crate) fn adopt(cell: *mut RawFd, user_data: u64) -> Entry {
     opcode::FilesUpdate::new(cell.cast_const(), 1).offset(-1).build().user_data(user_data)
 }
 
-pub(crate) fn install(slot: Slot, token: Token) -> Entry {
+/// For [`Op::Install`] or [`Op::PeerAddress`].
+pub(crate) fn install(slot: Slot, op: Op, token: Token) -> Entry {
     // No flags: the descriptor closes on exec.
-    opcode::FixedFdInstall::new(Fixed(slot.0), 0).build().user_data(Op::Install.with_token(token))
+    opcode::FixedFdInstall::new(Fixed(slot.0), 0).build().user_data(op.with_token(token))
 }
 
 /// Says nothing when it succeeds.

@@ -65,6 +65,8 @@ pub(crate) enum Op {
     Doorbell = 14,
     /// A cancel, whose own end says nothing that the end of its target does not.
     Cancel = 15,
+    /// An installation whose descriptor is only asked for its peer.
+    PeerAddress = 16,
 }
 
 impl Op {
@@ -85,6 +87,7 @@ impl Op {
             13 => Op::SlotPassed,
             14 => Op::Doorbell,
             15 => Op::Cancel,
+            16 => Op::PeerAddress,
             _ => return None,
         })
     }
@@ -126,7 +129,7 @@ mod tests {
     fn token_survives_user_data() {
         let token = Token::new(u32::MAX, u32::MAX);
         assert_eq!(token.generation(), Token::GENERATION_MASK);
-        for tag in 1..=15 {
+        for tag in 1..=16 {
             let op = Op::from_tag(tag).unwrap();
             assert_eq!(op as u8, tag);
             let decoded = UserData::decode(op.with_token(token)).unwrap();

@@ -132,6 +132,30 @@ fn a_descriptor_goes_in_and_comes_out() {
 }
 
 #[test]
+fn the_peer_of_a_direct_descriptor_is_known_by_its_address() {
+    let mut ring = common::ring();
+    let (peer, slot, _) = common::connected(&mut ring);
+    let token = Token::new(slot.0, 3);
+    ring.peer_address(slot, token);
+    match next(&mut ring) {
+        Completion::PeerAddress { token: asked, result: Ok(address) } => {
+            assert_eq!((asked, address), (token, peer.local_addr().unwrap()));
+        }
+        other => panic!("{other:?}"),
+    }
+    ring.peer_address(Slot(slot.0 + 1), token);
+    assert!(matches!(next(&mut ring), Completion::PeerAddress { result: Err(Errno::BADF), .. }));
+    close(&mut ring, slot);
+}
+
+#[test]
+fn without_installing_nobodys_address_is_known() {
+    let mut ring = Ring::new(&RingConfig { features: Feature::FixedFdInstall.into(), ..config() }).unwrap();
+    ring.peer_address(Slot(0), Token::new(0, 0));
+    assert!(matches!(ring.pop(), Some(Completion::PeerAddress { result: Err(Errno::NOSYS), .. })));
+}
+
+#[test]
 fn installing_can_be_switched_off() {
     let mut ring = Ring::new(&RingConfig { features: Feature::FixedFdInstall.into(), ..config() }).unwrap();
     ring.install(Slot(0), Token::new(0, 0));
