@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use moor_tls::{Error, Pair, Records, Server, Session};
-use rustls::{CipherSuite as Suite, ClientConnection};
+use rustls::{CipherSuite as Suite, ClientConnection, PeerMisbehaved};
 
 use super::{Wishes, client, client_config, give, meet, pair, say, seal, settings, take};
 
@@ -49,6 +49,8 @@ pub enum Step {
 pub enum Seen {
     Heard(Vec<u8>),
     Closed,
+    /// The client has had enough of the answers to its key updates.
+    Left,
     /// The alert that the client was told; 255: none.
     Failed(u8),
 }
@@ -121,7 +123,15 @@ pub fn play(
             match result {
                 Ok(opened) => {
                     begun.drain(..opened.used);
-                    give(&mut client, &out).unwrap();
+                    match give(&mut client, &out) {
+                        Ok(_) => {}
+                        // It asked for so many, and heard nothing else.
+                        Err(rustls::Error::PeerMisbehaved(PeerMisbehaved::TooManyKeyUpdateRequests)) => {
+                            seen.push(Seen::Left);
+                            return seen;
+                        }
+                        Err(error) => panic!("the client does not understand the server: {error}"),
+                    }
                     if opened.closed {
                         seen.push(Seen::Closed);
                         let mut out = Vec::new();
