@@ -47,6 +47,9 @@ pub(crate) struct Compact {
     key_updates: u8,
     /// True when nothing may be sent any more: a last alert has been.
     closed: bool,
+    /// True when the peer has asked for another key. It is told with the next data: however often an idle connection is
+    /// asked, it answers once (RFC 8446, 4.6.3).
+    owes_key_update: bool,
 }
 
 const _: () = assert!(size_of::<Compact>() <= 224, "what an idle TLS session keeps");
@@ -65,6 +68,7 @@ impl Compact {
             suite,
             key_updates: 0,
             closed: false,
+            owes_key_update: false,
         })
     }
 
@@ -74,19 +78,14 @@ impl Compact {
         plain: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<Opened, Error> {
-        let result = self.open_all(input, plain, out);
+        let result = self.open_all(input, plain);
         if let Err(Error::Peer(alert)) = result {
             self.alert(alert, out)?;
         }
         result
     }
 
-    fn open_all(
-        &mut self,
-        mut input: &mut [u8],
-        plain: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) -> Result<Opened, Error> {
+    fn open_all(&mut self, mut input: &mut [u8], plain: &mut Vec<u8>) -> Result<Opened, Error> {
         let mut opened = Opened::default();
         let mut key = None;
         while let Some((head, rest)) = input.split_first_chunk_mut::<RECORD_HEAD_BYTES>() {
@@ -129,7 +128,7 @@ impl Compact {
                     plain.extend_from_slice(content);
                 }
                 HANDSHAKE => {
-                    self.handle_key_update(content, out)?;
+                    self.handle_key_update(content)?;
                     key = None;
                 }
                 ALERT => match *content {
@@ -147,7 +146,7 @@ impl Compact {
         Ok(opened)
     }
 
-    fn handle_key_update(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    fn handle_key_update(&mut self, message: &[u8]) -> Result<(), Error> {
         let Some((head, &[asked])) = message.split_first_chunk::<4>() else {
             return Err(Error::Peer(Alert::UNEXPECTED_MESSAGE));
         };
@@ -162,9 +161,7 @@ impl Compact {
             return Err(Error::Peer(Alert::UNEXPECTED_MESSAGE));
         }
         self.rx.advance(self.suite)?;
-        if asked == 1 && !self.closed {
-            self.update_key(out)?;
-        }
+        self.owes_key_update |= asked == 1;
         Ok(())
     }
 
@@ -179,8 +176,9 @@ impl Compact {
         if self.closed {
             return Err(Error::Unusable);
         }
-        if self.tx.sequence() >= RECORDS_PER_KEY_MAX {
+        if self.owes_key_update || self.tx.sequence() >= RECORDS_PER_KEY_MAX {
             self.update_key(out)?;
+            self.owes_key_update = false;
         }
         self.put(APPLICATION_DATA, plain, out)
     }
@@ -223,14 +221,15 @@ impl Compact {
 
     pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(4 + 2 * keys::DIRECTION_BYTES));
-        bytes.extend_from_slice(&[FORMAT, self.suite as u8, self.key_updates, u8::from(self.closed)]);
+        let flags = u8::from(self.closed) | u8::from(self.owes_key_update) << 1;
+        bytes.extend_from_slice(&[FORMAT, self.suite as u8, self.key_updates, flags]);
         self.rx.put(&mut bytes);
         self.tx.put(&mut bytes);
         bytes
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (&[FORMAT, suite, key_updates, closed @ (0 | 1)], rest) = bytes.split_first_chunk::<4>()? else {
+        let (&[FORMAT, suite, key_updates, flags @ 0..4], rest) = bytes.split_first_chunk::<4>()? else {
             return None;
         };
         let suite = Suite::from_byte(suite)?;
@@ -241,7 +240,8 @@ impl Compact {
             tx: Direction::from_bytes(suite, tx)?,
             suite,
             key_updates,
-            closed: closed == 1,
+            closed: flags & 1 != 0,
+            owes_key_update: flags & 2 != 0,
         })
     }
 }

@@ -148,15 +148,30 @@ fn keys_follow_from_a_secret_as_in_the_example_of_rfc_8448() {
 }
 
 #[test]
-fn who_asks_for_a_new_key_gets_it() {
-    for (asked, answer_bytes) in [(0, 0), (1, RECORD_HEAD_BYTES + 5 + 1 + TAG_BYTES)] {
+fn who_asks_for_a_new_key_gets_it_with_the_next_data_and_once() {
+    let data = RECORD_HEAD_BYTES + 1 + 1 + TAG_BYTES;
+    for (asked, answer_bytes) in [(0, data), (1, RECORD_HEAD_BYTES + 5 + 1 + TAG_BYTES + data)] {
         let (mut sender, mut receiver) = pair(1, 7);
         let mut bytes = Vec::new();
-        sender.put(HANDSHAKE, &[24, 0, 0, 1, asked], &mut bytes).unwrap();
-        let (result, _, answer) = open(&mut receiver, &bytes);
-        assert_eq!((result.is_ok(), answer.len()), (true, answer_bytes));
+        for _ in 0..3 {
+            sender.put(HANDSHAKE, &[24, 0, 0, 1, asked], &mut bytes).unwrap();
+            sender.tx.advance(sender.suite).unwrap();
+        }
+        let (result, _, out) = open(&mut receiver, &bytes);
+        assert_eq!((result.is_ok(), out.len()), (true, 0), "who is idle says nothing");
         assert_eq!(receiver.rx.sequence(), 0, "what comes next has the next key");
-        let (result, _, out) = open(&mut sender, &answer);
-        assert_eq!((result.is_ok(), out.len()), (true, 0), "an answer is not answered");
+        // It is owed by who goes on as bytes, too.
+        let mut receiver = Compact::from_bytes(&receiver.to_bytes()).unwrap();
+        for bytes_max in [answer_bytes, data] {
+            let mut answer = Vec::new();
+            receiver.seal(b"x", &mut answer).unwrap();
+            assert_eq!(answer.len(), bytes_max);
+            let (result, plain, out) = open(&mut sender, &answer);
+            assert_eq!(
+                (result.is_ok(), plain, out.len()),
+                (true, b"x".to_vec(), 0),
+                "an answer is not answered"
+            );
+        }
     }
 }
