@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use moor_gateway::worker::io::{Completion, Errno, Io, Listener, Recv, SendBuffer, Slot, Token, WorkerId};
@@ -46,10 +46,14 @@ pub struct Socket {
     pub window: usize,
     /// The peer has asked for a WebSocket.
     pub is_websocket: bool,
+    /// Where it comes from; `None`: the kernel cannot say.
+    pub address: Option<IpAddr>,
     /// Cuts what the worker sends; `None`: these are no frames.
     pub sent: Option<FrameReader>,
     armed: Option<(Arm, Token)>,
     sending: Option<(Token, SendBuffer, u32)>,
+    /// The question where it comes from.
+    asked: Option<Token>,
 }
 
 impl Socket {
@@ -61,6 +65,8 @@ impl Socket {
             reset: false,
             window: usize::MAX,
             is_websocket: false,
+            address: None,
+            asked: None,
             sent: Some(FrameReader::new(u32::MAX)),
             armed: None,
             sending: None,
@@ -154,6 +160,7 @@ impl Kernel {
         let slots: Vec<u32> = self.sockets.keys().copied().collect();
         for slot in slots {
             if !waits() {
+                self.run_asked(slot);
                 self.run_recv(slot);
             }
             if !waits() {
@@ -191,6 +198,13 @@ impl Kernel {
                 self.done.push_back(Completion::Accepted { token, result, more });
             }
         }
+    }
+
+    fn run_asked(&mut self, slot: u32) {
+        let Some(socket) = self.sockets.get_mut(&slot) else { return };
+        let Some(token) = socket.asked.take() else { return };
+        let result = socket.address.map(|address| SocketAddr::from((address, 1234))).ok_or(Errno::NOTCONN);
+        self.done.push_back(Completion::PeerAddress { token, result });
     }
 
     fn run_recv(&mut self, slot: u32) {
@@ -269,7 +283,7 @@ impl Hold {
 }
 
 fn is_busy(socket: &Socket) -> bool {
-    socket.armed.is_some() || socket.sending.is_some()
+    socket.armed.is_some() || socket.sending.is_some() || socket.asked.is_some()
 }
 
 impl Io for Hold {
@@ -279,6 +293,21 @@ impl Io for Hold {
         self.request(|kernel| {
             let before = kernel.accepting[listener as usize].replace(listener.token());
             assert!(before.is_none(), "accept armed twice");
+        });
+    }
+
+    fn pause_accept(&mut self, listener: Listener) {
+        self.request(|kernel| {
+            if let Some(token) = kernel.accepting[listener as usize].take() {
+                kernel.complete(Completion::Accepted { token, result: Err(Errno::CANCELED), more: false });
+            }
+        });
+    }
+
+    fn peer_address(&mut self, slot: Slot, token: Token) {
+        self.on(slot, |socket| {
+            assert!(!is_busy(socket), "asked with a request in flight");
+            socket.asked = Some(token);
         });
     }
 

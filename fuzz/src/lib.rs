@@ -9,6 +9,7 @@ pub mod frames;
 pub mod input;
 pub mod internal;
 mod kernel;
+pub mod proxy;
 pub mod router_client;
 mod seeds;
 #[path = "../../tls/tests/support/mod.rs"]
@@ -23,10 +24,11 @@ pub mod worker;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("client_core", client_core::run),
     ("frames", frames::run),
     ("internal", internal::run),
+    ("proxy", proxy::run),
     ("router_client", router_client::run),
     ("tls_handshake", tls_handshake::run),
     ("tls_records", tls_records::run),
@@ -37,11 +39,12 @@ pub const TARGETS: [Target; 9] = [
 
 /// The inputs that each target starts from.
 #[must_use]
-pub fn first_inputs() -> [(&'static str, Vec<Vec<u8>>); 9] {
+pub fn first_inputs() -> [(&'static str, Vec<Vec<u8>>); 10] {
     [
         ("client_core", client_core::first_inputs()),
         ("frames", frames::first_inputs()),
         ("internal", internal::first_inputs()),
+        ("proxy", proxy::first_inputs()),
         ("router_client", router_client::first_inputs()),
         ("tls_handshake", tls_handshake::first_inputs()),
         ("tls_records", tls_records::first_inputs()),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use moor_gateway::worker::access::Access;
 use moor_gateway::worker::counters::{Board, Counter};
+use moor_gateway::worker::door::Limits;
 use moor_gateway::worker::drain::DrainPlan;
 use moor_gateway::worker::io::{Completion, Listener, WorkerId};
 use moor_gateway::worker::mailbox::{Mail, Mailboxes};
@@ -76,9 +77,30 @@ fn settings(input: &mut Input<'_>) -> Settings {
         register_batch: 2,
         register_per_s: 100,
         retry_min_ms: 500,
-        retry_max_ms: 5000,
+        retry_max_ms: (second & 8 == 0).then_some(5000),
+        limits: if second & 4 == 0 { Limits::default() } else { limits() },
     }
 }
+
+/// Every limit, each low enough to be met.
+fn limits() -> Limits {
+    Limits {
+        accepts_per_s: 20,
+        logins_per_s: 20,
+        connections_per_address: 3,
+        accepts_per_address_per_s: 10,
+        sessions_per_app: 4,
+        logins_per_app_per_s: 10,
+        frames_per_connection_per_s: 20,
+        messages_per_channel_per_s: 5,
+        proxies: ["10.0.0.0/8".parse().expect("a network")].into_iter().collect(),
+        ..Limits::default()
+    }
+}
+
+/// Where clients come from: two hosts, a load balancer, and nobody knows where.
+const ADDRESSES: [Option<[u8; 4]>; 4] =
+    [Some([192, 0, 2, 1]), Some([192, 0, 2, 2]), Some([10, 0, 0, 1]), None];
 
 /// A worker and its kernel.
 struct Seat {
@@ -94,6 +116,8 @@ struct Gateway {
     now: u64,
     /// For what a peer says next: it may be told to say half of it.
     cut: Option<u8>,
+    /// Connections so far: each comes from elsewhere.
+    arrived: usize,
 }
 
 impl Gateway {
@@ -110,7 +134,7 @@ impl Gateway {
                 Seat { kernel, worker, ended: false }
             })
             .collect();
-        Self { seats, mailboxes, board, now: 1000, cut: None }
+        Self { seats, mailboxes, board, now: 1000, cut: None, arrived: 0 }
     }
 
     /// One turn of every worker; whether anything happened.
@@ -232,7 +256,10 @@ impl Gateway {
 
     fn arrive(&mut self, seat: usize, listener: Listener) {
         let end = if listener == Listener::Clients { End::Client } else { End::Service };
-        self.kernel(seat, |kernel| kernel.backlog[listener as usize].push_back(Socket::new(end)));
+        let mut socket = Socket::new(end);
+        self.arrived = self.arrived.wrapping_add(1);
+        socket.address = ADDRESSES[self.arrived % ADDRESSES.len()].map(Into::into);
+        self.kernel(seat, |kernel| kernel.backlog[listener as usize].push_back(socket));
     }
 
     /// Something from the control thread.
@@ -241,7 +268,7 @@ impl Gateway {
             0 | 1 => Mail::Access(Access::default()),
             2 => {
                 let deadline_ms = u64::from(input.short());
-                Mail::Drain(DrainPlan { deadline_ms, retry_min_ms: 500, retry_max_ms: 5000 })
+                Mail::Drain(DrainPlan { deadline_ms })
             }
             _ => Mail::Stop,
         };

@@ -44,8 +44,24 @@ pub const GIVE_BACK_MS: u64 = 5_000;
 pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
 /// Expiries of sessions that are gone, beyond those of the open ones, before they are weeded out.
 pub const EXPIRIES_STALE_MAX: usize = 1024;
-/// Between two lines in the log about denied access, milliseconds.
-pub const ACCESS_LOG_MS: u64 = 1_000;
+/// Between two lines in the log about the same kind of refusal, milliseconds.
+pub const NOTICE_MS: u64 = 1_000;
+/// A pace lets this much of a second come at once, milliseconds.
+pub const PACE_BURST_MS: u64 = 100;
+/// Share of its rate that a pace begins with after the start.
+pub const SLOW_START_SHARE: f64 = 0.25;
+/// Connections a worker can accept in a second where no limit says how many: measured, with logins, on one core.
+pub const ACCEPTS_PER_S_ASSUMED: u32 = 10_000;
+/// Latest return told to clients that are sent away, milliseconds.
+pub const RETRY_MS_MAX: u32 = 600_000;
+/// Longest PROXY header, bytes: addresses, and what else a balancer has to say about a client and its TLS.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+/// TLS handshakes that may wait for their turn: so many seconds of their rate. Who waited longer would be gone.
+pub const TLS_WAIT_S: u32 = 2;
+/// How often a worker looks at how much memory is left, milliseconds.
+pub const MEMORY_LOOK_MS: u64 = 1_000;
+/// While memory is short a client's send queue is this part of its limit.
+pub const SHED_QUEUE_SHARE: usize = 4;
 /// TLS handshakes worked on in a turn, some 75 µs each; the others wait for the next one.
 pub const TLS_HANDSHAKES_PER_TURN_MAX: u32 = 32;
 /// Largest buffer kept for what TLS records held, bytes.

@@ -110,6 +110,12 @@ impl Handshake {
         }))
     }
 
+    /// Whether nothing has come yet.
+    #[must_use]
+    pub const fn is_fresh(&self) -> bool {
+        self.received == 0
+    }
+
     /// Takes what the peer sent and appends what it is to be sent.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use moor_gateway::worker::counters::Board;
+use moor_gateway::worker::door::Limits;
 use moor_gateway::worker::io::{Completion, Io, Listener, Recv, SendBuffer, Slot, Token, WorkerId};
 use moor_gateway::worker::mailbox::Mailboxes;
 use moor_gateway::worker::settings::{Heartbeat, HotTier, Settings};
@@ -40,6 +41,13 @@ impl Io for Idle {
     type Buffer = Vec<u8>;
 
     fn accept(&mut self, _: Listener) {}
+    fn pause_accept(&mut self, _: Listener) {}
+
+    fn peer_address(&mut self, _: Slot, token: Token) {
+        let result = Ok(SocketAddr::from(([192, 0, 2, 1], 1234)));
+        self.0.borrow_mut().done.push_back(Completion::PeerAddress { token, result });
+    }
+
     fn stop_listening(&mut self, _: Listener) {}
 
     fn poll_readable(&mut self, slot: Slot, token: Token) {
@@ -128,7 +136,17 @@ impl Bench {
             register_batch: 256,
             register_per_s: 100_000,
             retry_min_ms: 500,
-            retry_max_ms: 5000,
+            retry_max_ms: None,
+            // As a gateway has them by default, but out of the way.
+            limits: Limits {
+                accepts_per_s: 1_000_000,
+                logins_per_s: 1_000_000,
+                connections_per_address: 1_000_000,
+                accepts_per_address_per_s: 1_000_000,
+                frames_per_connection_per_s: 1_000_000,
+                messages_per_channel_per_s: 1_000_000,
+                ..Limits::default()
+            },
         };
         let worker = Worker::new(WorkerId(0), kernel.clone(), settings, Mailboxes::new(1), Board::new(1), 1);
         Self { worker, kernel, now: Now(1000) }

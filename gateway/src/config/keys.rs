@@ -365,6 +365,115 @@ pub const KEYS: &[Key] = &[
         "Per worker and second; protects a router that has just started. At least 100."
     ),
     key!(
+        limits.accepts_per_s,
+        "limits-accepts-per-s",
+        "N",
+        "Connections accepted a second",
+        "Per worker; 0: no limit, here and in all of `limits`. Faster ones wait in the kernel's queue \
+         (`accept_backlog`)."
+    ),
+    key!(
+        limits.handshakes_per_s,
+        "limits-handshakes-per-s",
+        "N",
+        "TLS handshakes begun a second",
+        "Per worker; one takes some 80 µs of a core. Faster ones wait for two seconds' worth, more are reset."
+    ),
+    key!(
+        limits.logins_per_s,
+        "limits-logins-per-s",
+        "N",
+        "Channels opened a second",
+        "Per worker. Faster ones are closed with OVERLOADED, and clients try again."
+    ),
+    key!(
+        limits.slow_start_ms,
+        "limits-slow-start-ms",
+        "MS",
+        "Time from the start until these three hold in full",
+        "Milliseconds, at most 600,000. They begin with a quarter: after a restart everybody comes at once."
+    ),
+    key!(
+        limits.connections_per_address,
+        "limits-connections-per-address",
+        "N",
+        "Most connections of one address",
+        "Over all workers; of IPv6 a /64 is one address. More are reset. Thousands of people may share an address of \
+         a mobile network."
+    ),
+    key!(
+        limits.accepts_per_address_per_s,
+        "limits-accepts-per-address-per-s",
+        "N",
+        "Connections of one address accepted a second",
+        "Over all workers; a second's worth may come at once. More are reset."
+    ),
+    key!(
+        limits.exempt,
+        "limits-exempt",
+        "LIST",
+        "Addresses and networks that neither holds for",
+        "Such as 10.0.0.0/8, separated by commas."
+    ),
+    key!(
+        limits.sessions_per_app,
+        "limits-sessions-per-app",
+        "N",
+        "Most sessions of one app",
+        "Over all workers. More are closed with LIMIT."
+    ),
+    key!(
+        limits.logins_per_app_per_s,
+        "limits-logins-per-app-per-s",
+        "N",
+        "Channels of one app opened a second",
+        "Over all workers; a second's worth may come at once. Faster ones are closed with OVERLOADED."
+    ),
+    key!(
+        limits.frames_per_connection_per_s,
+        "limits-frames-per-connection-per-s",
+        "N",
+        "Frames of one connection a second",
+        "Of any kind; a second's worth may come at once. A connection that sends more is closed with LIMIT."
+    ),
+    key!(
+        limits.messages_per_channel_per_s,
+        "limits-messages-per-channel-per-s",
+        "N",
+        "Messages of one channel a second",
+        "A second's worth may come at once. More are answered OVERLOADED and not stored."
+    ),
+    key!(
+        memory.limit_mb,
+        "memory-limit-mb",
+        "MB|auto",
+        "Memory that may be used",
+        "Of this process, in megabytes. `auto`: what the control group allows and what the host has left, whichever is \
+         shorter."
+    ),
+    key!(
+        memory.refuse_percent,
+        "memory-refuse-percent",
+        "N",
+        "Part of it in use from which nobody new comes in",
+        "Percent. New connections are told to come back later; who is in is not harmed."
+    ),
+    key!(
+        memory.shed_percent,
+        "memory-shed-percent",
+        "N",
+        "Part of it in use from which queues are cut",
+        "Percent. Transient frames that wait are dropped, and a client's send queue may hold a quarter of its limit."
+    ),
+    key!(
+        proxy.sources,
+        "proxy-sources",
+        "LIST",
+        "Load balancers that say who is behind them",
+        "Addresses and networks, separated by commas. Their connections must begin with a PROXY header, version 1 or 2; \
+         limits per address then hold for the client's. Nobody else's header is believed."
+    ),
+    key!(
         drain.deadline_ms,
         "drain-deadline-ms",
         "MS",
@@ -381,9 +490,10 @@ pub const KEYS: &[Key] = &[
     key!(
         drain.retry_max_ms,
         "drain-retry-max-ms",
-        "MS",
-        "Latest return of a client sent away",
-        "Milliseconds. Connections divided by what the other gateways accept per second is a good window."
+        "MS|auto",
+        "Latest return of a client sent away or refused",
+        "Milliseconds. `auto`: connections divided by `limits.accepts_per_s`, so that nobody comes back sooner than a \
+         gateway like this one can take them."
     ),
     key!(
         embedded.shards,

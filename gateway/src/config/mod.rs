@@ -12,11 +12,14 @@ mod resources;
 mod validate;
 mod value;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use moor_ring::FeatureMask;
 use moor_websocket::upgrade::{Origins, Policy};
+
+use crate::worker::door::Networks;
 
 pub use flags::{Request, request};
 pub use keys::{KEYS, Key};
@@ -77,6 +80,9 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     pub hot: Hot,
     pub register: Register,
+    pub limits: Limits,
+    pub memory: Memory,
+    pub proxy: Proxy,
     pub drain: Drain,
     pub embedded: Embedded,
     pub log: Log,
@@ -153,13 +159,46 @@ pub struct Register {
     pub per_s: u32,
 }
 
+/// How many come in, how fast, and how loud they may be. 0 is no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Limits {
+    pub accepts_per_s: u32,
+    pub handshakes_per_s: u32,
+    pub logins_per_s: u32,
+    pub slow_start_ms: u64,
+    pub connections_per_address: u32,
+    pub accepts_per_address_per_s: u32,
+    pub exempt: Networks,
+    pub sessions_per_app: u32,
+    pub logins_per_app_per_s: u32,
+    pub frames_per_connection_per_s: u32,
+    pub messages_per_channel_per_s: u32,
+}
+
+/// When memory counts as short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Memory {
+    pub limit_mb: Auto,
+    pub refuse_percent: u32,
+    pub shed_percent: u32,
+}
+
+/// Load balancers before the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Proxy {
+    pub sources: Networks,
+}
+
 /// What SIGTERM does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "see KEYS")]
 pub struct Drain {
     pub deadline_ms: u64,
     pub retry_min_ms: u64,
-    pub retry_max_ms: u64,
+    pub retry_max_ms: Auto,
 }
 
 /// The router inside this process.
@@ -215,7 +254,27 @@ impl Default for Config {
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
             register: Register { batch: 512, per_s: 20_000 },
-            drain: Drain { deadline_ms: 10_000, retry_min_ms: 500, retry_max_ms: 5000 },
+            limits: Limits {
+                accepts_per_s: 20_000,
+                handshakes_per_s: 5000,
+                logins_per_s: 20_000,
+                slow_start_ms: 5000,
+                connections_per_address: 10_000,
+                accepts_per_address_per_s: 1000,
+                exempt: [
+                    IpNet::from(Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8)),
+                    IpNet::from(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+                ]
+                .into_iter()
+                .collect(),
+                sessions_per_app: 0,
+                logins_per_app_per_s: 0,
+                frames_per_connection_per_s: 5000,
+                messages_per_channel_per_s: 1000,
+            },
+            memory: Memory { limit_mb: Auto::Auto, refuse_percent: 90, shed_percent: 95 },
+            proxy: Proxy::default(),
+            drain: Drain { deadline_ms: 10_000, retry_min_ms: 500, retry_max_ms: Auto::Auto },
             embedded: Embedded {
                 shards: Auto::Auto,
                 fsync: Fsync::Full,

@@ -118,7 +118,7 @@ mod tests {
         config.workers = crate::config::Auto::Set(6);
         config.router = RouterChoice::Address("router-1:7300".to_owned());
         config.log.level = "info,moor_gateway=debug".to_owned();
-        config.drain.retry_max_ms = 9000;
+        config.drain.retry_max_ms = crate::config::Auto::Set(9000);
         config.tls.keys.0 = vec!["a.key".into(), "b \"2\".key".into()];
         config.websocket.origins =
             Origins::Listed(vec!["https://a.example".into(), "https://b.example:8443".into()]);

@@ -215,11 +215,36 @@ impl Complaints {
         });
         let drain = &config.drain;
         self.between("drain.deadline_ms", drain.deadline_ms, 0, 600_000);
-        self.between("drain.retry_max_ms", drain.retry_max_ms, 0, 3_600_000);
-        self.unless(drain.retry_min_ms <= drain.retry_max_ms, || {
+        self.between("drain.retry_min_ms", drain.retry_min_ms, 0, 3_600_000);
+        if let Auto::Set(retry_max_ms) = drain.retry_max_ms {
+            self.between("drain.retry_max_ms", retry_max_ms, 0, 3_600_000);
+            self.unless(drain.retry_min_ms <= u64::from(retry_max_ms), || {
+                format!(
+                    "`drain.retry_min_ms` is {} and larger than drain.retry_max_ms ({retry_max_ms})",
+                    drain.retry_min_ms
+                )
+            });
+        }
+        let limits = &config.limits;
+        self.between("limits.slow_start_ms", limits.slow_start_ms, 0, 600_000);
+        for (path, rate) in [
+            ("limits.accepts_per_s", limits.accepts_per_s),
+            ("limits.handshakes_per_s", limits.handshakes_per_s),
+            ("limits.logins_per_s", limits.logins_per_s),
+            ("limits.accepts_per_address_per_s", limits.accepts_per_address_per_s),
+            ("limits.logins_per_app_per_s", limits.logins_per_app_per_s),
+            ("limits.frames_per_connection_per_s", limits.frames_per_connection_per_s),
+            ("limits.messages_per_channel_per_s", limits.messages_per_channel_per_s),
+        ] {
+            self.between(path, rate, 0, 1_000_000);
+        }
+        let memory = &config.memory;
+        self.between("memory.refuse_percent", memory.refuse_percent, 1, 100);
+        self.between("memory.shed_percent", memory.shed_percent, 1, 100);
+        self.unless(memory.refuse_percent <= memory.shed_percent, || {
             format!(
-                "`drain.retry_min_ms` is {} and larger than drain.retry_max_ms ({})",
-                drain.retry_min_ms, drain.retry_max_ms
+                "`memory.refuse_percent` is {} and larger than memory.shed_percent ({})",
+                memory.refuse_percent, memory.shed_percent
             )
         });
     }
@@ -328,13 +353,18 @@ mod tests {
             (|c| c.recv_buffers = u32::MAX, "a power of two, such as 32768"),
             (|c| c.recv_buffer_bytes = 0, "`recv_buffer_bytes`"),
             (|c| c.hot.events = 0, "`hot.events`"),
+            (|c| c.limits.logins_per_s = 1_000_001, "`limits.logins_per_s`"),
+            (|c| c.memory.refuse_percent = 99, "larger than memory.shed_percent"),
             (|c| c.hot.idle_ms = 1000, "`hot.idle_ms`"),
             (|c| c.hot.window_ms = 0, "`hot.window_ms`"),
             (|c| c.first_byte_timeout_ms = 0, "`first_byte_timeout_ms`"),
             (|c| c.heartbeat.interval_ms = 600_000, "`heartbeat.interval_ms` is 600000"),
             (|c| c.heartbeat.min_ms = 0, "`heartbeat.min_ms`"),
             (|c| c.heartbeat.max_ms = 4_000_000, "`heartbeat.max_ms`"),
-            (|c| c.drain.retry_min_ms = 6000, "larger than drain.retry_max_ms"),
+            (
+                |c| (c.drain.retry_min_ms, c.drain.retry_max_ms) = (6000, Auto::Set(5000)),
+                "larger than drain.retry_max_ms",
+            ),
             (|c| c.drain.deadline_ms = 600_001, "`drain.deadline_ms`"),
             (|c| c.log.level = " ".to_owned(), "`log.level`"),
             (|c| c.log.level = "inof".to_owned(), "`log.level` is \"inof\""),

@@ -4,11 +4,14 @@
 //! `validate`. Flags and file share one spelling, so that what works in one works in the other.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use moor_ring::{Feature, FeatureMask};
 use moor_websocket::upgrade::Origins;
+
+use crate::worker::door::Networks;
 
 /// What a TOML value must be to reach [`Setting::parse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,6 +299,23 @@ impl Setting for Paths {
     fn to_toml(&self) -> Option<String> {
         let paths: Vec<_> = self.0.iter().map(|path| quoted(&path.to_string_lossy())).collect();
         Some(format!("[{}]", paths.join(", ")))
+    }
+}
+
+impl Setting for Networks {
+    const SHAPE: Shape = Shape::List;
+    fn parse(text: &str) -> Result<Self, String> {
+        let network = |text: &str| {
+            let address = text.parse::<IpAddr>().map(IpNet::from).ok();
+            address.or_else(|| text.parse().ok()).ok_or_else(|| {
+                format!("{text:?} is neither an address nor a network such as 10.0.0.0/8 or 2001:db8::/32")
+            })
+        };
+        text.split(',').filter(|text| !text.is_empty()).map(|text| network(text.trim())).collect()
+    }
+    fn to_toml(&self) -> Option<String> {
+        let networks: Vec<_> = self.as_slice().iter().map(|network| quoted(&network.to_string())).collect();
+        Some(format!("[{}]", networks.join(", ")))
     }
 }
 

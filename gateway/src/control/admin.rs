@@ -45,6 +45,8 @@ pub(super) struct AdminState {
     pub draining: AtomicBool,
     /// SIGHUPs carried out, and those of which something could not be.
     pub reloads: [AtomicU64; 2],
+    /// Memory in use, percent.
+    pub memory_used_percent: Arc<AtomicU64>,
     pub started: Instant,
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -166,6 +167,11 @@ impl Collector for ProcessCollector {
         let gauges = [
             ("gateway_workers", "Workers configured", counts(workers)),
             ("gateway_workers_alive", "Workers whose loop turned within the last 5 s", counts(alive)),
+            (
+                "gateway_memory_used_percent",
+                "Memory in use of what may be: the control group's, the host's or memory.limit_mb, percent",
+                i64::try_from(state.memory_used_percent.load(Relaxed)).unwrap_or(i64::MAX),
+            ),
             ("gateway_draining", "1 while a drain is under way", i64::from(state.is_draining())),
         ];
         for (name, help, value) in gauges {
@@ -177,7 +183,7 @@ impl Collector for ProcessCollector {
             ("gateway_reloads_failed", "SIGHUPs of which something could not be used and the former stayed"),
         ];
         for ((name, help), count) in reloads.into_iter().zip(&state.reloads) {
-            let count = count.load(std::sync::atomic::Ordering::Relaxed);
+            let count = count.load(Relaxed);
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }

@@ -11,6 +11,7 @@ mod http_limits;
 mod lifecycle;
 mod liveness;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 mod process;
 pub mod signals;
@@ -32,6 +33,7 @@ pub use liveness::SILENCE_MS_MAX;
 use admin::{Admin, AdminState};
 use lifecycle::{Action, Lifecycle};
 use liveness::Liveness;
+use memory::Watch;
 use metrics::CounterSource;
 use systemd::Notifier;
 
@@ -45,10 +47,6 @@ const STEP_DRAINING: Duration = Duration::from_millis(10);
 pub struct DrainOrder {
     /// From now until every connection is closed, milliseconds.
     pub deadline_ms: u64,
-    /// Window told to the clients, milliseconds.
-    pub retry_min_ms: u64,
-    /// Window told to the clients, milliseconds.
-    pub retry_max_ms: u64,
 }
 
 /// What the control thread can ask of the workers. None of it waits for them.
@@ -89,6 +87,8 @@ pub struct ControlContext {
     pub admin: TcpListener,
     /// How SIGTERM drains.
     pub drain: DrainOrder,
+    /// What looks at memory.
+    pub memory: Watch,
     /// What the workers publish.
     pub source: Arc<dyn CounterSource>,
     /// What the workers obey.
@@ -109,7 +109,7 @@ pub struct ControlContext {
 /// # Errors
 /// [`ControlError`] when the admin port cannot be served; the workers are untouched then.
 pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
-    let ControlContext { source, workers, signals, drain, mut reload, .. } = context;
+    let ControlContext { source, workers, signals, drain, mut memory, mut reload, .. } = context;
     let started = Instant::now();
     let state = Arc::new(AdminState {
         node: context.node,
@@ -121,6 +121,7 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
         router: context.router,
         draining: AtomicBool::new(false),
         reloads: [AtomicU64::new(0), AtomicU64::new(0)],
+        memory_used_percent: memory.used_percent(),
         started,
     });
     let admin = Admin::start(context.admin, state.clone(), context.collectors)?;
@@ -131,6 +132,7 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
         let signal = next_signal(&signals, if life.is_running() { STEP } else { STEP_DRAINING });
         let now_ms = state.now_ms();
         state.liveness.sample(&*state.source, now_ms);
+        memory.look(now_ms);
         // Workers that have ended one by one during a drain are silent and not sick.
         let healthy = !life.is_running() || state.liveness.silent(now_ms).is_empty();
         notifier.stroke(now_ms, healthy);

@@ -57,7 +57,7 @@ impl Usage {
 }
 
 /// The value of a line such as `Rss:   12 kB`, in bytes.
-fn kilobytes(text: &str, name: &str) -> Option<u64> {
+pub(super) fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     let number: u64 = line[name.len()..].split_whitespace().next()?.parse().ok()?;
     Some(number * 1024)

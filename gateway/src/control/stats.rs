@@ -18,6 +18,8 @@ pub(super) fn collect(state: &AdminState) -> Value {
     gateway.insert("node".to_owned(), json!(state.node));
     gateway.insert("workers".to_owned(), json!(source.workers()));
     gateway.insert("workers_alive".to_owned(), json!(source.workers() - silent.len()));
+    let used_percent = state.memory_used_percent.load(Ordering::Relaxed);
+    gateway.insert("memory_used_percent".to_owned(), json!(used_percent));
     gateway.insert("draining".to_owned(), json!(state.is_draining()));
     for (name, count) in ["reloads_total", "reloads_failed_total"].into_iter().zip(&state.reloads) {
         gateway.insert(name.to_owned(), json!(count.load(Ordering::Relaxed)));

@@ -34,7 +34,11 @@ fn start(deadline_ms: u64) -> Running {
         },
         internal_address: "edge-1:7200".to_owned(),
         admin: listener,
-        drain: DrainOrder { deadline_ms, retry_min_ms: 1, retry_max_ms: 2 },
+        drain: DrainOrder { deadline_ms },
+        memory: Watch::new(
+            &crate::config::Config::default().memory,
+            crate::worker::door::Pressure::default(),
+        ),
         source: workers.clone(),
         workers: workers.clone(),
         router: Some(Arc::new(|| serde_json::json!({ "messages": 7 }))),

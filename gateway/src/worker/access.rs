@@ -17,9 +17,10 @@ use moor_wire::session::SessionHandle;
 
 use super::channels::{ChannelIndex, Channels};
 use super::counters::Counter;
+use super::door::Notice;
 use super::io::Io;
 use super::{Now, Worker};
-use crate::limits::{ACCESS_LOG_MS, EXPIRIES_PER_TURN_MAX, EXPIRIES_STALE_MAX};
+use crate::limits::{EXPIRIES_PER_TURN_MAX, EXPIRIES_STALE_MAX};
 
 /// What a service may do; `None`: everything.
 pub type Scope = Option<Arc<Service>>;
@@ -66,13 +67,6 @@ impl Expiries {
     }
 }
 
-/// Denials since the last line in the log.
-#[derive(Debug, Default)]
-pub struct Denials {
-    said_ms: Option<u64>,
-    unsaid: u32,
-}
-
 impl<I: Io> Worker<I> {
     /// The wall clock, as the thread's loop reads it from time to time: admissions end by it.
     pub fn set_wall_clock(&mut self, unix_ms: u64, now: Now) {
@@ -97,15 +91,16 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// One line a second at most: who tries keys must not fill the disk.
     fn log_denial(&mut self, denial: Denial, what: &str, now: Now) {
-        if self.denials.said_ms.is_some_and(|said| now.0 < said + ACCESS_LOG_MS) {
-            self.denials.unsaid += 1;
-            return;
+        if let Some(more) = self.door.notices.due(Notice::Denied, now) {
+            tracing::info!(
+                worker = self.id.0,
+                denial = denial.name(),
+                what,
+                more_since = more,
+                "access denied"
+            );
         }
-        let more = std::mem::take(&mut self.denials.unsaid);
-        self.denials.said_ms = Some(now.0);
-        tracing::info!(worker = self.id.0, denial = denial.name(), what, more_since = more, "access denied");
     }
 
     /// Closes the channels whose admission has ended.

@@ -205,7 +205,7 @@ impl Channels {
     }
 
     /// A connection's channels, from the first.
-    fn siblings(&self, first: u32) -> impl Iterator<Item = &Channel> {
+    pub fn siblings(&self, first: u32) -> impl Iterator<Item = &Channel> {
         let mut at = first;
         std::iter::from_fn(move || {
             let entry = self.entries.get(at)?;

@@ -113,13 +113,17 @@ impl<I: Io> Worker<I> {
         let Ok(open) = Open::decode(body) else {
             return self.refuse_open(slot, number, Code::ProtocolError, "OPEN does not decode", now);
         };
-        if self.connections[slot.0].channels >= self.settings.channels_per_connection_max {
+        if self.channels_of(slot) >= usize::from(self.settings.channels_per_connection_max) {
             let detail =
                 format!("at most {} channels a connection", self.settings.channels_per_connection_max);
             return self.refuse_open(slot, number, Code::Limit, &detail, now);
         }
         if let Err(error) = check_open(&open) {
             return self.refuse_open(slot, number, Code::Invalid, &error.to_string(), now);
+        }
+        // Before the credential is looked at: that is what a login costs.
+        if !self.door.logins.take(now.0) {
+            return self.refuse_pace(slot, number, now);
         }
         if open.credential.len() > CREDENTIAL_BYTES_MAX {
             return self.refuse_open(slot, number, Code::TooLarge, "the credential is too long", now);
@@ -128,9 +132,13 @@ impl<I: Io> Worker<I> {
             Ok(expires_s) => expires_s,
             Err(denial) => return self.refuse_open(slot, number, Code::Unauthorized, denial.told(), now),
         };
+        if !self.enter_app(slot, number, &open.app, now) {
+            return;
+        }
         let place = (slot.0, self.connections[slot.0].first_channel);
         let channel = self.channels.insert(place, number, &open.app, &open.account, open.last_sync_id);
         let Some(channel) = channel else {
+            self.leave_app_named(&open.app);
             return self.refuse_open(
                 slot,
                 number,
@@ -141,7 +149,6 @@ impl<I: Io> Worker<I> {
         };
         let connection = &mut self.connections[slot.0];
         connection.first_channel = channel.0;
-        connection.channels += 1;
         self.counters.add(Counter::Opens);
         let handle = self.channels.handle(channel);
         if let Some(expires_s) = expires_s {
@@ -151,7 +158,7 @@ impl<I: Io> Worker<I> {
         self.queue_control(slot, Kind::Opened, number, &Opened { session: handle.0 }, now);
     }
 
-    fn refuse_open(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
+    pub(super) fn refuse_open(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
         self.counters.add(Counter::OpensRefused);
         self.close_frame(slot, number, code, reason, now);
     }
@@ -176,8 +183,14 @@ impl<I: Io> Worker<I> {
                 entry.set_acked(Some(known.map_or(id, |known| known.max(id))));
             }
         }
+        if kind == Kind::Data
+            && self.connections[slot.0].hot
+            && !self.meter_message(slot, header.channel, now)
+        {
+            return self.refuse_submit(slot, header.channel, body, Some("the channel sends too much"), now);
+        }
         if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {
-            self.refuse_submit(slot, header.channel, body, now);
+            self.refuse_submit(slot, header.channel, body, None, now);
         }
     }
 
@@ -212,12 +225,15 @@ impl<I: Io> Worker<I> {
 
     /// Answers a submit that the router cannot get now. Never a faked success: the client keeps it and tries
     /// again with the same client id.
-    fn refuse_submit(&mut self, slot: Slot, number: u16, body: &[u8], now: Now) {
-        self.counters.add(Counter::UpstreamRefused);
+    fn refuse_submit(&mut self, slot: Slot, number: u16, body: &[u8], limit: Option<&str>, now: Now) {
+        let counter = if limit.is_some() { Counter::MessagesLimited } else { Counter::UpstreamRefused };
+        self.counters.add(counter);
         let Ok(submit) = Submit::decode(body) else {
             return self.close_frame(slot, number, Code::ProtocolError, "DATA does not decode", now);
         };
-        let (code, detail) = if self.link.up_slot().is_some() {
+        let (code, detail) = if let Some(detail) = limit {
+            (Code::Overloaded, detail)
+        } else if self.link.up_slot().is_some() {
             (Code::Overloaded, "the router is slow")
         } else {
             (Code::Unavailable, "the router is away")
@@ -229,6 +245,11 @@ impl<I: Io> Worker<I> {
             ..SubmitResult::default()
         };
         self.queue_control(slot, client::Kind::Ack, number, &result, now);
+    }
+
+    /// How many channels a connection has.
+    fn channels_of(&self, slot: Slot) -> usize {
+        self.channels.siblings(self.connections[slot.0].first_channel).count()
     }
 
     /// The open channel of a connection with a number.

@@ -10,10 +10,13 @@ use super::chunked::{Chunked, Entry};
 use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
+use crate::limits::TICK_MS;
 
 /// What carries a client's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Transport {
+    /// The PROXY header of the load balancer before it is coming.
+    Proxied,
     /// Its first byte has not come.
     #[default]
     Unknown,
@@ -57,7 +60,9 @@ pub enum Phase {
     /// No connection; the kernel may put one here.
     #[default]
     Free,
-    /// Accepted; the first frame has not come.
+    /// Accepted; the kernel is being asked where it comes from, and nothing else.
+    Asking,
+    /// The first frame has not come.
     Greeting,
     /// In service.
     Live,
@@ -118,18 +123,18 @@ pub struct Connection {
     pub tls: bool,
     /// True when the multishot receive has been told to end.
     pub cooling: bool,
-    /// Receives since `burst_start_ms`, up to the promotion threshold.
+    /// Receives since `burst_start`, up to the promotion threshold.
     pub burst: u8,
-    /// Channels open.
-    pub channels: u16,
-    /// Start of the current burst, milliseconds since the worker's start, low 32 bits.
-    pub burst_start_ms: u32,
+    /// Start of the current burst, low half of a time in ticks.
+    pub burst_start: u16,
     /// When the last frame came, milliseconds since the worker's start, low 32 bits.
     pub last_seen_ms: u32,
     /// Heartbeat interval told to the client, milliseconds; before CONNECT the login timeout.
     pub interval_ms: u32,
     /// First of its channels.
     pub first_channel: u32,
+    /// Where it comes from, as the census knows it; 0: it is not counted.
+    pub address: u32,
     /// Place in the timer wheel.
     pub wheel: Link,
     /// What waits to be sent.
@@ -154,11 +159,11 @@ impl Entry for Connection {
             tls: false,
             begun: false,
             burst: 0,
-            channels: 0,
-            burst_start_ms: 0,
+            burst_start: 0,
             last_seen_ms: 0,
             interval_ms: 0,
             first_channel: NIL,
+            address: 0,
             wheel: Link::default(),
             outbox: None,
             device: Name::EMPTY,
@@ -189,6 +194,12 @@ impl Connection {
             || self.outbox.as_ref().is_some_and(|outbox| outbox.in_flight)
     }
 
+    /// Milliseconds since the current burst began.
+    #[must_use]
+    pub fn since_burst_ms(&self, now_ms: u64) -> u64 {
+        u64::from(low_ticks(now_ms).wrapping_sub(self.burst_start)) * TICK_MS
+    }
+
     /// Milliseconds since the last frame.
     #[must_use]
     pub fn silence_ms(&self, now_ms: u64) -> u64 {
@@ -200,6 +211,13 @@ impl Connection {
     pub const fn next_generation(&self) -> u32 {
         (self.generation + 1) & Token::GENERATION_MASK
     }
+}
+
+/// Low half of a time in ticks; differences survive its wrap after 109 minutes.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+pub const fn low_ticks(ms: u64) -> u16 {
+    (ms / TICK_MS) as u16
 }
 
 /// Low half of a time; differences survive its wrap after 49 days.

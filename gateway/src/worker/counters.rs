@@ -58,6 +58,11 @@ counters! {
     AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY because the connection limit was reached.";
     AcceptTableFull Total "accept_table_full_total" "Times the descriptor table was full and accepting paused.";
     AcceptErrors Total "accept_errors_total" "Other errors of accept.";
+    AcceptPaused Total "accept_paused_total" "Times accepting paused because connections came faster than limits.accepts_per_s.";
+    AcceptShed Total "accept_shed_total" "Connections refused because memory was short.";
+    AddressRefused Total "address_refused_total" "Connections reset because their address had too many or opened them too fast.";
+    AddressesUnknown Total "addresses_unknown_total" "Connections whose address the kernel could not say; no limit per address holds for them.";
+    ProxyRefused Total "proxy_refused_total" "Connections from proxy.sources that did not begin with a PROXY header.";
     Closed Total "closed_total" "Client connections closed, for any reason.";
     ClosedByPeer Total "closed_by_peer_total" "Client connections the peer closed or reset.";
     HeartbeatLost Total "heartbeat_lost_total" "Connections closed because nothing was heard for one and a half intervals.";
@@ -65,8 +70,10 @@ counters! {
     TlsHandshakes Total "tls_handshakes_total" "TLS handshakes completed.";
     TlsResumed Total "tls_resumed_total" "TLS handshakes among them that a ticket made short.";
     TlsFailed Total "tls_failed_total" "TLS handshakes that failed.";
+    TlsPaced Total "tls_paced_total" "Connections reset because TLS handshakes came faster than limits.handshakes_per_s and too many waited.";
     UpgradesRefused Total "upgrades_refused_total" "HTTP requests on the clients' port that were no acceptable WebSocket upgrade.";
     ProtocolErrors Total "protocol_errors_total" "Connections closed because of what the client sent.";
+    FramesLimited Total "frames_limited_total" "Connections closed because they sent more frames than limits.frames_per_connection_per_s.";
     SlowReadersClosed Total "slow_readers_closed_total" "Connections closed because the peer did not read.";
     FramesEvicted Total "frames_evicted_total" "Frames dropped from a full send queue, cheapest class first.";
     FramesReceived Total "frames_received_total" "Frames received from clients.";
@@ -74,12 +81,15 @@ counters! {
     BytesSent Total "bytes_sent_total" "Bytes handed to the kernel for clients.";
     Opens Total "opens_total" "Channels opened.";
     OpensRefused Total "opens_refused_total" "Channels refused.";
+    OpensPaced Total "opens_paced_total" "Channels among them refused because logins came faster than limits.logins_per_s.";
+    OpensLimited Total "opens_limited_total" "Channels among them refused because of limits.sessions_per_app or limits.logins_per_app_per_s.";
     OpensUnauthorized Total "opens_unauthorized_total" "Channels among them refused because of their credential.";
     CredentialsExpired Total "credentials_expired_total" "Channels closed because their credential expired.";
     ServicesUnauthorized Total "services_unauthorized_total" "Services turned away because of their token.";
     ServicesDenied Total "services_denied_total" "Requests of services for apps or verbs that their token does not cover.";
     Upstream Total "upstream_total" "Client frames forwarded to the router.";
     UpstreamRefused Total "upstream_refused_total" "Submits answered UNAVAILABLE or OVERLOADED because the router was away or slow.";
+    MessagesLimited Total "messages_limited_total" "Submits answered OVERLOADED because the channel sent more than limits.messages_per_channel_per_s.";
     Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";
     Broadcasts Total "broadcasts_total" "Frames handed out to every session of an app, counted once per worker.";
     NotHere Total "not_here_total" "Pushes for a session that is gone.";

@@ -16,10 +16,6 @@ use super::{Now, Worker};
 pub struct DrainPlan {
     /// From now until every connection is closed, milliseconds.
     pub deadline_ms: u64,
-    /// Window told to the clients, milliseconds.
-    pub retry_min_ms: u32,
-    /// Window told to the clients, milliseconds.
-    pub retry_max_ms: u32,
 }
 
 /// A drain under way.
@@ -35,6 +31,8 @@ pub struct Drain {
     stride: u32,
     /// True once what was left has been aborted.
     aborted: bool,
+    /// When the clients are told to come back, milliseconds: from, to.
+    retry: (u32, u32),
 }
 
 const fn gcd(a: u32, b: u32) -> u32 {
@@ -56,7 +54,8 @@ impl<I: Io> Worker<I> {
         while gcd(stride, slots) != 1 {
             stride += 1;
         }
-        self.drain = Some(Drain { plan, started_ms: now.0, asked: 0, slots, stride, aborted: false });
+        let retry = self.retry_window(self.clients);
+        self.drain = Some(Drain { plan, started_ms: now.0, asked: 0, slots, stride, aborted: false, retry });
     }
 
     /// Sends the GOAWAYs that are due and ends what is left at the deadline.
@@ -69,7 +68,7 @@ impl<I: Io> Worker<I> {
             let slot = u64::from(drain.asked) * u64::from(drain.stride) % u64::from(drain.slots);
             drain.asked += 1;
             if let Ok(slot) = u32::try_from(slot) {
-                self.drain_ask(Slot(slot), &drain.plan, now);
+                self.drain_ask(Slot(slot), drain.retry, now);
             }
         }
         if elapsed >= drain.plan.deadline_ms && !drain.aborted {
@@ -84,14 +83,14 @@ impl<I: Io> Worker<I> {
         self.drain = Some(drain);
     }
 
-    fn drain_ask(&mut self, slot: Slot, plan: &DrainPlan, now: Now) {
+    fn drain_ask(&mut self, slot: Slot, (retry_min_ms, retry_max_ms): (u32, u32), now: Now) {
         let Some(connection) = self.connections.get(slot.0) else { return };
         match (connection.role, connection.phase) {
             (Role::Client(_), Phase::Live | Phase::Greeting) => {
                 let goaway = GoAway {
                     code: Code::Draining as i32,
-                    retry_min_ms: plan.retry_min_ms,
-                    retry_max_ms: plan.retry_max_ms,
+                    retry_min_ms,
+                    retry_max_ms,
                     alternate: String::new(),
                 };
                 self.queue_control(slot, Kind::GoAway, 0, &goaway, now);

@@ -54,6 +54,10 @@ pub trait Io {
 
     /// Accept from now on, each connection into a free slot.
     fn accept(&mut self, listener: Listener);
+    /// Leaves connections in the listener's queue until [`Io::accept`]; the accept request ends as cancelled.
+    fn pause_accept(&mut self, listener: Listener);
+    /// Ask where a connection comes from.
+    fn peer_address(&mut self, slot: Slot, token: Token);
     /// Closes a listener; its accept request ends.
     fn stop_listening(&mut self, listener: Listener);
     /// One completion when there is something to read or the peer is gone.

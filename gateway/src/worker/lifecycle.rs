@@ -1,4 +1,4 @@
-//! How a connection comes and goes.
+//! How a connection goes. (How it comes: `door`.)
 //!
 //! Closing takes three steps. Begin: `finish` (last frames go out, then the peer hangs up or a deadline comes)
 //! or `abort` (RST). Join: every request in flight completes. Finish: the descriptor is closed and only its
@@ -10,112 +10,19 @@ use moor_wire::Code;
 use moor_wire::client::{Close, Error, Kind};
 
 use super::channels::ChannelIndex;
-use super::connection::{Connection, Phase, Receive, Role, Transport, low};
+use super::connection::{Connection, Phase, Receive, Role, Transport};
 use super::counters::Counter;
-use super::io::{Io, Listener};
+use super::io::Io;
 use super::wheel::{NIL, tick_at};
-use super::{Now, Worker, drain};
-use crate::limits::{ACCEPT_BACKOFF_MS, FINISH_LINGER_MS, RESERVED_SLOTS, SERVICES_MAX};
+use super::{Now, Worker};
+use crate::limits::FINISH_LINGER_MS;
 
 impl<I: Io> Worker<I> {
-    pub(super) fn handle_accepted(
-        &mut self,
-        token: Token,
-        result: Result<Slot, Errno>,
-        more: bool,
-        now: Now,
-    ) {
-        let Some(listener) = Listener::from_index(token.index()) else {
-            debug_assert!(false, "only listeners accept");
-            return;
-        };
-        match result {
-            Ok(slot) => self.admit(slot, listener, now),
-            Err(_) if self.is_draining() => {}
-            Err(error) => {
-                let counter =
-                    if error == Errno::NFILE { Counter::AcceptTableFull } else { Counter::AcceptErrors };
-                self.counters.add(counter);
-                tracing::warn!(worker = self.id.0, %error, ?listener, "accepting pauses");
-            }
-        }
-        if more || self.is_draining() {
-            return;
-        }
-        // A full table would end the next accept at once as well: never spin on it.
-        if result.is_ok() {
-            self.io.accept(listener);
-        } else {
-            self.accept_again_ms[listener as usize] = Some(now.0 + ACCEPT_BACKOFF_MS);
-        }
-    }
-
-    pub(super) fn accept_step(&mut self, now: Now) {
-        for listener in [Listener::Clients, Listener::Internal] {
-            let again = &mut self.accept_again_ms[listener as usize];
-            if again.is_some_and(|at| at <= now.0) {
-                *again = None;
-                if self.drain.is_none() {
-                    self.io.accept(listener);
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, slot: Slot, listener: Listener, now: Now) {
-        match listener {
-            Listener::Clients => {
-                self.counters.add(Counter::Accepted);
-                let full = self.clients >= self.settings.connections_max;
-                self.occupy(slot, Role::Client(Transport::Unknown), now);
-                self.clients += 1;
-                if full || self.is_draining() {
-                    self.refuse(slot, now);
-                } else {
-                    self.arm(slot);
-                }
-            }
-            Listener::Internal => {
-                self.occupy(slot, Role::Service, now);
-                if self.services.len() >= SERVICES_MAX as usize || self.is_draining() {
-                    self.close_join(slot);
-                } else {
-                    self.services.insert(slot, super::Service::default());
-                    self.arm(slot);
-                }
-            }
-        }
-    }
-
-    /// Makes a slot hold a new connection.
-    pub(super) fn occupy(&mut self, slot: Slot, role: Role, now: Now) {
-        let connection = self.connections.occupy(slot.0);
-        connection.role = role;
-        connection.phase = Phase::Greeting;
-        connection.last_seen_ms = low(now.0);
-        connection.interval_ms = self.settings.first_byte_timeout_ms;
-        let deadline = now.0 + u64::from(connection.interval_ms);
-        self.wheel.file(&mut self.connections, slot.0, tick_at(deadline));
-    }
-
-    /// Over the limit: a word, no receive, and out. When even the reserve is used up, out without a word.
-    fn refuse(&mut self, slot: Slot, now: Now) {
-        self.counters.add(Counter::AcceptRefused);
-        let refused = self.clients.saturating_sub(self.settings.connections_max);
-        if refused <= RESERVED_SLOTS - SERVICES_MAX {
-            let frame = drain::refusal(self.settings.retry_min_ms, self.settings.retry_max_ms);
-            self.queue_bytes(slot, &frame, now);
-            self.connections[slot.0].phase = Phase::Finishing;
-        } else {
-            self.close_join(slot);
-        }
-    }
-
     /// Ends a connection because of what its peer did, telling it why.
     pub(super) fn finish_with(&mut self, slot: Slot, code: Code, detail: &str, now: Now) {
         match self.connections[slot.0].role {
             // It would not understand a frame.
-            Role::Client(Transport::Upgrading) => {}
+            Role::Client(Transport::Proxied | Transport::Upgrading) => {}
             _ if self.is_greeting_tls(slot) => {}
             Role::Client(_) => {
                 let error = Error { code: code as i32, detail: detail.to_owned() };
@@ -146,7 +53,8 @@ impl<I: Io> Worker<I> {
         match self.connections[slot.0].phase {
             Phase::Greeting | Phase::Live => self.release(slot, now),
             Phase::Finishing => {}
-            Phase::Free | Phase::Resetting | Phase::Passing | Phase::Closing => return,
+            // Whose address is being asked for goes when that is known.
+            Phase::Free | Phase::Asking | Phase::Resetting | Phase::Passing | Phase::Closing => return,
         }
         self.reset(slot);
     }
@@ -172,7 +80,7 @@ impl<I: Io> Worker<I> {
                 self.release(slot, now);
             }
             Phase::Finishing | Phase::Resetting => {}
-            Phase::Free | Phase::Passing | Phase::Closing => return,
+            Phase::Free | Phase::Asking | Phase::Passing | Phase::Closing => return,
         }
         // A send may be stuck behind a full window; a reset completes it.
         if self.connections[slot.0].is_busy() { self.reset(slot) } else { self.close_join(slot) }
@@ -210,7 +118,9 @@ impl<I: Io> Worker<I> {
         let connection: &mut Connection = &mut self.connections[slot.0];
         if connection.hot {
             self.counters[Counter::ConnectionsHot] -= 1;
+            self.door.meters.forget(slot);
         }
+        let address = std::mem::take(&mut connection.address);
         if connection.role.is_client() {
             self.clients -= 1;
             self.counters.add(Counter::Closed);
@@ -222,6 +132,7 @@ impl<I: Io> Worker<I> {
         if std::mem::take(&mut connection.tls) {
             self.tls_forget(slot);
         }
+        self.leave_address(address);
         let connection = &self.connections[slot.0];
         self.devices.remove(connection.device);
         debug_assert_eq!(connection.first_channel, NIL, "channels are released before the slot");
@@ -254,7 +165,6 @@ impl<I: Io> Worker<I> {
     pub(super) fn release_channel(&mut self, slot: Slot, channel: ChannelIndex) {
         let next = self.channels.get(channel).map_or(NIL, |entry| entry.next_in_connection);
         let connection = &mut self.connections[slot.0];
-        connection.channels -= 1;
         if connection.first_channel == channel.0 {
             connection.first_channel = next;
         } else {
@@ -268,6 +178,9 @@ impl<I: Io> Worker<I> {
             }
         }
         self.link.depart(channel, &self.channels);
+        if self.settings.limits.counts_apps() {
+            self.leave_app(channel);
+        }
         self.channels.remove(channel, self.connections[slot.0].first_channel);
     }
 
@@ -302,7 +215,7 @@ impl<I: Io> Worker<I> {
                 self.io.recv_multishot(slot, token);
             }
             Phase::Resetting => self.close_join(slot),
-            Phase::Free | Phase::Passing | Phase::Closing => {}
+            Phase::Free | Phase::Asking | Phase::Passing | Phase::Closing => {}
         }
     }
 }

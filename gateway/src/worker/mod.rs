@@ -15,6 +15,7 @@ pub mod chunked;
 mod client;
 pub mod connection;
 pub mod counters;
+pub mod door;
 pub mod drain;
 pub mod io;
 mod jobs;
@@ -41,12 +42,13 @@ use std::collections::{HashMap, VecDeque};
 use moor_ring::{Completion, Slot, Token};
 
 use crate::limits::{PUBLISH_MS, TICK_MS, TURN_WAIT_MS_MAX};
-use access::{Denials, Expiries};
+use access::Expiries;
 use broadcast::Broadcasts;
 use channels::Channels;
 use chunked::Chunked;
 use connection::Connection;
 use counters::{Board, Counter, Counters};
+use door::Door;
 use drain::Drain;
 use io::{Io, Listener, WorkerId};
 use jobs::Jobs;
@@ -94,7 +96,9 @@ pub struct Worker<I: Io> {
     /// What services on their way here have sent so far, by ticket.
     arriving: HashMap<u64, Vec<u8>>,
     expiries: Expiries,
-    denials: Denials,
+    door: Door,
+    /// Bytes queued for one client: the setting, or less while memory is short.
+    send_queue_bytes_max: usize,
     /// Unix time at [`Now`] zero, milliseconds.
     wall_clock_offset_ms: u64,
     jobs: Jobs,
@@ -126,6 +130,8 @@ impl<I: Io> Worker<I> {
             id,
             io,
             link: RouterLink::new(settings.router),
+            door: Door::new(&settings.limits),
+            send_queue_bytes_max: settings.send_queue_bytes_max,
             settings,
             connections: Chunked::new(),
             clients: 0,
@@ -142,7 +148,6 @@ impl<I: Io> Worker<I> {
             services: HashMap::new(),
             arriving: HashMap::new(),
             expiries: Expiries::default(),
-            denials: Denials::default(),
             wall_clock_offset_ms: 0,
             jobs: Jobs::default(),
             mailboxes,
@@ -177,6 +182,7 @@ impl<I: Io> Worker<I> {
             Completion::Sent { token, result, buffer } => self.handle_sent(token, result, buffer, now),
             Completion::Closed { token, result } => self.handle_closed(token, result),
             Completion::Reset { token, .. } => self.handle_reset(token),
+            Completion::PeerAddress { token, result } => self.handle_peer_address(token, result, now),
             Completion::Connected { token, result } => self.handle_link_connected(token, result, now),
             Completion::Passed { token, result } => self.handle_passed(token, result, now),
             Completion::SlotPassed { value, result } => self.handle_slot_passed(value, result, now),
@@ -201,6 +207,7 @@ impl<I: Io> Worker<I> {
         }
         self.timers_step(now);
         self.accept_step(now);
+        self.pressure_step(now);
         self.expiries_step(now);
         self.starved_step();
         if !self.tls.is_idle() {
@@ -234,8 +241,8 @@ impl<I: Io> Worker<I> {
         for again in self.accept_again_ms.iter().flatten() {
             until = until.min(*again);
         }
-        if self.tls.is_waiting() {
-            return 0;
+        if let Some(next) = self.tls.next_ms(&self.door.handshakes, now) {
+            until = until.min(next);
         }
         if !self.starved.is_empty() || self.is_draining() || !self.jobs.is_empty() {
             until = until.min(now.0 + TICK_MS);

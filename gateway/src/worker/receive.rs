@@ -10,8 +10,9 @@ use moor_wire::client::body_bytes_max;
 use moor_wire::frame::{Header, Split, split};
 use moor_wire::limits::{CONTROL_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 
-use super::connection::{Connection, Phase, Receive, Role, Transport, low};
+use super::connection::{Connection, Phase, Receive, Role, Transport, low, low_ticks};
 use super::counters::Counter;
+use super::door::Notice;
 use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{CANCEL_CONNECTIONS_MAX, DEMOTIONS_PER_TURN_MAX};
@@ -87,9 +88,8 @@ impl<I: Io> Worker<I> {
     fn choose_tier(&mut self, slot: Slot, now: Now) {
         let hot = self.settings.hot;
         let connection = &mut self.connections[slot.0];
-        let since_start = low(now.0).wrapping_sub(connection.burst_start_ms);
-        if since_start > hot.window_ms {
-            connection.burst_start_ms = low(now.0);
+        if connection.since_burst_ms(now.0) > u64::from(hot.window_ms) {
+            connection.burst_start = low_ticks(now.0);
             connection.burst = 1;
         } else {
             connection.burst = connection.burst.saturating_add(1);
@@ -107,10 +107,9 @@ impl<I: Io> Worker<I> {
     /// where that is cheap; where it is not, the connection stays hot.
     pub(super) fn cool(&mut self, slot: Slot, now: Now) {
         let connection = &mut self.connections[slot.0];
-        let since_burst = low(now.0).wrapping_sub(connection.burst_start_ms);
         let cold = connection.hot
             && connection.role != Role::Link
-            && since_burst > self.settings.hot.idle_ms
+            && connection.since_burst_ms(now.0) > u64::from(self.settings.hot.idle_ms)
             && connection.silence_ms(now.0) > u64::from(self.settings.hot.idle_ms);
         if !cold || self.demotions >= DEMOTIONS_PER_TURN_MAX || self.clients > CANCEL_CONNECTIONS_MAX {
             return;
@@ -118,6 +117,8 @@ impl<I: Io> Worker<I> {
         self.demotions += 1;
         connection.hot = false;
         connection.burst = 0;
+        self.door.meters.forget(slot);
+        let connection = &mut self.connections[slot.0];
         if connection.receive == Receive::Multi {
             connection.cooling = true;
             let token = connection.token(slot);
@@ -129,14 +130,39 @@ impl<I: Io> Worker<I> {
 
     /// Takes received bytes for what the connection's transport makes of them.
     fn handle_bytes(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
-        let &Connection { role, tls, .. } = &self.connections[slot.0];
+        let &Connection { role, tls, hot, .. } = &self.connections[slot.0];
         if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
+        let before = self.counters[Counter::FramesReceived];
         if tls {
             self.handle_tls(slot, bytes, now);
         } else {
             self.handle_plain(slot, role, bytes, now);
+        }
+        if hot && role.is_client() {
+            let frames = self.counters[Counter::FramesReceived] - before;
+            self.meter_frames(slot, frames, now);
+        }
+    }
+
+    /// Closes a busy connection that says more than it may.
+    fn meter_frames(&mut self, slot: Slot, frames: u64, now: Now) {
+        let per_s = self.settings.limits.frames_per_connection_per_s;
+        if per_s == 0 || frames == 0 || !self.in_service(slot) {
+            return;
+        }
+        if !self.door.meters.frames(slot, frames, per_s, now.0) {
+            self.counters.add(Counter::FramesLimited);
+            if let Some(more) = self.door.notices.due(Notice::Frames, now) {
+                tracing::warn!(
+                    worker = self.id.0,
+                    per_s,
+                    more_since = more,
+                    "closing a connection that sends more than limits.frames_per_connection_per_s"
+                );
+            }
+            self.finish_with(slot, Code::Limit, &format!("more than {per_s} frames a second"), now);
         }
     }
 
@@ -150,6 +176,7 @@ impl<I: Io> Worker<I> {
             Role::Client(Transport::WebSocket) => self.handle_websocket(slot, bytes, now),
             Role::Client(Transport::Unknown) => self.handle_first_bytes(slot, bytes, now),
             Role::Client(Transport::Upgrading) => self.handle_upgrade(slot, bytes, now),
+            Role::Client(Transport::Proxied) => self.handle_proxy(slot, bytes, now),
         }
     }
 

@@ -7,6 +7,7 @@ use moor_tls::Server;
 use moor_websocket::upgrade::Policy;
 
 use super::access::Access;
+use super::door::Limits;
 
 /// Heartbeat intervals, milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -82,10 +83,12 @@ pub struct Settings {
     pub register_batch: usize,
     /// Sessions announced per second when all are announced again.
     pub register_per_s: u32,
-    /// Retry window told to refused connections, milliseconds.
+    /// When clients that are refused or sent away may come back first, milliseconds.
     pub retry_min_ms: u32,
-    /// Retry window told to refused connections, milliseconds.
-    pub retry_max_ms: u32,
+    /// When they are back at the latest, milliseconds; `None`: as soon as so many can be accepted.
+    pub retry_max_ms: Option<u32>,
+    /// How many come in, how fast, and how loud they may be.
+    pub limits: Limits,
 }
 
 #[cfg(test)]

@@ -61,6 +61,7 @@ impl<I: Io> Worker<I> {
                     self.file_in(slot, look_in, now);
                 }
             }
+            (Phase::Asking, _) => self.file_in(slot, u64::from(interval), now),
             (Phase::Finishing, _) => self.abort(slot, now),
             (Phase::Free | Phase::Resetting | Phase::Passing | Phase::Closing, _) => {}
         }

@@ -12,9 +12,10 @@ use moor_tls::{Established, Handshake, Progress, Server, Session};
 use super::chunked::{Chunked, Entry};
 use super::connection::Phase;
 use super::counters::Counter;
+use super::door::{Notice, Pace};
 use super::io::Io;
 use super::{Now, Worker};
-use crate::limits::{TLS_HANDSHAKES_PER_TURN_MAX, TLS_SCRATCH_BYTES_MAX};
+use crate::limits::{TLS_HANDSHAKES_PER_TURN_MAX, TLS_SCRATCH_BYTES_MAX, TLS_WAIT_S};
 
 /// What a TLS connection has come to.
 #[derive(Debug, Default)]
@@ -54,8 +55,10 @@ pub struct Tls {
     places: Chunked<Place>,
     /// Received and not used: starts of records, and whole ones that wait for their turn.
     begun: HashMap<Slot, Vec<u8>>,
-    /// Handshakes that have something to work on.
+    /// Handshakes under way that have something to work on.
     waiting: VecDeque<Token>,
+    /// Handshakes that have not begun: each of these is to cost a signature.
+    fresh: VecDeque<Token>,
     /// Handshakes worked on in this turn.
     worked: u32,
     /// What records held, until it is handled.
@@ -65,20 +68,23 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Whether handshakes wait for the next turn.
-    pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     /// Whether no handshake waits and none was worked on.
     pub fn is_idle(&self) -> bool {
-        self.worked == 0 && self.waiting.is_empty()
+        self.worked == 0 && self.waiting.is_empty() && self.fresh.is_empty()
+    }
+
+    /// When the next handshake can be worked on; `None`: none waits.
+    pub fn next_ms(&self, pace: &Pace, now: Now) -> Option<u64> {
+        if !self.waiting.is_empty() {
+            return Some(now.0);
+        }
+        (!self.fresh.is_empty()).then(|| pace.next_ms(now.0))
     }
 
     /// Handshakes that wait. For tests.
     #[cfg(test)]
     pub fn waiting_count(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.fresh.len()
     }
 
     /// Whether nobody is here. For tests.
@@ -113,24 +119,53 @@ impl<I: Io> Worker<I> {
         match std::mem::take(place) {
             Place::Open(session) => self.handle_records(slot, session, bytes, now),
             Place::Greeting(handshake) => {
+                let is_fresh = handshake.is_fresh();
                 *place = Place::Greeting(handshake);
                 let begun = self.tls.begun.entry(slot).or_default();
-                if begun.is_empty() {
-                    self.tls.waiting.push_back(self.connections[slot.0].token(slot));
-                }
+                let is_first = begun.is_empty();
                 begun.extend_from_slice(bytes);
+                let token = self.connections[slot.0].token(slot);
+                match (is_first, is_fresh) {
+                    (false, _) => {}
+                    (true, false) => self.tls.waiting.push_back(token),
+                    (true, true) if self.has_room_for_handshake() => self.tls.fresh.push_back(token),
+                    (true, true) => return self.refuse_handshake(slot, now),
+                }
                 self.tls_step(now);
             }
             gone @ (Place::Broken | Place::Vacant) => *place = gone,
         }
     }
 
+    /// Whether a handshake may wait with the others: those who would wait longer than clients do need not begin.
+    fn has_room_for_handshake(&self) -> bool {
+        let per_s = self.settings.limits.handshakes_per_s as usize;
+        per_s == 0 || self.tls.fresh.len() < per_s * TLS_WAIT_S as usize
+    }
+
+    fn refuse_handshake(&mut self, slot: Slot, now: Now) {
+        self.counters.add(Counter::TlsPaced);
+        if let Some(more) = self.door.notices.due(Notice::Handshakes, now) {
+            let per_s = self.settings.limits.handshakes_per_s;
+            tracing::warn!(
+                worker = self.id.0,
+                per_s,
+                more_since = more,
+                "TLS handshakes come faster than limits.handshakes_per_s: clients are turned away"
+            );
+        }
+        self.abort(slot, now);
+    }
+
     /// Works on handshakes as far as the turn's budget goes: one that is long under way must not wait for a thousand
     /// that have just begun.
     pub(super) fn tls_step(&mut self, now: Now) {
-        while self.tls.worked < TLS_HANDSHAKES_PER_TURN_MAX
-            && let Some(token) = self.tls.waiting.pop_front()
-        {
+        while self.tls.worked < TLS_HANDSHAKES_PER_TURN_MAX {
+            let next = self.tls.waiting.pop_front().or_else(|| {
+                let may = !self.tls.fresh.is_empty() && self.door.handshakes.take(now.0);
+                if may { self.tls.fresh.pop_front() } else { None }
+            });
+            let Some(token) = next else { break };
             let slot = Slot(token.index());
             let alive =
                 self.connections.get(slot.0).is_some_and(|connection| connection.token(slot) == token);

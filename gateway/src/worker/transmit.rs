@@ -43,7 +43,7 @@ impl<I: Io> Worker<I> {
             return Queued::Gone;
         }
         let bytes_max = match connection.role {
-            Role::Client(_) => self.settings.send_queue_bytes_max,
+            Role::Client(_) => self.send_queue_bytes_max,
             Role::Service => SERVICE_QUEUE_BYTES_MAX,
             Role::Link => LINK_QUEUE_BYTES_MAX,
         };

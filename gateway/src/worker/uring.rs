@@ -59,6 +59,14 @@ impl Io for Uring {
         }
     }
 
+    fn pause_accept(&mut self, listener: Listener) {
+        self.ring.stop_accept(listener.token());
+    }
+
+    fn peer_address(&mut self, slot: Slot, token: Token) {
+        self.ring.peer_address(slot, token);
+    }
+
     fn stop_listening(&mut self, listener: Listener) {
         if let Some(id) = self.listeners[listener as usize].take() {
             // A socket that systemd handed over listens on for the successor, one of our own ends here.

@@ -1,6 +1,7 @@
 //! The test bed: workers on in-memory kernels, peers made of bytes, a clock that jumps.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use prost::Message;
 
 use super::kernel::{Kernel, SimIo, Socket};
 use crate::worker::counters::{Board, Counter};
+use crate::worker::door::Limits;
 use crate::worker::io::{Listener, WorkerId};
 use crate::worker::mailbox::Mailboxes;
 use crate::worker::settings::{Heartbeat, HotTier, Settings};
@@ -42,7 +44,8 @@ pub fn settings() -> Settings {
         register_batch: 3,
         register_per_s: 10_000,
         retry_min_ms: 500,
-        retry_max_ms: 5000,
+        retry_max_ms: Some(5000),
+        limits: Limits::default(),
     }
 }
 
@@ -165,8 +168,13 @@ impl Bed {
 
     /// A connection that arrives at worker `seat`; `None` when it is not accepted.
     pub fn arrive(&mut self, seat: usize, listener: Listener) -> Option<Peer> {
+        self.arrive_from(seat, listener, Some("192.0.2.1".parse().unwrap()))
+    }
+
+    /// One from an address.
+    pub fn arrive_from(&mut self, seat: usize, listener: Listener, address: Option<IpAddr>) -> Option<Peer> {
         let before: Vec<u32> = self.seats[seat].kernel.borrow().sockets.keys().copied().collect();
-        let socket = Socket { window: usize::MAX, ..Socket::default() };
+        let socket = Socket { window: usize::MAX, address, ..Socket::default() };
         self.seats[seat].kernel.borrow_mut().backlog[listener as usize].push_back(socket);
         self.turn();
         let after: Vec<u32> = self.seats[seat].kernel.borrow().sockets.keys().copied().collect();
@@ -273,6 +281,9 @@ impl Bed {
             assert_eq!(worker.begun.len(), 0, "starts of frames");
             assert!(worker.websockets.is_idle(), "messages under way");
             assert!(worker.tls.is_empty(), "TLS sessions");
+            assert!(worker.door.meters.is_empty(), "metered connections");
+            let limits = &worker.settings.limits;
+            assert!(limits.addresses.is_empty() && limits.apps.is_empty(), "counted addresses and apps");
             let link = worker.link.slot();
             let slots: Vec<u32> = seat.kernel.borrow().sockets.keys().copied().collect();
             for slot in slots {

@@ -6,12 +6,33 @@ use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, ping, put_connect, put_open, settings};
 use crate::worker::counters::Counter;
+use crate::worker::door::Limits;
+use crate::worker::door::pressure::Level::{Calm, Refuse, Shed};
 use crate::worker::io::Listener;
 use crate::worker::settings::Settings;
 
+/// Every limit, each low enough to be met.
+fn limits() -> Limits {
+    Limits {
+        accepts_per_s: 20,
+        logins_per_s: 20,
+        connections_per_address: 8,
+        accepts_per_address_per_s: 10,
+        sessions_per_app: 10,
+        logins_per_app_per_s: 10,
+        frames_per_connection_per_s: 20,
+        messages_per_channel_per_s: 5,
+        proxies: ["10.0.0.0/8".parse().unwrap()].into_iter().collect(),
+        ..Limits::default()
+    }
+}
+
 fn storm(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut bed = Bed::with(2, Settings { connections_max: 12, send_queue_bytes_max: 2048, ..settings() });
+    let mut bed = Bed::with(
+        2,
+        Settings { connections_max: 12, send_queue_bytes_max: 2048, limits: limits(), ..settings() },
+    );
     for seat in 0..2 {
         bed.router(seat);
     }
@@ -26,7 +47,14 @@ fn storm(seed: u64) {
         }
         peers.retain(|peer| bed.is_open(*peer));
         match rng.u8(0..12) {
-            0..=2 => peers.extend(bed.arrive(seat, Listener::Clients)),
+            0..=2 => {
+                let address = [Some("192.0.2.1"), Some("192.0.2.2"), Some("10.0.0.1"), None][rng.usize(0..4)];
+                let address = address.map(|text| text.parse().unwrap());
+                peers.extend(bed.arrive_from(seat, Listener::Clients, address));
+            }
+            3 if rng.u8(0..8) == 0 => {
+                bed.seats[seat].worker.settings.limits.pressure.set([Calm, Refuse, Shed][rng.usize(0..3)]);
+            }
             3 if !peers.is_empty() => {
                 let peer = peers.swap_remove(rng.usize(0..peers.len()));
                 bed.with_socket(

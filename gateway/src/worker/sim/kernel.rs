@@ -2,7 +2,7 @@
 
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use moor_ring::{Completion, Errno, Recv, SendBuffer, Slot, Token};
@@ -29,6 +29,8 @@ pub struct Socket {
     pub sending: Option<(Token, SendBuffer, u32)>,
     /// Writes that took something.
     pub sends: u32,
+    /// Where the peer is; `None`: it has gone.
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct Kernel {
     pub passed: Vec<(WorkerId, u64, Socket)>,
     /// Slots that connected out, newest last.
     pub dialled: Vec<Slot>,
+    /// What the connection that was closed last had been sent.
+    pub farewell: Vec<u8>,
     accepting: [Option<Token>; 2],
     listening: [bool; 2],
     done: VecDeque<Done>,
@@ -87,6 +91,7 @@ impl Kernel {
             wakes: Vec::new(),
             passed: Vec::new(),
             dialled: Vec::new(),
+            farewell: Vec::new(),
             accepting: [None; 2],
             listening: [true; 2],
             done: VecDeque::new(),
@@ -226,6 +231,20 @@ impl Io for SimIo {
         kernel.accepts += 1;
     }
 
+    fn pause_accept(&mut self, listener: Listener) {
+        let mut kernel = self.request();
+        if let Some(token) = kernel.accepting[listener as usize].take() {
+            kernel.complete(Completion::Accepted { token, result: Err(Errno::CANCELED), more: false });
+        }
+    }
+
+    fn peer_address(&mut self, slot: Slot, token: Token) {
+        let mut kernel = self.request();
+        let socket = kernel.sockets.get(&slot.0).expect("a question about a slot that is taken");
+        let result = socket.address.map(|address| SocketAddr::from((address, 1234))).ok_or(Errno::NOTCONN);
+        kernel.complete(Completion::PeerAddress { token, result });
+    }
+
     fn stop_listening(&mut self, listener: Listener) {
         self.request().listening[listener as usize] = false;
     }
@@ -267,6 +286,7 @@ impl Io for SimIo {
             socket.armed.is_none() && socket.sending.is_none(),
             "closed with a request in flight: no FIN"
         );
+        kernel.farewell = socket.outbound;
         kernel.complete(Completion::Closed { token, result: Ok(()) });
     }
 

@@ -6,6 +6,7 @@ mod bed;
 mod broadcasts;
 mod chaos;
 mod clients;
+mod door;
 mod kernel;
 mod peers;
 mod tls;

@@ -370,7 +370,7 @@ fn a_drain_asks_everybody_takes_sessions_back_and_ends_in_time() {
     let deaf = bed.client(0, "deaf");
     bed.open(deaf, 1, "bob");
     grant(&mut bed, router);
-    let plan = DrainPlan { deadline_ms: 2000, retry_min_ms: 500, retry_max_ms: 5000 };
+    let plan = DrainPlan { deadline_ms: 2000 };
     bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Drain(plan)).unwrap();
     bed.advance(1100);
     for peer in [polite, deaf] {

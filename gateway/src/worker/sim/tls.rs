@@ -18,6 +18,7 @@ use super::bed::{Bed, Peer, decode, kinds, ping, put_connect, put_open, settings
 use super::websocket::{frames, message, raw, request, split};
 use crate::limits::TLS_HANDSHAKES_PER_TURN_MAX;
 use crate::worker::counters::Counter;
+use crate::worker::door::Limits;
 use crate::worker::io::Listener;
 use crate::worker::mailbox::Mail;
 use crate::worker::settings::Settings;
@@ -274,7 +275,7 @@ fn handshakes_beyond_the_turns_budget_wait_and_all_succeed() {
     for _ in 0..20 {
         bed.turn();
         most = most.max(bed.seats[0].worker.tls.waiting_count());
-        if bed.seats[0].worker.tls.is_waiting() {
+        if bed.seats[0].worker.tls.waiting_count() > 0 {
             assert_eq!(bed.seats[0].worker.sleep_ms(crate::worker::Now(bed.now)), 0, "there is work");
         }
     }
@@ -283,6 +284,30 @@ fn handshakes_beyond_the_turns_budget_wait_and_all_succeed() {
         caller.log_in(&mut bed, "alice");
     }
     assert_eq!(bed.counter(Counter::TlsHandshakes), count as u64);
+}
+
+#[test]
+fn handshakes_that_come_too_fast_wait_their_turn_and_the_rest_is_reset() {
+    let limits = Limits { handshakes_per_s: 10, ..Limits::default() };
+    let mut bed =
+        Bed::with(1, Settings { tls: Some(server(&HOST.0, Records::Compact)), limits, ..settings() });
+    let mut good = Caller::greeted(&mut bed);
+    let mut callers: Vec<_> = (0..30).map(|_| Caller::arrive(&mut bed, &HOST.1)).collect();
+    for caller in &mut callers {
+        let mut hello = Vec::new();
+        caller.tls.write_tls(&mut hello).unwrap();
+        bed.write(caller.peer, &hello);
+    }
+    good.log_in(&mut bed, "alice");
+    assert_eq!((bed.counter(Counter::TlsHandshakes), bed.counter(Counter::TlsPaced)), (1, 10));
+    assert_ne!(bed.seats[0].worker.sleep_ms(crate::worker::Now(bed.now)), 0, "who waits for a token sleeps");
+    callers.retain(|caller| bed.is_open(caller.peer));
+    assert_eq!(callers.len(), 20);
+    bed.advance(2500);
+    for caller in &mut callers {
+        caller.log_in(&mut bed, "bob");
+    }
+    assert_eq!(bed.counter(Counter::TlsHandshakes), 21);
 }
 
 #[test]
