@@ -58,6 +58,10 @@ pub const RETRY_MS_MAX: u32 = 600_000;
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 /// TLS handshakes that may wait for their turn: so many seconds of their rate. Who waited longer would be gone.
 pub const TLS_WAIT_S: u32 = 2;
+/// Receives within `hot.window_ms` from which a connection is metered.
+pub const BUSY_RECEIVES: u8 = 32;
+/// Frames in one receive from which a hot connection is metered.
+pub const BUSY_FRAMES: u64 = 4;
 /// How often a worker looks at how much memory is left, milliseconds.
 pub const MEMORY_LOOK_MS: u64 = 1_000;
 /// While memory is short a client's send queue is this part of its limit.

@@ -183,10 +183,7 @@ impl<I: Io> Worker<I> {
                 entry.set_acked(Some(known.map_or(id, |known| known.max(id))));
             }
         }
-        if kind == Kind::Data
-            && self.connections[slot.0].hot
-            && !self.meter_message(slot, header.channel, now)
-        {
+        if kind == Kind::Data && self.is_metered(slot) && !self.meter_message(slot, header.channel, now) {
             return self.refuse_submit(slot, header.channel, body, Some("the channel sends too much"), now);
         }
         if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {

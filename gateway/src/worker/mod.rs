@@ -97,6 +97,8 @@ pub struct Worker<I: Io> {
     arriving: HashMap<u64, Vec<u8>>,
     expiries: Expiries,
     door: Door,
+    /// Frames received before the piece that is being handled.
+    frames_before: u64,
     /// Bytes queued for one client: the setting, or less while memory is short.
     send_queue_bytes_max: usize,
     /// Unix time at [`Now`] zero, milliseconds.
@@ -131,6 +133,7 @@ impl<I: Io> Worker<I> {
             io,
             link: RouterLink::new(settings.router),
             door: Door::new(&settings.limits),
+            frames_before: 0,
             send_queue_bytes_max: settings.send_queue_bytes_max,
             settings,
             connections: Chunked::new(),
@@ -207,7 +210,6 @@ impl<I: Io> Worker<I> {
         }
         self.timers_step(now);
         self.accept_step(now);
-        self.pressure_step(now);
         self.expiries_step(now);
         self.starved_step();
         if !self.tls.is_idle() {
@@ -220,6 +222,7 @@ impl<I: Io> Worker<I> {
         self.flush(now);
         if now.0 >= self.published_ms + PUBLISH_MS {
             self.publish(now);
+            self.pressure_step(now);
         }
         if self.drained() {
             self.publish(now);

@@ -15,7 +15,7 @@ use super::counters::Counter;
 use super::door::Notice;
 use super::io::Io;
 use super::{Now, Worker};
-use crate::limits::{CANCEL_CONNECTIONS_MAX, DEMOTIONS_PER_TURN_MAX};
+use crate::limits::{BUSY_FRAMES, BUSY_RECEIVES, CANCEL_CONNECTIONS_MAX, DEMOTIONS_PER_TURN_MAX};
 
 impl<I: Io> Worker<I> {
     pub(super) fn handle_ready(&mut self, token: Token, result: Result<(), Errno>, now: Now) {
@@ -134,20 +134,30 @@ impl<I: Io> Worker<I> {
         if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
-        let before = self.counters[Counter::FramesReceived];
+        self.frames_before = self.counters[Counter::FramesReceived];
         if tls {
             self.handle_tls(slot, bytes, now);
         } else {
             self.handle_plain(slot, role, bytes, now);
         }
-        if hot && role.is_client() {
-            let frames = self.counters[Counter::FramesReceived] - before;
-            self.meter_frames(slot, frames, now);
+        if hot && self.is_metered(slot) {
+            self.meter_frames(slot, now);
         }
     }
 
+    /// Whether a connection, of which something has just been received, says so much that it is metered.
+    pub(super) fn is_metered(&self, slot: Slot) -> bool {
+        let connection = &self.connections[slot.0];
+        let frames = self.counters[Counter::FramesReceived] - self.frames_before;
+        connection.hot
+            && (connection.burst >= BUSY_RECEIVES || frames > BUSY_FRAMES)
+            && connection.role.is_client()
+    }
+
     /// Closes a busy connection that says more than it may.
-    fn meter_frames(&mut self, slot: Slot, frames: u64, now: Now) {
+    #[inline(never)]
+    fn meter_frames(&mut self, slot: Slot, now: Now) {
+        let frames = self.counters[Counter::FramesReceived] - self.frames_before;
         let per_s = self.settings.limits.frames_per_connection_per_s;
         if per_s == 0 || frames == 0 || !self.in_service(slot) {
             return;

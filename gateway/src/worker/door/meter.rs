@@ -1,10 +1,15 @@
 //! How much the busy connections say.
 //!
-//! Only hot connections are metered: a cold one is heard a few times in seconds, by definition, and each time says no more
-//! than a receive buffer holds. So an idle session keeps nothing for it.
+//! Only busy connections are metered: hot ones that are heard more than [`BUSY_RECEIVES`] times in a window, or say more
+//! than [`BUSY_FRAMES`] frames at once. What others say is below any limit worth setting (64 frames a second), costs no
+//! look-up, and an idle session keeps nothing for it.
+//!
+//! [`BUSY_RECEIVES`]: crate::limits::BUSY_RECEIVES
+//! [`BUSY_FRAMES`]: crate::limits::BUSY_FRAMES
 
 use std::collections::HashMap;
 
+use foldhash::fast::FixedState;
 use moor_ring::Slot;
 
 /// Microseconds of a second.
@@ -33,7 +38,7 @@ pub fn is_due(free_us: u32, now_ms: u64, cost_us: u32) -> Option<u32> {
 }
 
 /// What one connection has said lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Meter {
     frames_free_us: u32,
     /// By number of the channel; few of a connection's are busy at a time.
@@ -43,16 +48,20 @@ struct Meter {
 /// Meters of the hot connections.
 #[derive(Debug, Default)]
 pub struct Meters {
-    meters: HashMap<Slot, Meter>,
+    // Slots are the kernel's choice: nobody can make them collide.
+    meters: HashMap<Slot, Meter, FixedState>,
 }
 
 impl Meters {
+    fn of(&mut self, slot: Slot, now_ms: u64) -> &mut Meter {
+        self.meters
+            .entry(slot)
+            .or_insert_with(|| Meter { frames_free_us: clock_us(now_ms), channels: Vec::new() })
+    }
+
     /// So many frames have come on a connection. False when they are too many.
     pub fn frames(&mut self, slot: Slot, count: u64, per_s: u32, now_ms: u64) -> bool {
-        let meter = self
-            .meters
-            .entry(slot)
-            .or_insert_with(|| Meter { frames_free_us: clock_us(now_ms), ..Meter::default() });
+        let meter = self.of(slot, now_ms);
         let cost_us = u64::from(US_PER_S) * count / u64::from(per_s);
         // One receive is never too many by itself.
         let cost_us = u32::try_from(cost_us).unwrap_or(BURST_US).clamp(1, BURST_US);
@@ -63,7 +72,7 @@ impl Meters {
 
     /// Whether a channel may say one more message; then it has.
     pub fn message(&mut self, slot: Slot, channel: u16, per_s: u32, now_ms: u64) -> bool {
-        let meter = self.meters.entry(slot).or_default();
+        let meter = self.of(slot, now_ms);
         let cost_us = (US_PER_S / per_s).max(1);
         if let Some((_, free_us)) = meter.channels.iter_mut().find(|(number, _)| *number == channel) {
             let next_us = is_due(*free_us, now_ms, cost_us);
