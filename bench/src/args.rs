@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
+use crate::hostile::Attack;
 use crate::page::ReportArguments;
 
 const EXAMPLES: &str = "\
@@ -21,6 +22,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
                                                      and what does it cost above the least possible work?
   moor-bench mixed --connections 200000 --seconds 60 what does a session notice that gets a message a minute?
   moor-bench storm --connections 22000 --drop 20000  and when most of them drop and come back at once?
+  moor-bench hostile --connections 10000 --seconds 5 what do good sessions notice of bad ones?
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
@@ -61,6 +63,9 @@ pub enum Sub {
     /// Many sessions drop at once and come back: how long does it take, do the others notice, is the router right
     /// at the end?
     Storm(StormLoad),
+    /// Good sessions send heartbeats while strangers do their worst, one kind after the other: slow requests, half
+    /// handshakes, endless headers, floods. The 99th percentile is compared with that of a calm before.
+    Hostile(HostileLoad),
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
     /// and --burst are the run's own.
     Ratio(Load),
@@ -262,6 +267,39 @@ impl StormLoad {
     pub fn dropping(&self) -> u32 {
         let all = self.load.connections;
         self.drop.unwrap_or_else(|| all - all.div_ceil(11)).min(all)
+    }
+}
+
+/// The load of good sessions among bad ones. `--seconds` is the length of each attack.
+#[derive(Clone, Debug, Args)]
+pub struct HostileLoad {
+    /// The good sessions.
+    #[command(flatten)]
+    pub load: Load,
+    /// Only these attacks; default: all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub attack: Vec<Attack>,
+    /// Connections of attackers a second; default: 1,000, and 500 where each costs a signature.
+    #[arg(long, value_name = "PER_S", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub visits: Option<u64>,
+    /// Frames of flooders a second, all together.
+    #[arg(long, default_value_t = 100_000, value_name = "PER_S", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub frames: u64,
+}
+
+impl HostileLoad {
+    /// What is done, one after the other.
+    pub fn attacks(&self) -> Vec<Attack> {
+        if self.attack.is_empty() { Attack::ALL.to_vec() } else { self.attack.clone() }
+    }
+
+    /// How often a second.
+    pub fn attack_rate(&self, attack: Attack) -> u64 {
+        match attack {
+            Attack::PingFlood | Attack::TinyFrames => self.frames,
+            Attack::HalfHandshakes => self.visits.unwrap_or(500),
+            _ => self.visits.unwrap_or(1000),
+        }
     }
 }
 

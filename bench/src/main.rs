@@ -11,6 +11,7 @@ mod driver;
 mod environment;
 mod fleet;
 mod floor;
+mod hostile;
 mod jitter;
 mod measure;
 mod memory;

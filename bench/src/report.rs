@@ -100,6 +100,11 @@ impl Report {
         self.figures.push((key, json!((value * 1000.0).round() / 1000.0)));
     }
 
+    /// A figure that is there.
+    pub fn figure(&self, key: &str) -> Option<f64> {
+        self.figures.iter().find(|(known, _)| *known == key).and_then(|(_, value)| value.as_f64())
+    }
+
     /// Anything else.
     pub fn value(&mut self, key: &'static str, value: Value) {
         self.figures.push((key, value));

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use moor_credentials::LoadError;
 use moor_ring::socket::{ListenOptions, listen};
-use moor_ring::{Doorbell, RingConfig, RingError, RingHandle};
+use moor_ring::{Doorbell, Feature, RingConfig, RingError, RingHandle};
 use moor_router::{RouterConfig, RouterHandle};
 
 use crate::config::{self, Auto, Config, RouterChoice};
@@ -77,6 +77,11 @@ pub enum StartError {
     /// Certificates, keys or tickets.
     #[error("TLS cannot be spoken: {0}")]
     Tls(#[from] TlsError),
+    /// A kernel that does not say where clients come from, and balancers that must be told apart from them.
+    #[error(
+        "proxy.sources needs to know where connections come from, which takes Linux 6.8 (and the feature fixed-fd-install): take the balancers off the list, or start on a newer kernel"
+    )]
+    AddressesUnknown,
     /// A descriptor, a thread or a signal handler is refused.
     #[error("{what} is refused by the system ({source}); raise the limit it names and start again")]
     System {
@@ -105,6 +110,11 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         tracing::warn!(%error, "huge pages could not be switched off; memory grows in steps of 2 MiB");
     }
     tracing::info!("kernel features: {features}");
+    let tells_addresses =
+        features.has(Feature::FixedFdInstall) && !config.disable_features.contains(Feature::FixedFdInstall);
+    if !config.proxy.sources.is_empty() && !tells_addresses {
+        return Err(StartError::AddressesUnknown);
+    }
     // Before anything is started: from here on a signal means an orderly end.
     let signals =
         signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;

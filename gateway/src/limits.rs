@@ -66,8 +66,9 @@ pub const BUSY_FRAMES: u64 = 4;
 pub const MEMORY_LOOK_MS: u64 = 1_000;
 /// While memory is short a client's send queue is this part of its limit.
 pub const SHED_QUEUE_SHARE: usize = 4;
-/// TLS handshakes worked on in a turn, some 75 µs each; the others wait for the next one.
-pub const TLS_HANDSHAKES_PER_TURN_MAX: u32 = 32;
+/// TLS handshakes worked on in a turn, some 75 µs each; the others wait for the next one. That bounds what they add to
+/// somebody else's pong to a third of a millisecond.
+pub const TLS_HANDSHAKES_PER_TURN_MAX: u32 = 4;
 /// Largest buffer kept for what TLS records held, bytes.
 pub const TLS_SCRATCH_BYTES_MAX: usize = 64 * 1024;
 /// Send buffers kept for the next use.

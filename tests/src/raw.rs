@@ -1,7 +1,7 @@
 //! A client that speaks bytes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,7 @@ use moor_wire::client::{
 };
 use moor_wire::frame::{Frame, FrameReader, put_message};
 use rustls::{ClientConnection, StreamOwned};
+use socket2::{Domain, Socket, Type};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
@@ -45,6 +46,18 @@ impl RawClient {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         Ok(Self::over(Wire::Plain(stream)))
+    }
+
+    /// One from an address of this host.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn dial_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        socket.connect(&address.into())?;
+        socket.set_tcp_nodelay(true)?;
+        Ok(Self::over(Wire::Plain(socket.into())))
     }
 
     /// A connection over TLS that has said nothing yet; its handshake comes with the first bytes.
