@@ -50,7 +50,8 @@ pub const NOTICE_MS: u64 = 1_000;
 pub const PACE_BURST_MS: u64 = 100;
 /// Share of its rate that a pace begins with after the start.
 pub const SLOW_START_SHARE: f64 = 0.25;
-/// Connections a worker can accept in a second where no limit says how many: measured, with logins, on one core.
+/// Connections that a worker is told to expect in a second at most, however many it may accept: measured, with logins, on
+/// one core.
 pub const ACCEPTS_PER_S_ASSUMED: u32 = 10_000;
 /// Latest return told to clients that are sent away, milliseconds.
 pub const RETRY_MS_MAX: u32 = 600_000;

@@ -492,8 +492,8 @@ pub const KEYS: &[Key] = &[
         "drain-retry-max-ms",
         "MS|auto",
         "Latest return of a client sent away or refused",
-        "Milliseconds. `auto`: connections divided by `limits.accepts_per_s`, so that nobody comes back sooner than a \
-         gateway like this one can take them."
+        "Milliseconds. `auto`: connections divided by `limits.accepts_per_s`, or by 10,000 a worker and second, so that \
+         nobody comes back sooner than a gateway like this one can take them."
     ),
     key!(
         embedded.shards,

@@ -255,14 +255,14 @@ impl Default for Config {
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
             register: Register { batch: 512, per_s: 20_000 },
             limits: Limits {
-                accepts_per_s: 20_000,
+                accepts_per_s: 50_000,
                 handshakes_per_s: 5000,
-                logins_per_s: 20_000,
+                logins_per_s: 50_000,
                 slow_start_ms: 5000,
                 connections_per_address: 10_000,
                 accepts_per_address_per_s: 1000,
                 exempt: [
-                    IpNet::from(Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8)),
+                    IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
                     IpNet::from(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
                 ]
                 .into_iter()

@@ -77,7 +77,8 @@ impl Limits {
     /// How long it takes to accept so many connections, milliseconds.
     #[must_use]
     pub fn acceptance_ms(&self, connections: u32) -> u32 {
-        let per_s = if self.accepts_per_s == 0 { ACCEPTS_PER_S_ASSUMED } else { self.accepts_per_s };
+        let per_s = if self.accepts_per_s == 0 { u32::MAX } else { self.accepts_per_s };
+        let per_s = per_s.min(ACCEPTS_PER_S_ASSUMED);
         u32::try_from(u64::from(connections) * 1000 / u64::from(per_s)).unwrap_or(u32::MAX)
     }
 }
