@@ -1,10 +1,12 @@
 //! The front door on real processes: one address too many, a load balancer, memory that is short.
 
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Result;
-use moor_tests::process::{Process, all_in_one, run};
+use moor_tests::process::{Process, all_in_one, run, wait_for};
 use moor_tests::raw::RawClient;
 use moor_wire::Code;
 use moor_wire::client::{GoAway, Kind};
@@ -66,6 +68,73 @@ fn behind_a_balancer_the_limit_is_the_clients() -> Result<()> {
     other.ping()?;
     gateway.wait_stat("gateway.address_refused_total", SOON, |refused| refused == 1)?;
     gateway.wait_stat("gateway.proxy_refused_total", SOON, |refused| refused == 1)?;
+    Ok(())
+}
+
+/// A load balancer that sends its clients on with a PROXY header, from 127.0.0.7.
+struct Balancer {
+    process: Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Balancer {
+    /// `None`: HAProxy is not installed.
+    fn start(gateway: SocketAddr, option: &str) -> Result<Option<Self>> {
+        // It cannot be asked for a port that it chose itself.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("haproxy.cfg");
+        let text = format!(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+             frontend clients\n bind {address}\n default_backend gateway\n\
+             backend gateway\n server one {gateway} {option} source 127.0.0.7\n"
+        );
+        std::fs::write(&file, text)?;
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = match command.spawn() {
+            Ok(process) => process,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let balancer = Self { process, address, _directory: directory };
+        wait_for(SOON, "the balancer listens", || Ok(TcpStream::connect(address).ok()))?;
+        Ok(Some(balancer))
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        // Its own process, and then nothing is left of it.
+        self.process.kill().and_then(|()| self.process.wait().map(drop)).unwrap_or_default();
+    }
+}
+
+#[test]
+fn haproxy_is_understood_in_both_versions() -> Result<()> {
+    for option in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options ssl,unique-id"] {
+        let limits =
+            ["--limits-connections-per-address", "1", "--limits-exempt", "", "--proxy-sources", "127.0.0.7"];
+        let (gateway, _data) = start(&limits)?;
+        let Some(balancer) = Balancer::start(gateway.address("clients"), option)? else {
+            println!("SKIPPED: haproxy is not here; install the package haproxy");
+            return Ok(());
+        };
+        // What asked whether it listens has come through as a client, and gone.
+        gateway.wait_stat("gateway.connections_open", SOON, |open| open == 0)?;
+        let behind = |client: &str| -> Result<Option<RawClient>> {
+            Ok(gets_in(RawClient::dial_from(client.parse()?, balancer.address)?))
+        };
+        let mut first = behind("127.0.0.21")?.expect("the first of its address");
+        assert!(behind("127.0.0.21")?.is_none(), "{option}: the second");
+        let mut other = behind("127.0.0.22")?.expect("another");
+        first.open(1, "alice", None)?;
+        other.open(1, "bob", None)?;
+        other.submit(1, "one", "alice", b"hello")?;
+        assert_eq!(first.delivery()?.payload, b"hello"[..], "{option}");
+        gateway.wait_stat("gateway.proxy_refused_total", SOON, |refused| refused == 0)?;
+    }
     Ok(())
 }
 

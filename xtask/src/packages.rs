@@ -10,7 +10,7 @@ use crate::step::Summary;
 pub type Package = (&'static str, &'static str);
 
 /// What `cargo xtask test` uses.
-pub const TEST: [Package; 7] = [
+pub const TEST: [Package; 8] = [
     ("openssl", "openssl"),
     ("valgrind", "valgrind"),
     ("strace", "strace"),
@@ -18,6 +18,7 @@ pub const TEST: [Package; 7] = [
     ("shellcheck", "shellcheck"),
     ("systemd", "systemd-analyze"),
     ("procps", "sysctl"),
+    ("haproxy", "haproxy"),
 ];
 
 /// What `cargo xtask conformance` uses.
