@@ -349,7 +349,7 @@ fn while_memory_is_very_short_what_is_cheapest_goes_and_what_is_reliable_stays()
         bed.write(link, &out);
     };
     // The first is with the kernel.
-    for class in [Class::Transient, Class::Transient, Class::Reliable, Class::Transient] {
+    for class in [Class::Transient, Class::Transient, Class::Normal, Class::Reliable, Class::Transient] {
         push(&mut bed, class);
     }
     let before = bed.counter(Counter::SendQueuedBytes);
@@ -362,7 +362,7 @@ fn while_memory_is_very_short_what_is_cheapest_goes_and_what_is_reliable_stays()
     bed.settle();
     let classes: Vec<Class> =
         bed.read(slow).iter().map(|frame| Class::from_flags(frame.header.flags)).collect();
-    assert_eq!(classes, [Class::Transient, Class::Reliable]);
+    assert_eq!(classes, [Class::Transient, Class::Normal, Class::Reliable]);
     // A slow reader has a quarter of the room; afterwards all of it again.
     assert_eq!(bed.seats[0].worker.send_queue_bytes_max, (1 << 20) / 4);
     pressure.set(Level::Calm);
@@ -395,4 +395,17 @@ fn a_drain_tells_clients_to_come_back_as_fast_as_they_can_be_accepted() {
         bed.advance(3000);
         assert!(bed.seats[0].ended);
     }
+}
+
+#[test]
+fn who_comes_while_a_drain_begins_is_sent_away_at_once() {
+    let mut bed = bed(Limits { connections_per_address: 100, ..Limits::default() });
+    let mail = Mail::Drain(DrainPlan { deadline_ms: 60_000 });
+    assert!(bed.mailboxes.of(crate::worker::io::WorkerId(0)).unwrap().try_put(mail).is_ok());
+    // Accepted, and asked where it comes from, before the worker looks into its mail.
+    let peer = bed.arrive(0, Listener::Clients).unwrap();
+    assert!(bed.is_open(peer));
+    bed.settle();
+    assert!(!bed.is_open(peer));
+    assert_eq!(bed.counter(Counter::AcceptRefused), 1);
 }
