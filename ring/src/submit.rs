@@ -188,7 +188,7 @@ impl Ring {
     }
 
     /// Asks who is at the other end. A plain descriptor is made for the question and closed again, which costs an
-    /// entry and two system calls (1.1 µs, 6.18). Since 6.8; before, [`Completion::PeerAddress`] says `NOSYS`.
+    /// entry and two system calls. Since 6.8; before, [`Completion::PeerAddress`] says `NOSYS`.
     pub fn peer_address(&mut self, slot: Slot, token: Token) {
         if !self.features.has(Feature::FixedFdInstall) {
             self.local.push_back(Completion::PeerAddress { token, result: Err(Errno::NOSYS) });
