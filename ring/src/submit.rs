@@ -61,7 +61,7 @@ impl Ring {
     /// `CANCELED`.
     ///
     /// By `user_data` this walks one chain of the cancel table, 169 µs beside 500,000 armed
-    /// requests (6.18), and happens once in a ring's life.
+    /// requests (6.18): for ends and pauses.
     pub fn stop_accept(&mut self, token: Token) {
         // SAFETY: the entry points to no memory.
         unsafe { self.push(request::stop_accept(token)) };

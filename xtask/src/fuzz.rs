@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::bench::release_dir;
 use crate::packages;
-use crate::step::Summary;
+use crate::step::{Step, Summary};
 
 /// The version that the targets were tried with.
 const CARGO_FUZZ: &str = "0.13.2";
@@ -32,6 +32,13 @@ struct Figures {
     coverage: u64,
     /// Inputs kept because each reached something new.
     corpus: u64,
+}
+
+/// Replays the committed inputs, on the usual toolchain; what the workspace has built for its tests serves here too.
+pub fn inputs() -> Step {
+    let target = release_dir().parent().map(Path::to_path_buf).unwrap_or_default();
+    Step::cargo("committed fuzz inputs", &["test", "--manifest-path", "fuzz/Cargo.toml"])
+        .env("CARGO_TARGET_DIR", std::path::absolute(target).unwrap_or_default())
 }
 
 /// Runs one target, or all of them.

@@ -93,7 +93,7 @@ fn lint(summary: &mut Summary) {
 fn test(summary: &mut Summary) -> Result<()> {
     packages::ensure(summary, &packages::TEST)?;
     summary.run(Step::cargo("tests", &["test", "--workspace", "--all-features", "--exclude", "moor-tests"]));
-    summary.run(Step::cargo("committed fuzz inputs", &["test", "--manifest-path", "fuzz/Cargo.toml"]));
+    summary.run(fuzz::inputs());
     release_build(summary);
     summary.run(Step::cargo("tests on real processes", &["test", "--release", "-p", "moor-tests"]));
     conformance::run_if_installed(summary)?;
