@@ -46,8 +46,10 @@ pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
 pub const EXPIRIES_STALE_MAX: usize = 1024;
 /// Between two lines in the log about the same kind of refusal, milliseconds.
 pub const NOTICE_MS: u64 = 1_000;
-/// A pace lets this much of a second come at once, milliseconds.
-pub const PACE_BURST_MS: u64 = 100;
+/// What waits when it comes too fast may come at once as often as in this time, milliseconds.
+pub const WAITING_BURST_MS: u32 = 100;
+/// What is refused when it comes too fast, likewise: who has just been accepted at the same pace must not be refused.
+pub const REFUSED_BURST_MS: u32 = 1000;
 /// Share of its rate that a pace begins with after the start.
 pub const SLOW_START_SHARE: f64 = 0.25;
 /// Connections that a worker is told to expect in a second at most, however many it may accept: measured, with logins, on

@@ -384,7 +384,7 @@ pub const KEYS: &[Key] = &[
         "limits-logins-per-s",
         "N",
         "Channels opened a second",
-        "Per worker. Faster ones are closed with OVERLOADED, and clients try again."
+        "Per worker; a second's worth may come at once. Faster ones are closed with OVERLOADED, and clients try again."
     ),
     key!(
         limits.slow_start_ms,

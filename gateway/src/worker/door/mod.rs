@@ -24,7 +24,7 @@ pub use notices::{Notice, Notices};
 pub use pace::Pace;
 pub use pressure::Pressure;
 
-use crate::limits::ACCEPTS_PER_S_ASSUMED;
+use crate::limits::{ACCEPTS_PER_S_ASSUMED, REFUSED_BURST_MS, WAITING_BURST_MS};
 
 /// What is limited, of one worker where nothing else is said. 0: no limit.
 #[derive(Clone, Debug, Default)]
@@ -106,11 +106,11 @@ impl Door {
     /// As it stands when the gateway starts.
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
-        let pace = |per_s| Pace::new(per_s, limits.slow_start_ms);
+        let pace = |per_s, burst_ms| Pace::new(per_s, burst_ms, limits.slow_start_ms);
         Self {
-            accepts: pace(limits.accepts_per_s),
-            handshakes: pace(limits.handshakes_per_s),
-            logins: pace(limits.logins_per_s),
+            accepts: pace(limits.accepts_per_s, WAITING_BURST_MS),
+            handshakes: pace(limits.handshakes_per_s, WAITING_BURST_MS),
+            logins: pace(limits.logins_per_s, REFUSED_BURST_MS),
             meters: Meters::default(),
             notices: Notices::default(),
             paused: false,

@@ -1,12 +1,13 @@
 //! A rate of one worker: a token bucket that starts slowly.
 
-use crate::limits::{PACE_BURST_MS, SLOW_START_SHARE};
+use crate::limits::SLOW_START_SHARE;
 
-/// So many a second, with bursts of a tenth of it.
+/// So many a second, and at once as many as come in a burst's time.
 #[derive(Clone, Debug)]
 pub struct Pace {
     /// 0: as many as come.
     per_s: u32,
+    burst_ms: u32,
     slow_start_ms: u64,
     tokens: f64,
     /// When the tokens were counted.
@@ -17,8 +18,9 @@ impl Pace {
     /// A pace that begins with a quarter of its rate and grows to all of it within a time of the gateway's start:
     /// after a restart everybody comes at once, and caches are cold.
     #[must_use]
-    pub const fn new(per_s: u32, slow_start_ms: u64) -> Self {
-        Self { per_s, slow_start_ms, tokens: 1.0, at_ms: 0 }
+    pub const fn new(per_s: u32, burst_ms: u32, slow_start_ms: u64) -> Self {
+        // Full: the first look brings it down to a burst.
+        Self { per_s, burst_ms, slow_start_ms, tokens: f64::MAX, at_ms: 0 }
     }
 
     /// What is possible now, a second.
@@ -35,7 +37,7 @@ impl Pace {
     fn refill(&mut self, now_ms: u64) {
         let rate = self.rate(now_ms);
         let elapsed_ms = now_ms.saturating_sub(self.at_ms);
-        let burst = (rate * PACE_BURST_MS as f64 / 1000.0).max(1.0);
+        let burst = (rate * f64::from(self.burst_ms) / 1000.0).max(1.0);
         self.tokens = (self.tokens + rate * elapsed_ms as f64 / 1000.0).min(burst);
         self.at_ms = now_ms;
     }
@@ -85,14 +87,14 @@ mod tests {
 
     #[test]
     fn it_holds_its_rate_and_a_burst_is_a_tenth() {
-        let mut pace = Pace::new(1000, 0);
-        assert_eq!(taken(&mut pace, 10_000, 11_000), 1000 + 100 - 1);
+        let mut pace = Pace::new(1000, 100, 0);
+        assert_eq!(taken(&mut pace, 0, 1000), 100 + 1000 - 1, "a burst may come in the first moment");
         assert_eq!(taken(&mut pace, 15_000, 15_001), 100, "what was not used is not kept");
     }
 
     #[test]
     fn it_starts_with_a_quarter() {
-        let mut pace = Pace::new(1000, 10_000);
+        let mut pace = Pace::new(1000, 100, 10_000);
         let first = taken(&mut pace, 0, 1000);
         assert!((250..340).contains(&first), "{first}");
         let later = taken(&mut pace, 9000, 10_000);
@@ -101,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_debt_is_worked_off_before_the_next() {
-        let mut pace = Pace::new(10, 0);
+        let mut pace = Pace::new(10, 100, 0);
         assert!(!pace.owe(0), "the only one");
         assert!(!pace.owe(0) && !pace.owe(0));
         assert_eq!(pace.next_ms(0), 300);
@@ -110,7 +112,7 @@ mod tests {
 
     #[test]
     fn no_limit_is_no_limit() {
-        let mut pace = Pace::new(0, 10_000);
+        let mut pace = Pace::new(0, 100, 10_000);
         assert!((0..100_000).all(|_| pace.take(0) && pace.owe(0)));
         assert_eq!(pace.next_ms(5), 5);
     }
