@@ -9,8 +9,8 @@ mod scenario;
 fn allocations(name: &str, times: u32) -> u64 {
     let scenario = scenario::SCENARIOS.iter().find(|scenario| scenario.name == name).expect(name);
     let mut once = (scenario.set_up)();
-    // Pools fill and connections find their tier.
-    for _ in 0..20 * scenario::CLIENTS {
+    // Pools fill, connections find their tier, and who is busy gets a meter.
+    for _ in 0..100 * scenario::CLIENTS {
         once();
     }
     let counted = allocation_counter::measure(|| {
