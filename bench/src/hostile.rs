@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -100,8 +100,9 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
         let attackers = Attackers::start(attack, hostile);
         let mut round = Report::default();
         let result = once(Work::Ping, load, &gateway, None, false, &mut round);
-        let (done, refused) = attackers.stop();
+        let attacked = attackers.stop();
         result?;
+        let (done, refused) = attacked?;
         let p99_us = round.figure("latency_p99_us").unwrap_or(f64::NAN);
         let ratio = p99_us / calm_p99_us;
         worst = worst.max(ratio);
@@ -157,14 +158,13 @@ fn wait_until_gone(hostile: &HostileLoad) -> Result<(Stats, bool), String> {
 /// A thread full of strangers.
 struct Attackers {
     ended: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
+    /// What was done, and how often it was refused.
+    thread: JoinHandle<(u64, u64)>,
 }
 
 impl Attackers {
     fn start(attack: Attack, hostile: &HostileLoad) -> Self {
-        let (ended, done, refused) = (Arc::default(), Arc::default(), Arc::default());
+        let ended = Arc::default();
         let mut crowd = Crowd {
             target: hostile.load.target,
             attack,
@@ -172,20 +172,20 @@ impl Attackers {
             open: VecDeque::new(),
             secure: Secure::new(1, false),
             ended: Arc::clone(&ended),
-            done: Arc::clone(&done),
-            refused: Arc::clone(&refused),
+            done: 0,
+            refused: 0,
         };
-        let thread = std::thread::spawn(move || crowd.run());
-        Self { ended, done, refused, thread }
+        let thread = std::thread::spawn(move || {
+            crowd.run();
+            (crowd.done, crowd.refused)
+        });
+        Self { ended, thread }
     }
 
     /// What was done, and how often it was refused.
-    fn stop(self) -> (u64, u64) {
+    fn stop(self) -> Result<(u64, u64), String> {
         self.ended.store(true, Relaxed);
-        if self.thread.join().is_err() {
-            eprintln!("the attackers panicked");
-        }
-        (self.done.load(Relaxed), self.refused.load(Relaxed))
+        self.thread.join().map_err(|_| "the attackers panicked".to_owned())
     }
 }
 
@@ -197,8 +197,8 @@ struct Crowd {
     open: VecDeque<TcpStream>,
     secure: Secure,
     ended: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
+    done: u64,
+    refused: u64,
 }
 
 impl Crowd {
@@ -224,7 +224,7 @@ impl Crowd {
                 dripped = Instant::now();
                 let before = self.open.len();
                 self.open.retain_mut(|stream| stream.write(b"x").is_ok());
-                self.refused.fetch_add((before - self.open.len()) as u64, Relaxed);
+                self.refused += (before - self.open.len()) as u64;
             }
             std::thread::sleep(STEP);
         }
@@ -245,7 +245,7 @@ impl Crowd {
         // Everybody comes from somewhere else, except where that is the attack.
         let host = if self.attack == Attack::ConnectionFlood { 0 } else { fastrand::u8(1..) };
         let Some(mut stream) = self.connect(host) else {
-            self.refused.fetch_add(1, Relaxed);
+            self.refused += 1;
             return;
         };
         let said = match self.attack {
@@ -260,8 +260,7 @@ impl Crowd {
             }
             _ => Ok(()),
         };
-        let count = if said.is_ok() { &self.done } else { &self.refused };
-        count.fetch_add(1, Relaxed);
+        *(if said.is_ok() { &mut self.done } else { &mut self.refused }) += 1;
         self.open.push_back(stream);
         if self.open.len() > OPEN_MAX {
             self.open.pop_front();
@@ -300,11 +299,11 @@ impl Crowd {
                 (Ok(()), Ok(1..)) => {}
                 (Ok(()), Err(error)) if error.kind() == ErrorKind::WouldBlock => {}
                 _ => {
-                    self.refused.fetch_add(1, Relaxed);
+                    self.refused += 1;
                     continue;
                 }
             }
-            self.done.fetch_add(count, Relaxed);
+            self.done += count;
             self.open.push_back(stream);
         }
     }
