@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use moor_gateway::worker::access::Access;
 use moor_gateway::worker::counters::{Board, Counter};
-use moor_gateway::worker::door::Limits;
+use moor_gateway::worker::door::{Limits, Networks, Shared};
 use moor_gateway::worker::drain::DrainPlan;
 use moor_gateway::worker::io::{Completion, Listener, WorkerId};
 use moor_gateway::worker::mailbox::{Mail, Mailboxes};
@@ -79,6 +79,8 @@ fn settings(input: &mut Input<'_>) -> Settings {
         retry_min_ms: 500,
         retry_max_ms: (second & 8 == 0).then_some(5000),
         limits: if second & 4 == 0 { Limits::default() } else { limits() },
+        proxies: if second & 4 == 0 { Networks::default() } else { balancers() },
+        shared: Shared::default(),
     }
 }
 
@@ -93,9 +95,12 @@ fn limits() -> Limits {
         logins_per_app_per_s: 10,
         frames_per_connection_per_s: 20,
         messages_per_channel_per_s: 5,
-        proxies: ["10.0.0.0/8".parse().expect("a network")].into_iter().collect(),
         ..Limits::default()
     }
+}
+
+fn balancers() -> Networks {
+    ["10.0.0.0/8".parse().expect("a network")].into_iter().collect()
 }
 
 /// Where clients come from: two hosts, a load balancer, and nobody knows where.

@@ -16,16 +16,16 @@ use moor_ring::socket::{ListenOptions, listen};
 use moor_ring::{Doorbell, Feature, RingConfig, RingError, RingHandle};
 use moor_router::{RouterConfig, RouterHandle};
 
-use crate::config::{self, Auto, Config, RouterChoice};
+use crate::config::{self, Config, RouterChoice};
 use crate::control::logging::{self, LogHandle, ReloadPart};
 use crate::control::memory::Watch;
-use crate::control::{self, ControlContext, DrainOrder, Listening, WorkerControl, signals, systemd};
+use crate::control::{self, ControlContext, Listening, WorkerControl, signals, systemd};
 use crate::credential_files;
 use crate::limits::{COMPLETION_ENTRIES, RESERVED_SLOTS, SUBMISSION_ENTRIES};
 use crate::tls_files::{self, TlsError};
 use crate::worker::access::Access;
 use crate::worker::counters::{Board, Counter};
-use crate::worker::door::Limits;
+use crate::worker::door::Shared;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
 use crate::worker::mailbox::{Mail, Mailboxes};
@@ -163,8 +163,8 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         listening,
         internal_address: settings.internal_address.to_string(),
         admin,
-        drain: DrainOrder { deadline_ms: config.drain.deadline_ms },
-        memory: Watch::new(&config.memory, settings.limits.pressure.clone()),
+        drain: DrainPlan { deadline_ms: config.drain.deadline_ms },
+        memory: Watch::new(&config.memory, settings.shared.pressure.clone()),
         source: Arc::new(board.clone()),
         workers: Arc::new(crew.remote(board.clone())),
         router: router.as_ref().map(router_stats),
@@ -278,8 +278,7 @@ impl Remote {
 }
 
 impl WorkerControl for Remote {
-    fn drain(&self, order: DrainOrder) {
-        let plan = DrainPlan { deadline_ms: order.deadline_ms };
+    fn drain(&self, plan: DrainPlan) {
         self.tell_all(|| Mail::Drain(plan));
     }
 
@@ -439,42 +438,10 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         register_batch: config.register.batch as usize,
         register_per_s: config.register.per_s,
         retry_min_ms: ms(config.drain.retry_min_ms),
-        retry_max_ms: match config.drain.retry_max_ms {
-            Auto::Auto => None,
-            Auto::Set(retry_max_ms) => Some(retry_max_ms),
-        },
-        limits: limits(config),
-    }
-}
-
-fn limits(config: &Config) -> Limits {
-    let config::Limits {
-        accepts_per_s,
-        handshakes_per_s,
-        logins_per_s,
-        slow_start_ms,
-        connections_per_address,
-        accepts_per_address_per_s,
-        ref exempt,
-        sessions_per_app,
-        logins_per_app_per_s,
-        frames_per_connection_per_s,
-        messages_per_channel_per_s,
-    } = config.limits;
-    Limits {
-        accepts_per_s,
-        handshakes_per_s,
-        logins_per_s,
-        slow_start_ms,
-        connections_per_address,
-        accepts_per_address_per_s,
-        exempt: exempt.clone(),
-        sessions_per_app,
-        logins_per_app_per_s,
-        frames_per_connection_per_s,
-        messages_per_channel_per_s,
+        retry_max_ms: config.drain.retry_max_ms.set(),
+        limits: config.limits.clone(),
         proxies: config.proxy.sources.clone(),
-        ..Limits::default()
+        shared: Shared::default(),
     }
 }
 

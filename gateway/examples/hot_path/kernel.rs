@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use moor_gateway::worker::counters::Board;
-use moor_gateway::worker::door::Limits;
+use moor_gateway::worker::door::{Limits, Networks, Shared};
 use moor_gateway::worker::io::{Completion, Io, Listener, Recv, SendBuffer, Slot, Token, WorkerId};
 use moor_gateway::worker::mailbox::Mailboxes;
 use moor_gateway::worker::settings::{Heartbeat, HotTier, Settings};
@@ -147,6 +147,8 @@ impl Bench {
                 messages_per_channel_per_s: 1_000_000,
                 ..Limits::default()
             },
+            proxies: Networks::default(),
+            shared: Shared::default(),
         };
         let worker = Worker::new(WorkerId(0), kernel.clone(), settings, Mailboxes::new(1), Board::new(1), 1);
         Self { worker, kernel, now: Now(1000) }

@@ -19,6 +19,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use moor_ring::FeatureMask;
 use moor_websocket::upgrade::{Origins, Policy};
 
+pub use crate::worker::door::Limits;
 use crate::worker::door::Networks;
 
 pub use flags::{Request, request};
@@ -157,23 +158,6 @@ pub struct Hot {
 pub struct Register {
     pub batch: u32,
     pub per_s: u32,
-}
-
-/// How many come in, how fast, and how loud they may be. 0 is no limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "see KEYS")]
-pub struct Limits {
-    pub accepts_per_s: u32,
-    pub handshakes_per_s: u32,
-    pub logins_per_s: u32,
-    pub slow_start_ms: u64,
-    pub connections_per_address: u32,
-    pub accepts_per_address_per_s: u32,
-    pub exempt: Networks,
-    pub sessions_per_app: u32,
-    pub logins_per_app_per_s: u32,
-    pub frames_per_connection_per_s: u32,
-    pub messages_per_channel_per_s: u32,
 }
 
 /// When memory counts as short.
@@ -317,10 +301,7 @@ impl Config {
     /// Number of store shards of the embedded router; `None`: what the data directory was made with.
     #[must_use]
     pub fn shards(&self) -> Option<u32> {
-        match self.embedded.shards {
-            Auto::Auto => None,
-            Auto::Set(shards) => Some(shards),
-        }
+        self.embedded.shards.set()
     }
 
     /// Where backend services reach the internal port bound at `bound`; routers tell it to services.

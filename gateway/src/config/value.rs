@@ -144,12 +144,18 @@ pub enum Auto {
 }
 
 impl Auto {
+    /// The operator's number.
+    #[must_use]
+    pub const fn set(self) -> Option<u32> {
+        match self {
+            Self::Auto => None,
+            Self::Set(number) => Some(number),
+        }
+    }
+
     /// The operator's number, or what `decide` says.
     pub fn or_else(self, decide: impl FnOnce() -> u32) -> u32 {
-        match self {
-            Self::Auto => decide(),
-            Self::Set(number) => number,
-        }
+        self.set().unwrap_or_else(decide)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::metrics::{CounterInfo, CounterKind, CounterSource};
-use super::{DrainOrder, WorkerControl};
+use super::{DrainPlan, WorkerControl};
 
 const TABLE: &[CounterInfo] = &[
     CounterInfo { name: "connections_open", help: "Connections held", kind: CounterKind::Gauge },
@@ -57,7 +57,7 @@ impl CounterSource for FakeWorkers {
 }
 
 impl WorkerControl for FakeWorkers {
-    fn drain(&self, order: DrainOrder) {
+    fn drain(&self, order: DrainPlan) {
         self.orders.lock().unwrap().push(format!("drain {}", order.deadline_ms));
     }
     fn stop(&self) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::process::{Usage, kilobytes};
-use crate::config::{self, Auto};
+use crate::config;
 use crate::limits::MEMORY_LOOK_MS;
 use crate::worker::door::Pressure;
 use crate::worker::door::pressure::Level;
@@ -38,10 +38,7 @@ impl Watch {
     #[must_use]
     pub fn new(memory: &config::Memory, pressure: Pressure) -> Self {
         Self {
-            limit_bytes: match memory.limit_mb {
-                Auto::Auto => None,
-                Auto::Set(megabytes) => Some(u64::from(megabytes) << 20),
-            },
+            limit_bytes: memory.limit_mb.set().map(|megabytes| u64::from(megabytes) << 20),
             refuse_percent: memory.refuse_percent.into(),
             shed_percent: memory.shed_percent.into(),
             pressure,
@@ -134,6 +131,7 @@ fn host_percent() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Auto;
 
     fn watch() -> (Watch, Pressure) {
         let pressure = Pressure::default();

@@ -37,22 +37,17 @@ use memory::Watch;
 use metrics::CounterSource;
 use systemd::Notifier;
 
+use crate::worker::drain::DrainPlan;
+
 /// Between two looks at the workers while nothing happens.
 const STEP: Duration = Duration::from_millis(250);
 /// Between two looks while they drain: the process should end soon after its last connection.
 const STEP_DRAINING: Duration = Duration::from_millis(10);
 
-/// How to drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainOrder {
-    /// From now until every connection is closed, milliseconds.
-    pub deadline_ms: u64,
-}
-
 /// What the control thread can ask of the workers. None of it waits for them.
 pub trait WorkerControl: Send + Sync + 'static {
     /// Stop accepting, send everybody away, end when done.
-    fn drain(&self, order: DrainOrder);
+    fn drain(&self, plan: DrainPlan);
     /// End now.
     fn stop(&self);
     /// Every worker has ended.
@@ -86,7 +81,7 @@ pub struct ControlContext {
     /// The bound admin port.
     pub admin: TcpListener,
     /// How SIGTERM drains.
-    pub drain: DrainOrder,
+    pub drain: DrainPlan,
     /// What looks at memory.
     pub memory: Watch,
     /// What the workers publish.

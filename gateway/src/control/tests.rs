@@ -34,7 +34,7 @@ fn start(deadline_ms: u64) -> Running {
         },
         internal_address: "edge-1:7200".to_owned(),
         admin: listener,
-        drain: DrainOrder { deadline_ms },
+        drain: DrainPlan { deadline_ms },
         memory: Watch::new(
             &crate::config::Config::default().memory,
             crate::worker::door::Pressure::default(),

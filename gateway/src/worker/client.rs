@@ -138,7 +138,7 @@ impl<I: Io> Worker<I> {
         let place = (slot.0, self.connections[slot.0].first_channel);
         let channel = self.channels.insert(place, number, &open.app, &open.account, open.last_sync_id);
         let Some(channel) = channel else {
-            self.leave_app_named(&open.app);
+            self.leave_app(&open.app);
             return self.refuse_open(
                 slot,
                 number,

@@ -7,6 +7,7 @@
 use moor_ring::{Slot, Token};
 
 use super::chunked::{Chunked, Entry};
+use super::door::census::Key;
 use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
@@ -133,8 +134,8 @@ pub struct Connection {
     pub interval_ms: u32,
     /// First of its channels.
     pub first_channel: u32,
-    /// Where it comes from, as the census knows it; 0: it is not counted.
-    pub address: u32,
+    /// Where it comes from, as the census knows it; `None`: it is not counted.
+    pub address: Option<Key>,
     /// Place in the timer wheel.
     pub wheel: Link,
     /// What waits to be sent.
@@ -163,7 +164,7 @@ impl Entry for Connection {
             last_seen_ms: 0,
             interval_ms: 0,
             first_channel: NIL,
-            address: 0,
+            address: None,
             wheel: Link::default(),
             outbox: None,
             device: Name::EMPTY,

@@ -120,7 +120,7 @@ impl<I: Io> Worker<I> {
             self.counters[Counter::ConnectionsHot] -= 1;
             self.door.meters.forget(slot);
         }
-        let address = std::mem::take(&mut connection.address);
+        let address = connection.address.take();
         if connection.role.is_client() {
             self.clients -= 1;
             self.counters.add(Counter::Closed);
@@ -178,9 +178,7 @@ impl<I: Io> Worker<I> {
             }
         }
         self.link.depart(channel, &self.channels);
-        if self.settings.limits.counts_apps() {
-            self.leave_app(channel);
-        }
+        self.leave_app(self.channels.identity(channel).0);
         self.channels.remove(channel, self.connections[slot.0].first_channel);
     }
 

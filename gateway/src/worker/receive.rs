@@ -118,7 +118,6 @@ impl<I: Io> Worker<I> {
         connection.hot = false;
         connection.burst = 0;
         self.door.meters.forget(slot);
-        let connection = &mut self.connections[slot.0];
         if connection.receive == Receive::Multi {
             connection.cooling = true;
             let token = connection.token(slot);
@@ -164,14 +163,8 @@ impl<I: Io> Worker<I> {
         }
         if !self.door.meters.frames(slot, frames, per_s, now.0) {
             self.counters.add(Counter::FramesLimited);
-            if let Some(more) = self.door.notices.due(Notice::Frames, now) {
-                tracing::warn!(
-                    worker = self.id.0,
-                    per_s,
-                    more_since = more,
-                    "closing a connection that sends more than limits.frames_per_connection_per_s"
-                );
-            }
+            let what = "closing a connection that sends more than limits.frames_per_connection_per_s";
+            self.notice_rate(Notice::Frames, per_s, what, now);
             self.finish_with(slot, Code::Limit, &format!("more than {per_s} frames a second"), now);
         }
     }

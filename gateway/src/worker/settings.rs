@@ -7,7 +7,7 @@ use moor_tls::Server;
 use moor_websocket::upgrade::Policy;
 
 use super::access::Access;
-use super::door::Limits;
+use super::door::{Limits, Networks, Shared};
 
 /// Heartbeat intervals, milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +89,10 @@ pub struct Settings {
     pub retry_max_ms: Option<u32>,
     /// How many come in, how fast, and how loud they may be.
     pub limits: Limits,
+    /// Load balancers whose connections begin with who is behind them.
+    pub proxies: Networks,
+    /// What is counted over all workers.
+    pub shared: Shared,
 }
 
 #[cfg(test)]

@@ -145,15 +145,8 @@ impl<I: Io> Worker<I> {
 
     fn refuse_handshake(&mut self, slot: Slot, now: Now) {
         self.counters.add(Counter::TlsPaced);
-        if let Some(more) = self.door.notices.due(Notice::Handshakes, now) {
-            let per_s = self.settings.limits.handshakes_per_s;
-            tracing::warn!(
-                worker = self.id.0,
-                per_s,
-                more_since = more,
-                "TLS handshakes come faster than limits.handshakes_per_s: clients are turned away"
-            );
-        }
+        let what = "TLS handshakes come faster than limits.handshakes_per_s: clients are turned away";
+        self.notice_rate(Notice::Handshakes, self.settings.limits.handshakes_per_s, what, now);
         self.abort(slot, now);
     }
 

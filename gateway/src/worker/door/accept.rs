@@ -62,14 +62,8 @@ impl<I: Io> Worker<I> {
     fn pause_accepting(&mut self, armed: bool, now: Now) {
         self.door.paused = true;
         self.counters.add(Counter::AcceptPaused);
-        if let Some(more) = self.door.notices.due(Notice::Accepts, now) {
-            tracing::warn!(
-                worker = self.id.0,
-                per_s = self.settings.limits.accepts_per_s,
-                more_since = more,
-                "connections come faster than limits.accepts_per_s: they wait in the kernel's queue"
-            );
-        }
+        let what = "connections come faster than limits.accepts_per_s: they wait in the kernel's queue";
+        self.notice_rate(Notice::Accepts, self.settings.limits.accepts_per_s, what, now);
         if armed {
             self.io.pause_accept(Listener::Clients);
         }
@@ -95,7 +89,7 @@ impl<I: Io> Worker<I> {
                 self.clients += 1;
                 if self.refuses_everybody(now) {
                     self.refuse(slot, now);
-                } else if self.settings.limits.asks_addresses() {
+                } else if self.asks_addresses() {
                     let connection = &mut self.connections[slot.0];
                     connection.phase = Phase::Asking;
                     let token = connection.token(slot);
@@ -116,9 +110,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// Whether it matters where a client comes from.
+    fn asks_addresses(&self) -> bool {
+        self.settings.limits.counts_addresses() || !self.settings.proxies.is_empty()
+    }
+
     /// Whether nobody new can come in, whoever it is.
     fn refuses_everybody(&mut self, now: Now) -> bool {
-        if self.settings.limits.pressure.level() >= Level::Refuse {
+        if self.settings.shared.pressure.level() >= Level::Refuse {
             self.counters.add(Counter::AcceptShed);
             if let Some(more) = self.door.notices.due(Notice::Memory, now) {
                 tracing::warn!(worker = self.id.0, more_since = more, "memory is short: nobody new comes in");
@@ -156,7 +155,7 @@ impl<I: Io> Worker<I> {
             return self.refuse(slot, now);
         }
         match result {
-            Ok(address) if self.settings.limits.proxies.contains(address.ip()) => {
+            Ok(address) if self.settings.proxies.contains(address.ip()) => {
                 self.connections[slot.0].role = Role::Client(Transport::Proxied);
             }
             Ok(address) => {
@@ -171,19 +170,19 @@ impl<I: Io> Worker<I> {
 
     /// Counts a client at its address, unless that has too many or opens them too fast.
     pub(super) fn admit_address(&mut self, slot: Slot, address: IpAddr, now: Now) -> bool {
-        let limits = &self.settings.limits;
+        let (limits, addresses) = (&self.settings.limits, &self.settings.shared.addresses);
         if limits.exempt.contains(address) {
             return true;
         }
         let (per_s, max) = (limits.accepts_per_address_per_s, limits.connections_per_address);
-        let key = limits.addresses.address(address);
-        let too_many = if per_s > 0 && !limits.addresses.take(key, per_s, now.0) {
+        let key = addresses.address(address);
+        let too_many = if per_s > 0 && !addresses.take(key, per_s, now.0) {
             "limits.accepts_per_address_per_s"
-        } else if max > 0 && !limits.addresses.enter(key, max) {
+        } else if max > 0 && !addresses.enter(key, max) {
             "limits.connections_per_address"
         } else {
             if max > 0 {
-                self.connections[slot.0].address = key.get();
+                self.connections[slot.0].address = Some(key);
             }
             return true;
         };
@@ -202,9 +201,9 @@ impl<I: Io> Worker<I> {
     }
 
     /// A connection of an address is over.
-    pub(in crate::worker) fn leave_address(&self, address: u32) {
-        if let Some(key) = Key::from_number(address) {
-            self.settings.limits.addresses.leave(key);
+    pub(in crate::worker) fn leave_address(&self, address: Option<Key>) {
+        if let Some(key) = address {
+            self.settings.shared.addresses.leave(key);
         }
     }
 

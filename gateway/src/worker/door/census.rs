@@ -51,23 +51,9 @@ impl Row {
     }
 }
 
-/// Who is counted: the two halves are its cells.
+/// Who is counted: the two halves are its cells. As large where it may be missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(NonZeroU32);
-
-impl Key {
-    /// As a number, to be kept where a key may be missing.
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0.get()
-    }
-
-    /// The key that [`Key::get`] gave; `None` for 0.
-    #[must_use]
-    pub fn from_number(number: u32) -> Option<Self> {
-        NonZeroU32::new(number).map(Self)
-    }
-}
 
 /// Counts and rates by key.
 #[derive(Debug, Default)]
@@ -98,7 +84,7 @@ impl Census {
     }
 
     fn cells(&self, key: Key) -> [&Cell; 2] {
-        let number = key.get();
+        let number = key.0.get();
         [self.rows[0].cell(number >> 16), self.rows[1].cell(number & 0xffff)]
     }
 

@@ -26,8 +26,8 @@ pub use pressure::Pressure;
 
 use crate::limits::{ACCEPTS_PER_S_ASSUMED, REFUSED_BURST_MS, WAITING_BURST_MS};
 
-/// What is limited, of one worker where nothing else is said. 0: no limit.
-#[derive(Clone, Debug, Default)]
+/// What is limited, of one worker where nothing else is said. 0: no limit. It is the configuration's table of this name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Connections accepted a second.
     pub accepts_per_s: u32,
@@ -51,21 +51,24 @@ pub struct Limits {
     pub frames_per_connection_per_s: u32,
     /// Messages a second of one channel.
     pub messages_per_channel_per_s: u32,
-    /// Load balancers whose connections begin with who is behind them.
-    pub proxies: Networks,
-    /// Connections by address, of all workers.
+}
+
+/// What all workers of a gateway know together. Cheap to clone: every clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// Connections by address.
     pub addresses: Arc<Census>,
-    /// Sessions by app, of all workers.
+    /// Sessions by app.
     pub apps: Arc<Census>,
     /// How much memory the host has left.
     pub pressure: Pressure,
 }
 
 impl Limits {
-    /// Whether it matters where a client comes from.
+    /// Whether connections are counted by address.
     #[must_use]
-    pub fn asks_addresses(&self) -> bool {
-        self.connections_per_address > 0 || self.accepts_per_address_per_s > 0 || !self.proxies.is_empty()
+    pub const fn counts_addresses(&self) -> bool {
+        self.connections_per_address > 0 || self.accepts_per_address_per_s > 0
     }
 
     /// Whether sessions of apps are counted.

@@ -1,7 +1,8 @@
 //! Lines in the log about what is refused, one a second at most of each kind: who tries must not fill the disk.
 
 use crate::limits::NOTICE_MS;
-use crate::worker::Now;
+use crate::worker::io::Io;
+use crate::worker::{Now, Worker};
 
 /// What a line may be about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,21 @@ impl Notices {
         }
         said.at_ms = Some(now.0);
         Some(std::mem::take(&mut said.unsaid))
+    }
+}
+
+impl<I: Io> Worker<I> {
+    /// Says, if it is due, that something comes more often than so many a second.
+    pub(in crate::worker) fn notice_rate(
+        &mut self,
+        notice: Notice,
+        per_s: u32,
+        what: &'static str,
+        now: Now,
+    ) {
+        if let Some(more) = self.door.notices.due(notice, now) {
+            tracing::warn!(worker = self.id.0, per_s, more_since = more, "{what}");
+        }
     }
 }
 

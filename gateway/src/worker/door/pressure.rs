@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-use moor_ring::Slot;
 use moor_wire::client::Class;
 use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
 
@@ -48,7 +47,7 @@ impl Pressure {
 }
 
 /// Bytes that may wait for one client while queues are cut: still a frame of the largest size with its wrapping.
-pub(in crate::worker) fn shed_queue_bytes(bytes_max: usize) -> usize {
+fn shed_queue_bytes(bytes_max: usize) -> usize {
     (bytes_max / SHED_QUEUE_SHARE).max(CLIENT_BODY_BYTES_MAX as usize * 9 / 8).min(bytes_max)
 }
 
@@ -59,7 +58,7 @@ impl<I: Io> Worker<I> {
             return;
         }
         self.door.looked_ms = now.0;
-        let shed = self.settings.limits.pressure.level() == Level::Shed;
+        let shed = self.settings.shared.pressure.level() == Level::Shed;
         self.send_queue_bytes_max = self.settings.send_queue_bytes_max;
         if shed {
             self.send_queue_bytes_max = shed_queue_bytes(self.settings.send_queue_bytes_max);
@@ -67,7 +66,8 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Drops every transient frame that waits, and the memory it waited in.
+    /// Drops every transient frame that waits, and the memory it waited in. Whatever waits does so behind a send in flight,
+    /// whose end looks at what is left.
     fn shed(&mut self, now: Now) {
         let (mut dropped, mut freed) = (0, 0);
         for slot in 0..self.connections.end() {
@@ -79,10 +79,6 @@ impl<I: Io> Worker<I> {
             dropped += u64::from(outbox.evict(Class::Normal, 0, 0));
             outbox.queued.shrink_to_fit();
             freed += (before - outbox.bytes()) as u64;
-            if !connection.dirty {
-                connection.dirty = true;
-                self.dirty.push(Slot(slot));
-            }
         }
         self.counters[Counter::FramesEvicted] += dropped;
         self.counters[Counter::SendQueuedBytes] -= freed;

@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::kernel::{Kernel, SimIo, Socket};
 use crate::worker::counters::{Board, Counter};
-use crate::worker::door::Limits;
+use crate::worker::door::{Limits, Networks, Shared};
 use crate::worker::io::{Listener, WorkerId};
 use crate::worker::mailbox::Mailboxes;
 use crate::worker::settings::{Heartbeat, HotTier, Settings};
@@ -46,6 +46,8 @@ pub fn settings() -> Settings {
         retry_min_ms: 500,
         retry_max_ms: Some(5000),
         limits: Limits::default(),
+        proxies: Networks::default(),
+        shared: Shared::default(),
     }
 }
 
@@ -282,8 +284,8 @@ impl Bed {
             assert!(worker.websockets.is_idle(), "messages under way");
             assert!(worker.tls.is_empty(), "TLS sessions");
             assert!(worker.door.meters.is_empty(), "metered connections");
-            let limits = &worker.settings.limits;
-            assert!(limits.addresses.is_empty() && limits.apps.is_empty(), "counted addresses and apps");
+            let shared = &worker.settings.shared;
+            assert!(shared.addresses.is_empty() && shared.apps.is_empty(), "counted addresses and apps");
             let link = worker.link.slot();
             let slots: Vec<u32> = seat.kernel.borrow().sockets.keys().copied().collect();
             for slot in slots {

@@ -22,7 +22,6 @@ fn limits() -> Limits {
         logins_per_app_per_s: 10,
         frames_per_connection_per_s: 20,
         messages_per_channel_per_s: 5,
-        proxies: ["10.0.0.0/8".parse().unwrap()].into_iter().collect(),
         ..Limits::default()
     }
 }
@@ -31,7 +30,13 @@ fn storm(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut bed = Bed::with(
         2,
-        Settings { connections_max: 12, send_queue_bytes_max: 2048, limits: limits(), ..settings() },
+        Settings {
+            connections_max: 12,
+            send_queue_bytes_max: 2048,
+            limits: limits(),
+            proxies: ["10.0.0.0/8".parse().unwrap()].into_iter().collect(),
+            ..settings()
+        },
     );
     for seat in 0..2 {
         bed.router(seat);
@@ -53,7 +58,7 @@ fn storm(seed: u64) {
                 peers.extend(bed.arrive_from(seat, Listener::Clients, address));
             }
             3 if rng.u8(0..8) == 0 => {
-                bed.seats[seat].worker.settings.limits.pressure.set([Calm, Refuse, Shed][rng.usize(0..3)]);
+                bed.seats[seat].worker.settings.shared.pressure.set([Calm, Refuse, Shed][rng.usize(0..3)]);
             }
             3 if !peers.is_empty() => {
                 let peer = peers.swap_remove(rng.usize(0..peers.len()));

@@ -26,6 +26,10 @@ fn bed(limits: Limits) -> Bed {
     Bed::with(1, Settings { limits, ..settings() })
 }
 
+fn behind_balancers(limits: Limits) -> Bed {
+    Bed::with(1, Settings { limits, proxies: networks(&["10.0.0.0/8"]), ..settings() })
+}
+
 fn from(bed: &mut Bed, address: &str) -> Peer {
     let address: IpAddr = address.parse().unwrap();
     let peer = bed.arrive_from(0, Listener::Clients, Some(address)).expect("there is a slot");
@@ -154,9 +158,7 @@ fn headers(client: &str) -> [Vec<u8>; 2] {
 
 #[test]
 fn behind_a_balancer_a_client_is_known_by_what_the_balancer_says() {
-    let limits =
-        Limits { connections_per_address: 1, proxies: networks(&["10.0.0.0/8"]), ..Limits::default() };
-    let mut bed = bed(limits);
+    let mut bed = behind_balancers(Limits { connections_per_address: 1, ..Limits::default() });
     for (version, header) in headers(GOOD).into_iter().enumerate() {
         for cut in [1, 5, 1000] {
             let peer = from(&mut bed, BALANCER);
@@ -189,7 +191,7 @@ fn behind_a_balancer_a_client_is_known_by_what_the_balancer_says() {
 
 #[test]
 fn a_balancer_must_say_it_and_nobody_else_may() {
-    let mut bed = bed(Limits { proxies: networks(&["10.0.0.0/8"]), ..Limits::default() });
+    let mut bed = behind_balancers(Limits::default());
     let mut plain = Vec::new();
     put_connect(&mut plain, "phone");
     let long = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec(), vec![0; 5000]].concat();
@@ -315,8 +317,8 @@ fn a_channel_that_says_too_much_is_refused_and_its_neighbour_is_not() {
 #[test]
 fn while_memory_is_short_nobody_new_comes_in() {
     let limits = Limits { accepts_per_s: 1000, ..Limits::default() };
-    let pressure = limits.pressure.clone();
     let mut bed = Bed::with(1, Settings { limits, retry_max_ms: None, ..settings() });
+    let pressure = bed.seats[0].worker.settings.shared.pressure.clone();
     let good = bed.client(0, "good");
     pressure.set(Level::Refuse);
     bed.arrive(0, Listener::Clients);
@@ -335,10 +337,8 @@ fn while_memory_is_short_nobody_new_comes_in() {
 
 #[test]
 fn while_memory_is_very_short_what_is_cheapest_goes_and_what_is_reliable_stays() {
-    let limits = Limits::default();
-    let pressure = limits.pressure.clone();
-    let settings = Settings { limits, send_queue_bytes_max: 1 << 20, ..settings() };
-    let mut bed = Bed::with(1, settings);
+    let mut bed = Bed::with(1, Settings { send_queue_bytes_max: 1 << 20, ..settings() });
+    let pressure = bed.seats[0].worker.settings.shared.pressure.clone();
     let (slow, good) = (bed.client(0, "slow"), bed.client(0, "good"));
     let session = SessionHandle(bed.open(slow, 1, "alice"));
     let link = bed.router(0);
