@@ -59,6 +59,8 @@ pub const ACCEPTS_PER_S_ASSUMED: u32 = 10_000;
 pub const RETRY_MS_MAX: u32 = 600_000;
 /// Longest PROXY header, bytes: addresses, and what else a balancer has to say about a client and its TLS.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+/// Longest PROXY header of version 1, a line with its end, bytes: what its specification says.
+pub const PROXY_LINE_BYTES_MAX: usize = 107;
 /// TLS handshakes that may wait for their turn: so many seconds of their rate. Who waited longer would be gone.
 pub const TLS_WAIT_S: u32 = 2;
 /// Receives within `hot.window_ms` from which a connection is metered.

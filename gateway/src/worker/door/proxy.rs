@@ -7,7 +7,7 @@ use moor_ring::Slot;
 use proxy_header::{Error, ParseConfig, Protocol, ProxyHeader};
 
 use super::Notice;
-use crate::limits::PROXY_HEADER_BYTES_MAX;
+use crate::limits::{PROXY_HEADER_BYTES_MAX, PROXY_LINE_BYTES_MAX};
 use crate::worker::connection::{Role, Transport};
 use crate::worker::counters::Counter;
 use crate::worker::io::Io;
@@ -32,14 +32,15 @@ pub enum Header {
 /// Reads a PROXY header off the front of a connection.
 #[must_use]
 pub fn header(front: &[u8]) -> Header {
+    let longest = if front.starts_with(b"PROXY") { PROXY_LINE_BYTES_MAX } else { PROXY_HEADER_BYTES_MAX };
     // What else it says about the client is not asked for.
     match ProxyHeader::parse(front, ParseConfig { include_tlvs: false, ..ParseConfig::default() }) {
-        Ok((_, bytes)) if bytes > PROXY_HEADER_BYTES_MAX => Header::Wrong,
+        Ok((_, bytes)) if bytes > longest => Header::Wrong,
         Ok((header, bytes)) => match header.proxied_address() {
             Some(address) if address.protocol != Protocol::Stream => Header::Wrong,
             address => Header::Whole { client: address.map(|address| address.source.ip()), bytes },
         },
-        Err(Error::BufferTooShort) if front.len() < PROXY_HEADER_BYTES_MAX => Header::NeedMore,
+        Err(Error::BufferTooShort) if front.len() < longest => Header::NeedMore,
         Err(_) => Header::Wrong,
     }
 }
@@ -74,5 +75,25 @@ impl<I: Io> Worker<I> {
                 self.abort(slot, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_version_1_has_its_length_whether_or_not_its_end_has_come() {
+        let line = |bytes: usize| {
+            let mut line = b"PROXY UNKNOWN ".to_vec();
+            line.resize(bytes - 2, b'x');
+            line.extend_from_slice(b"\r\n");
+            line
+        };
+        let (longest, longer) = (line(PROXY_LINE_BYTES_MAX), line(PROXY_LINE_BYTES_MAX + 1));
+        assert_eq!(header(&longest), Header::Whole { client: None, bytes: PROXY_LINE_BYTES_MAX });
+        assert_eq!(header(&longest[..PROXY_LINE_BYTES_MAX - 1]), Header::NeedMore);
+        assert_eq!(header(&longer), Header::Wrong);
+        assert_eq!(header(&longer[..PROXY_LINE_BYTES_MAX]), Header::Wrong);
     }
 }
