@@ -11,6 +11,7 @@ use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
 use crate::hostile::Attack;
 use crate::page::ReportArguments;
+use crate::scenario::RunArguments;
 
 const EXAMPLES: &str = "\
 Examples (with the appliance running: cargo run --release -- --workers 6):
@@ -26,6 +27,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
+  moor-bench run bench/scenarios/router-killed.toml and when the router is killed meanwhile? Starts everything itself
   moor-bench report push.json hold.json --html report.html --markdown report.md
                                                      what do the results of --json look like?
 
@@ -74,6 +76,8 @@ pub enum Sub {
     Compare(CompareArguments),
     /// The yardstick: a bare server without protocol and state, on one thread. `--floor` starts it by itself.
     Floor(FloorArguments),
+    /// A scenario from a file: servers, loads, faults, promises.
+    Run(RunArguments),
     /// Results as one self-contained HTML page, or as Markdown: percentile plots, memory over time, machine, kernel,
     /// commit and command line.
     Report(ReportArguments),

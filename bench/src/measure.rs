@@ -25,6 +25,7 @@ use crate::progress::Progress;
 use crate::pusher::{self, Pace, Pusher};
 use crate::report::{Report, Verdict, percentiles};
 use crate::sampler::Sampler;
+use crate::scenario;
 use crate::shared::Shared;
 use crate::side::Side;
 use crate::storm;
@@ -59,6 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Hostile(hostile) => return hostile::run(hostile),
         Sub::Compare(arguments) => return compare::run(arguments),
         Sub::Ratio(load) => return against::ratio(load),
+        Sub::Run(arguments) => return scenario::run(arguments),
         Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };

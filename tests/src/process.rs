@@ -258,9 +258,17 @@ pub fn run(program_name: &str, arguments: &[&str]) -> Result<(Option<i32>, Strin
 /// # Errors
 /// When it cannot be started or does not end within ten seconds.
 pub fn run_to_end(command: &mut Command) -> Result<(Option<i32>, String, String)> {
+    run_within(Duration::from_secs(10), command)
+}
+
+/// Likewise with another limit.
+///
+/// # Errors
+/// When it cannot be started or does not end in time.
+pub fn run_within(limit: Duration, command: &mut Command) -> Result<(Option<i32>, String, String)> {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let name = format!("{:?}", command.get_program());
-    let status = wait_for(Duration::from_secs(10), &name, || Ok(child.try_wait()?));
+    let status = wait_for(limit, &name, || Ok(child.try_wait()?));
     if status.is_err() {
         child.kill()?;
     }

@@ -25,6 +25,7 @@ use peers::{Found, GATEWAY, OWN, PEERS, Peer};
 use server::Server;
 
 use crate::against::cpus;
+use crate::child;
 use crate::memory::descriptors_max;
 use crate::report::Verdict;
 
@@ -73,7 +74,7 @@ pub fn run(arguments: &CompareArguments) -> Result<Verdict, String> {
     if descriptors_max() < u64::from(load.clients_max()) + 200 {
         return Err("RLIMIT_NOFILE is too low for so many clients: raise it (ulimit -n), or lower --connections and --idle".to_owned());
     }
-    server::end_with_us()?;
+    child::end_with_us()?;
     if arguments.install {
         let missing: Vec<&Peer> = chosen
             .iter()
