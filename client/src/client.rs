@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moor_wire::Code;
+use moor_wire::client::Class;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -64,7 +65,7 @@ pub enum ClientError {
 pub(crate) enum Request {
     Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
     Close { channel: u16 },
-    Submit { channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
+    Submit { class: Class, channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
     Acknowledge { channel: u16, sync_id: u64 },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
@@ -152,8 +153,37 @@ impl Client {
         to: &str,
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
+        self.submit(Class::Reliable, channel, client_id, to, payload).await
+    }
+
+    /// Sends a message of class normal or transient to whoever is logged in as `to` right now, once: nothing
+    /// keeps it and nobody tries again. Its sync id is 0.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when nobody is logged in (`NOT_FOUND`), something on the way is full
+    /// (`OVERLOADED`) or no answer came (`UNAVAILABLE`); [`ClientError::Submit`] while not logged in.
+    pub async fn send_once(
+        &self,
+        class: Class,
+        channel: u16,
+        to: &str,
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
+        let client_id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
+        self.submit(class, channel, client_id, to, payload).await
+    }
+
+    async fn submit(
+        &self,
+        class: Class,
+        channel: u16,
+        client_id: Bytes,
+        to: &str,
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
         let (answer, answered) = oneshot::channel();
-        self.request(Request::Submit { channel, client_id, to: to.to_owned(), payload, answer }).await?;
+        let to = to.to_owned();
+        self.request(Request::Submit { class, channel, client_id, to, payload, answer }).await?;
         answered.await.map_err(|_| ClientError::Closed)?
     }
 

@@ -23,6 +23,7 @@ mod limits;
 mod link;
 mod metrics;
 mod outbox;
+mod queue;
 #[doc(hidden)]
 pub mod registry;
 mod shard;

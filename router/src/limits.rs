@@ -43,6 +43,9 @@ pub const READ_BYTES: usize = 64 * 1024;
 pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes waiting for one link, answers included, before it is closed as a slow reader.
 pub const LINK_QUEUE_BYTES_HARD_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one link's queue written in one go: what a command waits behind, where pushes pile up. More would
+/// save little: at this size a write takes hundreds of frames along.
+pub const LINK_WRITE_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of frames waiting to cross to another shard's thread before pushes are dropped.
 pub const CROSSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Work items waiting to cross to another shard's thread before submits are refused.
@@ -103,6 +106,7 @@ const _: () = assert!(STALL_MS < LEASE_MS as u64 && STALL_MS > TICK_MS * 4);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= WINDOW_BYTES);
 const _: () = assert!(WINDOW_BYTES as usize * 8 <= LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
+const _: () = assert!(LINK_WRITE_BYTES_MAX < LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
 const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
 const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);

@@ -84,7 +84,13 @@ metrics! {
     acks, Counter, "router_acks_total", "Acknowledgements that moved a cursor";
     syncs, Counter, "router_syncs_total", "SYNC requests";
     strays, Counter, "router_strays_total", "ACK or SYNC of a session that is not registered";
-    pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued because the link's queue was full";
+    pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued, or taken out again for heavier ones, because the link's queue was full";
+    pushes_dropped_normal, Counter, "router_pushes_dropped_normal_total", "Pushes of class normal and receipts among them";
+    pushes_dropped_transient, Counter, "router_pushes_dropped_transient_total", "Pushes of class transient among them";
+    relays, Counter, "router_relays_total", "Messages of class normal or transient offered by clients and services";
+    relays_reached, Counter, "router_relays_reached_total", "Sessions such messages were on their way to";
+    relays_nobody, Counter, "router_relays_nobody_total", "Such messages answered NOT_FOUND: nobody was logged in";
+    relays_refused, Counter, "router_relays_refused_total", "Such messages refused or dropped because something was full";
     slow_links, Counter, "router_links_slow_total", "Links closed because they did not read";
     receipts, Counter, "router_receipts_total", "Receipts sent to services";
     crossing_full, Counter, "router_crossing_full_total", "Turns in which another shard's mailbox was full";

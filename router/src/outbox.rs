@@ -1,8 +1,8 @@
 //! Frames on their way out: a bounded queue of bytes per link, and the crossings to links of other threads.
 //!
 //! Frames are encoded straight into the buffer their link's socket is written from; only frames for another
-//! thread's link travel in between. A full queue drops pushes (a reliable message comes again by its retry)
-//! and, at twice the size, ends the link.
+//! thread's link travel in between. A full queue drops pushes, the lightest first (a reliable message comes
+//! again by its retry), and, at twice the size, ends the link.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,20 +15,14 @@ use bytes::BytesMut;
 use crate::lease::{Link, LinkId, ShardIndex};
 use crate::limits::{CROSSING_BYTES_MAX, CROSSING_WORK_MAX, LINK_QUEUE_BYTES_HARD_MAX, LINK_QUEUE_BYTES_MAX};
 use crate::metrics::Metrics;
+use crate::queue::{Dropped, Queues, count_frames};
 use crate::shard::work::Work;
 
-/// May a frame be dropped?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    /// A push: yes, if the queue is full.
-    Push,
-    /// An answer somebody waits for: no.
-    Answer,
-}
+pub use crate::queue::Weight;
 
 #[derive(Debug, Default)]
 struct State {
-    buffer: BytesMut,
+    queues: Queues,
     /// Bytes taken by the writer and not yet accepted by the kernel.
     writing_bytes: usize,
     writer: Option<Waker>,
@@ -49,50 +43,65 @@ pub struct LinkOut {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooSlow;
 
+/// What became of a frame, and of others for its sake.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// True when it will be written.
+    pub is_queued: bool,
+    /// Frames dropped; itself among them when it was not queued.
+    pub dropped: Dropped,
+}
+
 impl LinkOut {
-    /// Queues what `write` appends. `Ok(false)`: dropped.
-    pub fn put(&self, weight: Weight, write: impl FnOnce(&mut BytesMut)) -> Result<bool, TooSlow> {
+    /// Queues what `write` appends. At the limit lighter frames make room; where that is not enough, a push is
+    /// dropped itself.
+    pub fn put(&self, weight: Weight, write: impl FnOnce(&mut BytesMut)) -> Result<Placed, TooSlow> {
         let mut state = self.state.borrow_mut();
-        let queued = state.buffer.len() + state.writing_bytes;
-        if state.is_closing || (weight == Weight::Push && queued >= LINK_QUEUE_BYTES_MAX) {
-            return Ok(false);
+        if state.is_closing {
+            return Ok(Placed { is_queued: false, dropped: Dropped::some(weight, 1) });
         }
-        if queued >= LINK_QUEUE_BYTES_HARD_MAX {
-            return Err(TooSlow);
+        let max = if weight == Weight::Answer { LINK_QUEUE_BYTES_HARD_MAX } else { LINK_QUEUE_BYTES_MAX };
+        let queued = state.queues.bytes() + state.writing_bytes;
+        let mut dropped = Dropped::NONE;
+        if queued >= max {
+            dropped = state.queues.evict(weight, queued + 1 - max);
+            if state.queues.bytes() + state.writing_bytes >= max {
+                if weight == Weight::Answer {
+                    return Err(TooSlow);
+                }
+                dropped.add(weight, 1);
+                return Ok(Placed { is_queued: false, dropped });
+            }
         }
-        write(&mut state.buffer);
+        write(state.queues.buffer_mut(weight));
         if let Some(waker) = state.writer.take() {
             waker.wake();
         }
-        Ok(true)
+        Ok(Placed { is_queued: true, dropped })
     }
 
-    /// Takes all that is queued; `None` at the end.
+    /// Takes what is to be written next; `None` at the end.
     pub fn poll_take(&self, context: &Context<'_>) -> Poll<Option<BytesMut>> {
         let mut state = self.state.borrow_mut();
         state.writing_bytes = 0;
-        if state.is_abandoned || (state.is_closing && state.buffer.is_empty()) {
+        if state.is_abandoned || (state.is_closing && state.queues.is_empty()) {
             state.is_abandoned = true;
             if let Some(waker) = state.reader.take() {
                 waker.wake();
             }
             return Poll::Ready(None);
         }
-        if state.buffer.is_empty() {
+        let Some(buffer) = state.queues.take() else {
             state.writer = Some(context.waker().clone());
             return Poll::Pending;
-        }
-        state.writing_bytes = state.buffer.len();
-        Poll::Ready(Some(std::mem::take(&mut state.buffer)))
+        };
+        state.writing_bytes = buffer.len();
+        Poll::Ready(Some(buffer))
     }
 
     /// Gives a written buffer back, so that its memory is used again.
-    pub fn give_back(&self, mut buffer: BytesMut) {
-        let mut state = self.state.borrow_mut();
-        if state.buffer.is_empty() && buffer.capacity() <= 256 * 1024 {
-            buffer.clear();
-            state.buffer = buffer;
-        }
+    pub fn give_back(&self, buffer: BytesMut) {
+        self.state.borrow_mut().queues.give_back(buffer);
     }
 
     /// Ready when the writing task must let go of its socket, written or not.
@@ -143,7 +152,7 @@ impl LinkOut {
     /// True when nothing waits to be written.
     pub fn is_empty(&self) -> bool {
         let state = self.state.borrow();
-        state.buffer.is_empty() && state.writing_bytes == 0
+        state.queues.is_empty() && state.writing_bytes == 0
     }
 }
 
@@ -208,8 +217,8 @@ impl Outbox {
             return self.put_local(link.id, weight, write);
         }
         let Some(crossing) = self.crossings.get_mut(usize::from(link.owner.0)) else { return false };
-        if weight == Weight::Push && crossing.bytes >= CROSSING_BYTES_MAX {
-            self.metrics.pushes_dropped.increment();
+        if crossing.bytes >= weight.share(CROSSING_BYTES_MAX) {
+            count_dropped(&self.metrics, Dropped::some(weight, 1));
             return false;
         }
         let frames = &mut crossing.parcel.frames;
@@ -233,10 +242,11 @@ impl Outbox {
     pub fn put_local(&self, link: LinkId, weight: Weight, write: impl FnOnce(&mut BytesMut)) -> bool {
         let Some(out) = self.local.get(&link) else { return false };
         match out.put(weight, write) {
-            Ok(true) => true,
-            Ok(false) => {
-                self.metrics.pushes_dropped.increment();
-                false
+            Ok(Placed { is_queued, dropped }) => {
+                if dropped != Dropped::NONE {
+                    count_dropped(&self.metrics, dropped);
+                }
+                is_queued
             }
             Err(TooSlow) => {
                 self.metrics.slow_links.increment();
@@ -246,10 +256,19 @@ impl Outbox {
         }
     }
 
+    /// Sends whole frames that came from another thread.
+    pub fn put_crossed(&self, link: LinkId, weight: Weight, frames: &[u8]) {
+        if !self.put_local(link, weight, |out| out.extend_from_slice(frames)) && weight != Weight::Answer {
+            // One of them has been counted.
+            count_dropped(&self.metrics, Dropped::some(weight, count_frames(frames).saturating_sub(1)));
+        }
+    }
+
     /// Hands work to another shard; back when too much waits already.
     pub fn cross(&mut self, shard: ShardIndex, work: Work) -> Result<(), Work> {
+        let max = work.weight().share(CROSSING_WORK_MAX);
         match self.crossings.get_mut(usize::from(shard.0)) {
-            Some(crossing) if crossing.parcel.work.len() < CROSSING_WORK_MAX => {
+            Some(crossing) if crossing.parcel.work.len() < max => {
                 crossing.parcel.work.push(work);
                 Ok(())
             }
@@ -274,27 +293,60 @@ impl Outbox {
     }
 }
 
+fn count_dropped(metrics: &Metrics, dropped: Dropped) {
+    metrics.pushes_dropped.add(dropped.total());
+    metrics.pushes_dropped_normal.add(dropped.of(Weight::Normal));
+    metrics.pushes_dropped_transient.add(dropped.of(Weight::Transient));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const QUEUED: Result<Placed, TooSlow> = Ok(Placed { is_queued: true, dropped: Dropped::NONE });
+
+    /// Frames without a body.
+    fn fill(bytes: usize) -> impl FnOnce(&mut BytesMut) {
+        move |buffer: &mut BytesMut| buffer.resize(buffer.len() + bytes, 0)
+    }
+
+    fn refused(weight: Weight) -> Result<Placed, TooSlow> {
+        Ok(Placed { is_queued: false, dropped: Dropped::some(weight, 1) })
+    }
+
     #[test]
     fn pushes_are_dropped_first_and_a_deaf_link_ends() {
         let out = LinkOut::default();
-        let fill = |bytes: usize| move |buffer: &mut BytesMut| buffer.resize(buffer.len() + bytes, 0);
-        assert_eq!(out.put(Weight::Push, fill(LINK_QUEUE_BYTES_MAX)), Ok(true));
-        assert_eq!(out.put(Weight::Push, fill(1)), Ok(false));
-        assert_eq!(out.put(Weight::Answer, fill(LINK_QUEUE_BYTES_HARD_MAX)), Ok(true));
-        assert_eq!(out.put(Weight::Answer, fill(1)), Err(TooSlow));
+        assert_eq!(out.put(Weight::Reliable, fill(LINK_QUEUE_BYTES_MAX)), QUEUED);
+        assert_eq!(out.put(Weight::Reliable, fill(8)), refused(Weight::Reliable));
+        assert_eq!(out.put(Weight::Answer, fill(LINK_QUEUE_BYTES_HARD_MAX)), QUEUED);
+        assert_eq!(out.put(Weight::Answer, fill(8)), Err(TooSlow));
         let context = Context::from_waker(Waker::noop());
         let Poll::Ready(Some(buffer)) = out.poll_take(&context) else { panic!("bytes are there") };
         // Still counted while the kernel has not taken them.
-        assert!(!out.is_empty());
-        assert_eq!(out.put(Weight::Push, fill(1)), Ok(false));
+        assert_eq!(out.put(Weight::Reliable, fill(8)), refused(Weight::Reliable));
         out.give_back(buffer);
-        assert!(out.poll_take(&context).is_pending() && out.is_empty());
+        while let Poll::Ready(Some(buffer)) = out.poll_take(&context) {
+            assert!(!out.is_empty());
+            out.give_back(buffer);
+        }
+        assert!(out.is_empty());
         out.close();
-        assert_eq!(out.put(Weight::Answer, fill(1)), Ok(false));
+        assert_eq!(out.put(Weight::Answer, fill(8)), refused(Weight::Answer));
         assert!(matches!(out.poll_take(&context), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn lighter_frames_make_room_and_reliable_ones_are_only_refused() {
+        let out = LinkOut::default();
+        assert_eq!(out.put(Weight::Transient, fill(LINK_QUEUE_BYTES_MAX)), QUEUED);
+        assert_eq!(out.put(Weight::Transient, fill(8)), refused(Weight::Transient));
+        let made_room = |weight| Ok(Placed { is_queued: true, dropped: Dropped::some(weight, 1) });
+        assert_eq!(out.put(Weight::Normal, fill(8)), made_room(Weight::Transient));
+        assert_eq!(out.put(Weight::Reliable, fill(8)), made_room(Weight::Transient));
+        // All that is lighter goes before a link is given up.
+        assert_eq!(out.put(Weight::Answer, fill(LINK_QUEUE_BYTES_HARD_MAX)), QUEUED);
+        assert_eq!(out.put(Weight::Answer, fill(8)), Err(TooSlow));
+        assert_eq!(out.state.borrow().queues.bytes(), LINK_QUEUE_BYTES_HARD_MAX, "answers are all that is left");
     }
 }

@@ -132,7 +132,7 @@ impl Node {
 
     fn handle_parcel(&mut self, parcel: Parcel, now_ms: u64) {
         for (link, weight, frames) in parcel.frames {
-            self.shard.outbox.put_local(link, weight, |out| out.extend_from_slice(&frames));
+            self.shard.outbox.put_crossed(link, weight, &frames);
         }
         for work in parcel.work {
             self.shard.apply(work, now_ms);

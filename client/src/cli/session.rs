@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use moor_client::core::Disconnect;
 use moor_client::{Accepted, Client, Event, Options};
 use moor_wire::Code;
+use moor_wire::client::Class;
 use moor_wire::identity::{check_account, check_app, check_device};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -49,6 +50,13 @@ fn parse_from(text: &str) -> Result<From, String> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClassName {
+    Reliable,
+    Normal,
+    Transient,
+}
+
 #[derive(Debug, Args)]
 pub struct Send {
     /// Account that sends.
@@ -63,6 +71,10 @@ pub struct Send {
     /// Sent under this id; sending again under it stores nothing twice. Default: a new one.
     #[arg(long)]
     id: Option<String>,
+    /// reliable: kept until it is acknowledged. normal, transient: for whoever is logged in right now, once;
+    /// transient is the first to be dropped where something is full.
+    #[arg(long, default_value = "reliable", conflicts_with = "id")]
+    class: ClassName,
     /// Give up after so many seconds without the router's word on a message.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -223,6 +235,16 @@ async fn send_one(
     id: Option<&str>,
     global: &Global,
 ) -> Result<(), Failure> {
+    let class = match send.class {
+        ClassName::Reliable => None,
+        ClassName::Normal => Some(Class::Normal),
+        ClassName::Transient => Some(Class::Transient),
+    };
+    if let Some(class) = class {
+        client.send_once(class, CHANNEL, &send.to, Bytes::copy_from_slice(text.as_bytes())).await?;
+        let line = format!("on its way to whoever is logged in as {}", send.to);
+        return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
+    }
     // Text, so that it can be given back with --id.
     let id = id.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned);
     let payload = Bytes::copy_from_slice(text.as_bytes());

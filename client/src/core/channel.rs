@@ -33,6 +33,9 @@ pub enum SubmitError {
     /// A name no router accepts.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// A message that is sent once needs a channel that is logged in now.
+    #[error("channel {0} is not logged in: a message that is not kept cannot wait for it")]
+    Offline(u16),
     /// A client id no router accepts.
     #[error("the client id has {length} bytes; 1 to {CLIENT_ID_BYTES_MAX} are allowed")]
     ClientId {
@@ -63,6 +66,8 @@ enum State {
 
 #[derive(Debug)]
 struct Pending {
+    /// Reliable: sent until it is answered. Others: once.
+    class: Class,
     client_id: Bytes,
     to: String,
     payload: Bytes,
@@ -73,6 +78,10 @@ struct Pending {
 }
 
 impl Pending {
+    const fn is_kept(&self) -> bool {
+        matches!(self.class, Class::Command | Class::Reliable)
+    }
+
     fn body(&self) -> Submit {
         Submit { client_id: self.client_id.clone(), to: self.to.clone(), payload: self.payload.clone() }
     }
@@ -201,7 +210,8 @@ impl Channel {
         put_control(out, Kind::Open, self.number, &open);
     }
 
-    pub(super) fn handle_disconnected(&mut self) {
+    pub(super) fn handle_disconnected(&mut self, events: &mut VecDeque<Event>) {
+        self.give_up("the connection broke before the answer came", |_| true, events);
         if self.state != State::Closed {
             self.state = State::Opening;
         }
@@ -212,6 +222,21 @@ impl Channel {
             pending.in_flight = false;
             pending.due_ms = 0;
         }
+    }
+
+    /// Forgets messages that are sent once and were not answered: they may have arrived or not.
+    fn give_up(&mut self, why: &str, is_over: impl Fn(&Pending) -> bool, events: &mut VecDeque<Event>) {
+        let (channel, bytes) = (self.number, &mut self.pending_bytes);
+        self.pending.retain(|pending| {
+            if pending.is_kept() || !is_over(pending) {
+                return true;
+            }
+            *bytes -= pending.payload.len();
+            let (client_id, code) = (pending.client_id.clone(), Code::Unavailable);
+            let detail = format!("{why}; it may have arrived");
+            events.push_back(Event::Refused { channel, client_id, code, detail });
+            false
+        });
     }
 
     pub(super) fn handle_opened(
@@ -247,7 +272,7 @@ impl Channel {
             State::Opening | State::Open => {}
         }
         let reopens = is_retryable(code);
-        self.handle_disconnected();
+        self.handle_disconnected(events);
         self.state = if reopens {
             self.attempt = self.attempt.saturating_add(1);
             State::Waiting { reopen_ms: now + full_jitter(RETRY_MS.0, RETRY_MS.1, self.attempt, rng) }
@@ -362,8 +387,10 @@ impl Channel {
 
     // --- sending ----------------------------------------------------------------------------------------
 
+    #[allow(clippy::too_many_arguments, reason = "a message's parts, and the session's")]
     pub(super) fn submit(
         &mut self,
+        class: Class,
         client_id: Bytes,
         to: &str,
         payload: Bytes,
@@ -380,7 +407,7 @@ impl Channel {
         check_account(to)?;
         let bytes = payload.len();
         let pending =
-            Pending { client_id, to: to.to_owned(), payload, attempt: 0, due_ms: 0, in_flight: false };
+            Pending { class, client_id, to: to.to_owned(), payload, attempt: 0, due_ms: 0, in_flight: false };
         let length = pending.body().encoded_len();
         if length > data_bytes_max as usize {
             return Err(SubmitError::TooLarge { length, max: data_bytes_max });
@@ -388,6 +415,14 @@ impl Channel {
         if self.pending.len() >= SUBMITS_PENDING_MAX || self.pending_bytes + bytes > SUBMITS_PENDING_BYTES_MAX
         {
             return Err(SubmitError::QueueFull);
+        }
+        if !pending.is_kept() {
+            if !self.is_open() {
+                return Err(SubmitError::Offline(self.number));
+            }
+            if self.in_flight() >= SUBMITS_IN_FLIGHT_MAX {
+                return Err(SubmitError::QueueFull);
+            }
         }
         self.pending_bytes += bytes;
         self.pending.push_back(pending);
@@ -436,7 +471,7 @@ impl Channel {
             }
             pending.due_ms = now + ANSWER_MS;
             let submit = pending.body();
-            put_message(out, Kind::Data.byte(), Class::Reliable.flags(), self.number, &submit);
+            put_message(out, Kind::Data.byte(), pending.class.flags(), self.number, &submit);
         }
         overdue
     }
@@ -456,7 +491,7 @@ impl Channel {
         // A second answer to a submit that was sent twice finds nothing.
         let Some(at) = self.pending.iter().position(|p| p.client_id == result.client_id) else { return };
         let code = Code::try_from(result.code).unwrap_or(Code::Internal);
-        if code != Code::Ok && is_retryable(code) {
+        if code != Code::Ok && is_retryable(code) && self.pending[at].is_kept() {
             let pending = &mut self.pending[at];
             pending.attempt = pending.attempt.saturating_add(1);
             pending.in_flight = false;
@@ -475,13 +510,19 @@ impl Channel {
     }
 
     /// True when a submit was not answered in time.
-    pub(super) fn handle_timeout(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: u64,
+        out: &mut Vec<u8>,
+        events: &mut VecDeque<Event>,
+    ) -> bool {
         if matches!(self.state, State::Waiting { reopen_ms } if now >= reopen_ms) {
             self.put_open(out);
         }
         if self.ack_due_ms.is_some_and(|due| now >= due) {
             self.put_ack(out);
         }
+        self.give_up("no answer came in time", |pending| pending.in_flight && pending.due_ms <= now, events);
         self.send_due(now, out)
     }
 }

@@ -200,9 +200,26 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
+        self.submit_as(Class::Reliable, number, client_id, to, payload, now)
+    }
+
+    /// [`Self::submit`] with a class. Normal and transient messages are for whoever is logged in as the receiver
+    /// right now: sent once, accepted with sync id 0 or [`Event::Refused`], whatever the reason.
+    ///
+    /// # Errors
+    /// As [`Self::submit`], and [`SubmitError::Offline`] for those two when the channel is not logged in.
+    pub fn submit_as(
+        &mut self,
+        class: Class,
+        number: u16,
+        client_id: Bytes,
+        to: &str,
+        payload: Bytes,
+        now: u64,
+    ) -> Result<(), SubmitError> {
         let channel = self.channels.iter_mut().find(|c| c.number == number);
         let channel = channel.ok_or(SubmitError::NoChannel(number))?;
-        channel.submit(client_id, to, payload, self.data_bytes_max, now, &mut self.out)
+        channel.submit(class, client_id, to, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.
@@ -337,7 +354,7 @@ impl Session {
         self.state = State::Down { retry_ms };
         self.out.clear();
         for channel in &mut self.channels {
-            channel.handle_disconnected();
+            channel.handle_disconnected(&mut self.events);
         }
     }
 
@@ -369,7 +386,7 @@ impl Session {
                 }
                 let mut overdue = false;
                 for channel in &mut self.channels {
-                    overdue |= channel.handle_timeout(now, &mut self.out);
+                    overdue |= channel.handle_timeout(now, &mut self.out, &mut self.events);
                 }
                 // Two reasons to ask: the heartbeat, and an answer that should have come.
                 let suspicious = overdue && now >= self.heard_ms.saturating_add(ANSWER_MS);

@@ -194,7 +194,7 @@ impl<I: Io> Worker<I> {
     /// Queues a client's frame for the router; false when it cannot be taken now.
     fn forward(&mut self, slot: Slot, channel: ChannelIndex, header: Header, body: &[u8], now: Now) -> bool {
         let Some(link) = self.link.up_slot() else { return false };
-        if self.queued_bytes(link) + UP_HEAD_BYTES_MAX + body.len() > LINK_QUEUE_BYTES_MAX {
+        if self.queued_bytes(link) + UP_HEAD_BYTES_MAX + body.len() > link_share(header) {
             return false;
         }
         let (app, account) = self.channels.identity(channel);
@@ -260,6 +260,16 @@ impl<I: Io> Worker<I> {
             at = entry.next_in_connection;
         }
         None
+    }
+}
+
+/// Bytes the router link may hold before a frame of this kind and class is refused: what nobody keeps first, so
+/// that there is room for what must arrive.
+fn link_share(header: Header) -> usize {
+    match Class::from_flags(header.flags) {
+        Class::Transient if header.kind == Kind::Data.byte() => LINK_QUEUE_BYTES_MAX / 2,
+        Class::Normal if header.kind == Kind::Data.byte() => LINK_QUEUE_BYTES_MAX / 4 * 3,
+        _ => LINK_QUEUE_BYTES_MAX,
     }
 }
 

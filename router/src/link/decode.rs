@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Kind, Submit as SubmitBody, sync_id};
+use moor_wire::client::{Class, Kind, Submit as SubmitBody, sync_id};
 use moor_wire::identity::{account_hash, check_account, check_app};
 use moor_wire::internal::{
     Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult, Subscribe,
@@ -78,9 +78,10 @@ pub fn handle_service(
         Verb::Ping => pong(node, link),
         Verb::Pong => {}
         Verb::Send => {
-            let Send { cookie, app, from, to, client_id, payload, .. } = Send::decode(body)?;
+            let Send { cookie, app, from, to, client_id, class, payload } = Send::decode(body)?;
             let origin = Origin::Service { link: link.clone(), cookie };
-            submit(node, origin, &app, &from, SubmitBody { client_id, to, payload }, now_ms);
+            let class = Class::from_flags(u8::try_from(class).unwrap_or(Class::FLAGS_MASK));
+            submit(node, origin, &app, &from, class, SubmitBody { client_id, to, payload }, now_ms);
         }
         Verb::Lookup => {
             let Lookup { cookie, app, account } = Lookup::decode(body)?;
@@ -177,7 +178,10 @@ fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Re
         Some(Kind::Data) => {
             let origin = Origin::Session { link: link.clone(), session: up.session, hash };
             match SubmitBody::decode(body.slice_ref(up.body)) {
-                Ok(message) => submit(node, origin, up.app, up.account, message, now_ms),
+                Ok(message) => {
+                    let class = Class::from_flags(up.flags);
+                    submit(node, origin, up.app, up.account, class, message, now_ms);
+                }
                 // The client's fault, not the gateway's: the link goes on.
                 Err(error) => refuse(node, &origin, &Bytes::new(), Code::Invalid, &error.to_string()),
             }
@@ -199,7 +203,15 @@ fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, detai
 }
 
 /// Checks a message and hands it to the receiver's shard.
-fn submit(node: &mut Node, origin: Origin, app: &str, from: &str, message: SubmitBody, now_ms: u64) {
+fn submit(
+    node: &mut Node,
+    origin: Origin,
+    app: &str,
+    from: &str,
+    class: Class,
+    message: SubmitBody,
+    now_ms: u64,
+) {
     let SubmitBody { client_id, to, payload } = message;
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
         return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
@@ -219,5 +231,11 @@ fn submit(node: &mut Node, origin: Origin, app: &str, from: &str, message: Submi
     };
     let shard = node.shard_of(to.hash);
     let submit = Submit { to, from: from.into(), client_id, payload, sent_at_ms: wall_ms(), origin };
-    node.hand_to(shard, Work::Submit(Box::new(submit)), now_ms);
+    let submit = Box::new(submit);
+    let work = match class {
+        // Nobody but the server commands: what says so is kept like any message.
+        Class::Command | Class::Reliable => Work::Submit(submit),
+        Class::Normal | Class::Transient => Work::Relay { submit, class },
+    };
+    node.hand_to(shard, work, now_ms);
 }

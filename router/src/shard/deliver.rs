@@ -67,7 +67,7 @@ impl Shard {
         let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
         let push = Push::data(account.hash, session.handle, Class::Reliable, body);
         // A full link drops it; the retry brings it again.
-        self.outbox.put(link, Weight::Push, |out| push.put(out, false));
+        self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
         self.metrics.deliveries.increment();
         let generation = session.generation();
         if let Some(due_ms) = session.handle_sent(sync_id, bytes, now_ms) {
@@ -266,7 +266,7 @@ impl Shard {
         };
         for link in links {
             self.metrics.receipts.increment();
-            self.outbox.put(link, Weight::Push, |out| put_control(out, Verb::Receipt, &receipt));
+            self.outbox.put(link, Weight::Normal, |out| put_control(out, Verb::Receipt, &receipt));
         }
     }
 

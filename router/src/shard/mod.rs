@@ -7,6 +7,7 @@
 pub mod credit;
 mod deliver;
 mod locate;
+mod relay;
 mod service;
 mod sessions;
 mod submit;
@@ -98,6 +99,7 @@ impl Shard {
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
             Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
             Work::Submit(submit) => self.handle_submit(submit),
+            Work::Relay { submit, class } => self.handle_relay(*submit, class),
             Work::Cursor { link, hash, up } => self.handle_cursor(&link, hash, &up, now_ms),
             Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
@@ -241,6 +243,7 @@ impl Shard {
                 self.metrics.refused_overload.increment();
                 self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
             }
+            Work::Relay { submit, .. } => self.refuse_relay(&submit, "too many messages wait for their shard"),
             Work::Subscribe { credit, .. } => {
                 self.metrics.subscriptions_refused.increment();
                 credit.refuse(Code::Overloaded);

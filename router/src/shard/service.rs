@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use moor_wire::Code;
+use moor_wire::client::Class;
 use moor_wire::internal::{Kick, Outcome, Push, PushAccount, Verb, put_control};
 
 use crate::lease::Link;
@@ -65,6 +66,7 @@ impl Shard {
     pub(super) fn handle_push_account(&mut self, link: &Link, hash: u64, body: &[u8]) {
         let Ok(all) = PushAccount::parse(body) else { return };
         let mut reached = 0;
+        let weight = Weight::of(Class::from_flags(all.flags));
         let account = self.registry.find(all.app, all.account, hash);
         for session in account.into_iter().flat_map(|index: AccountIndex| self.registry.sessions_of(index)) {
             let Some(session) = self.registry.session(session) else { continue };
@@ -76,7 +78,7 @@ impl Shard {
                 flags: all.flags,
                 body: all.body,
             };
-            if self.outbox.put(gateway, Weight::Push, |out| push.put(out, false)) {
+            if self.outbox.put(gateway, weight, |out| push.put(out, false)) {
                 reached += 1;
             }
         }

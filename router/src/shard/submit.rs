@@ -39,7 +39,7 @@ pub fn answer(
                 body: &body,
             };
             // Dropped when the gateway does not read: the client asks again under the same id.
-            outbox.put(link, Weight::Push, |out| push.put(out, false));
+            outbox.put(link, Weight::Reliable, |out| push.put(out, false));
         }
         Origin::Service { link, cookie } => {
             let result = SendResult {

@@ -28,6 +28,8 @@ use crate::store::location::LocationChange;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
+mod classes;
+
 const HERE: ShardIndex = ShardIndex(0);
 
 struct Wire {

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use moor_wire::client::Class;
 use moor_wire::internal::{Departure, Kick, NotHere, Registration};
 
 use crate::lease::Link;
+use crate::outbox::Weight;
 use crate::shard::credit::Credit;
 use crate::store::{AccountKey, Submit};
 
@@ -37,6 +39,13 @@ pub enum Work {
     },
     /// A message for an account's timeline.
     Submit(Box<Submit>),
+    /// A message for whoever is there: it is not stored.
+    Relay {
+        /// The message.
+        submit: Box<Submit>,
+        /// Normal or transient.
+        class: Class,
+    },
     /// A client's ACK or SYNC, as the body of its UP.
     Cursor {
         /// The gateway's link.
@@ -82,4 +91,14 @@ pub enum Work {
         /// One part per shard.
         credit: Arc<Credit>,
     },
+}
+
+impl Work {
+    /// How much it matters where too much of it waits to cross to another shard.
+    pub const fn weight(&self) -> Weight {
+        match self {
+            Self::Relay { class, .. } => Weight::of(*class),
+            _ => Weight::Reliable,
+        }
+    }
 }
