@@ -9,7 +9,7 @@ use moor_wire::client::Class;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Event, Options};
+use crate::core::{Conversation, Event, Options};
 use crate::driver::Driver;
 use crate::limits::{DIAL_MS, EVENTS_CHANNEL_MAX, REQUESTS_MAX};
 
@@ -67,6 +67,7 @@ pub(crate) enum Request {
     Close { channel: u16 },
     Submit { class: Class, channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
     Acknowledge { channel: u16, sync_id: u64 },
+    MarkRead { channel: u16, conversation: Conversation, sync_id: u64 },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
 }
@@ -193,6 +194,20 @@ impl Client {
     /// [`ClientError::Closed`].
     pub async fn acknowledge(&self, channel: u16, sync_id: u64) -> Result<(), ClientError> {
         self.request(Request::Acknowledge { channel, sync_id }).await
+    }
+
+    /// Says that the account has read a conversation up to `sync_id`. Kept until the router has it, which
+    /// [`Event::ReadMark`] tells; a name that is none, and more than 256 that wait, are dropped.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn mark_read(
+        &self,
+        channel: u16,
+        conversation: Conversation,
+        sync_id: u64,
+    ) -> Result<(), ClientError> {
+        self.request(Request::MarkRead { channel, conversation, sync_id }).await
     }
 
     /// What a channel holds without a gap, to be kept for the next start.

@@ -251,6 +251,10 @@ impl Driver {
                 }
             }
             Request::Acknowledge { channel, sync_id } => self.session.acknowledge(channel, sync_id, now),
+            Request::MarkRead { channel, conversation, sync_id } => {
+                // Documented: what cannot be said is not said.
+                self.session.mark_read(channel, conversation, sync_id, now).ok();
+            }
             Request::LastSyncId { channel, answer } => drop(answer.send(self.session.last_sync_id(channel))),
             // Taken by the loop.
             Request::Shutdown { .. } => {}
@@ -332,6 +336,7 @@ const fn may_be_dropped(event: &Event) -> bool {
     matches!(
         event,
         Event::Message { sync_id: None, .. }
+            | Event::DeviceAck { .. }
             | Event::Connected { .. }
             | Event::Disconnected(_)
             | Event::Opened { .. }

@@ -8,6 +8,8 @@ pub const SUBMITS_PENDING_MAX: usize = 4096;
 pub const SUBMITS_PENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Submits of one channel on the wire; the rest wait their turn.
 pub(crate) const SUBMITS_IN_FLIGHT_MAX: usize = 256;
+/// Read marks of one channel that the router has not confirmed.
+pub(crate) const MARKS_PENDING_MAX: usize = 256;
 /// Messages after which an ACK goes out at once.
 pub(crate) const ACK_EVERY: u64 = 32;
 /// Longest time an ACK is held back to cover more, milliseconds.

@@ -176,7 +176,9 @@ impl Bench {
                 }
                 Event::Accepted { channel, .. }
                 | Event::Refused { channel, .. }
-                | Event::Abandoned { channel, .. } => {
+                | Event::Abandoned { channel, .. }
+                | Event::ReadMark { channel, .. }
+                | Event::DeviceAck { channel, .. } => {
                     let channel = self.channels.get_mut(&channel).expect("of a channel that was opened");
                     channel.unanswered =
                         channel.unanswered.checked_sub(1).expect("one answer for each submit");

@@ -111,6 +111,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
         account: account.into(),
         device: device.into(),
         last_sync_id: Some(1),
+        is_new: true,
     };
     let departure = Departure { session: session.0, app: app.into(), account: account.into() };
     let location = Location {

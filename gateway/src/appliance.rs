@@ -135,7 +135,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     let internal = listen_group("the internal port", config.internal, workers, config)?;
     let admin = listen_alone("admin HTTP", config.admin)?;
     let router = match config.router {
-        RouterChoice::Embedded => Some(moor_router::start(router_config(config))?),
+        RouterChoice::Embedded => Some(moor_router::start(router_config(config)?)?),
         RouterChoice::Address(_) => None,
     };
     let listening = Listening {
@@ -372,8 +372,9 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| StartError::System { what: "a listener's address", source })
 }
 
-fn router_config(config: &Config) -> RouterConfig {
-    RouterConfig {
+fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartError> {
+    let apps = config.embedded.apps.as_deref().map(moor_router::Apps::read).transpose()?;
+    Ok(RouterConfig {
         listen: config.router_listen,
         data: config.data.clone(),
         admin: None,
@@ -385,8 +386,9 @@ fn router_config(config: &Config) -> RouterConfig {
         },
         retention: config.embedded.retention_messages_per_account,
         token: config.internal_token.as_ref().map(|_| String::from_utf8_lossy(config.token()).into_owned()),
+        apps: apps.unwrap_or_default(),
         ..RouterConfig::default()
-    }
+    })
 }
 
 fn router_stats(router: &RouterHandle) -> control::RouterStats {

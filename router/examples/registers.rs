@@ -59,6 +59,7 @@ fn main() {
                 account: format!("account-{number:016}"),
                 device: format!("device-{number:09}"),
                 last_sync_id: None,
+                is_new: true,
             };
             let sessions = (sent * BATCH..(sent + 1) * BATCH).map(registration).collect();
             put_control(&mut out, Verb::Register, &Register { batch: sent as u32, sessions });

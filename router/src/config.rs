@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::apps::{AppTables, Apps};
 use crate::error::StartError;
 use crate::limits;
 
@@ -53,6 +54,8 @@ pub struct RouterConfig {
     pub token: Option<String>,
     /// How the shard threads wait.
     pub driver: Driver,
+    /// How each app is treated.
+    pub apps: Apps,
 }
 
 impl Default for RouterConfig {
@@ -67,6 +70,7 @@ impl Default for RouterConfig {
             node: "router".to_owned(),
             token: None,
             driver: Driver::Auto,
+            apps: Apps::default(),
         }
     }
 }
@@ -115,10 +119,12 @@ pub struct ConfigFile {
     pub token: Option<String>,
     /// See [`RouterConfig::driver`].
     pub driver: Option<Driver>,
+    /// See [`RouterConfig::apps`].
+    pub apps: Option<AppTables>,
 }
 
-const KEYS: [&str; 9] =
-    ["listen", "data", "admin", "shards", "fsync", "retention", "node", "token", "driver"];
+const KEYS: [&str; 10] =
+    ["listen", "data", "admin", "shards", "fsync", "retention", "node", "token", "driver", "apps"];
 
 impl ConfigFile {
     /// Reads a file.
@@ -151,7 +157,10 @@ impl ConfigFile {
     }
 
     /// Lays what the file says over `config`.
-    pub fn apply_to(self, config: &mut RouterConfig) {
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] when a table is not one of an app.
+    pub fn apply_to(self, config: &mut RouterConfig) -> Result<(), StartError> {
         fn lay<T>(said: Option<T>, over: &mut T) {
             if let Some(value) = said {
                 *over = value;
@@ -166,12 +175,15 @@ impl ConfigFile {
         lay(self.node, &mut config.node);
         lay(self.token.map(Some), &mut config.token);
         lay(self.driver, &mut config.driver);
+        lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apps::DevicePolicy;
 
     #[test]
     fn an_unknown_key_is_answered_with_the_nearest() {
@@ -182,12 +194,14 @@ mod tests {
     #[test]
     fn every_key_is_known_to_both_lists_and_lands() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
-                    retention = 7\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n";
+                    retention = 7\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n\
+                    apps = { shop = { devices = \"latest\" } }\n";
         assert_eq!(text.lines().count(), KEYS.len());
         let mut config = RouterConfig::default();
-        ConfigFile::parse(text).unwrap().apply_to(&mut config);
+        ConfigFile::parse(text).unwrap().apply_to(&mut config).unwrap();
         assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
         assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
+        assert_eq!(config.apps.of("shop").devices, DevicePolicy::Latest);
         config.check().unwrap();
         config.shards = Some(0);
         assert!(config.check().is_err());

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod apps;
 mod clock;
 mod config;
 mod datadir;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 
+pub use apps::{AppRules, AppTable, AppTables, Apps, DevicePolicy};
 pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
 pub use error::StartError;
 #[doc(hidden)]
@@ -159,6 +161,7 @@ pub fn start_with(
         name: config.node.clone(),
         epoch: clock::wall_ms(),
         token: config.token.clone(),
+        apps: Arc::new(config.apps.clone()),
         report: report.clone(),
         settled: AtomicU32::new(0),
     });

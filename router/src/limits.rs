@@ -1,6 +1,8 @@
 //! Every maximum of the router, with its unit and its reason. Protocol maxima are in `moor_wire::limits`.
 
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
+use moor_wire::limits::{
+    ACCOUNT_BYTES_MAX, CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX,
+};
 
 /// Without a frame for this long a link is void with every session under it. Stale locations may live
 /// 2,000 ms after a gateway's death: this, plus one expiry check, plus slack for scheduling.
@@ -34,6 +36,13 @@ pub const DEVICES_PER_ACCOUNT_MAX: u32 = 256;
 /// Sessions of one device name: a new one beside a half-open old one, and some slack. Beyond it the oldest
 /// is closed.
 pub const SESSIONS_PER_DEVICE_MAX: usize = 4;
+/// Tables of apps in the configuration file.
+pub const APP_TABLES_MAX: usize = 4_096;
+/// Read marks kept per account, some 100 bytes each: conversations of which it is known how far they are read.
+/// Beyond it the one whose mark has not moved for the longest time is forgotten.
+pub const READ_MARKS_PER_ACCOUNT_MAX: u32 = 1_024;
+/// Read marks in one page: far below the longest frame a client must expect.
+pub const READ_MARKS_PAGE: usize = 128;
 /// Receipt subscriptions of one application.
 pub const SUBSCRIBERS_PER_APP_MAX: usize = 256;
 
@@ -111,5 +120,6 @@ const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX
 const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
 const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
+const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
 // Whoever is logged in has a position.
 const _: () = assert!(DEVICES_PER_ACCOUNT_MAX > SESSIONS_PER_ACCOUNT_MAX as u32);

@@ -79,7 +79,7 @@ impl Flags {
     fn settle(self) -> Result<RouterConfig, StartError> {
         let mut config = RouterConfig::default();
         if let Some(path) = &self.config {
-            ConfigFile::read(path)?.apply_to(&mut config);
+            ConfigFile::read(path)?.apply_to(&mut config)?;
         }
         let said = ConfigFile {
             listen: self.listen,
@@ -92,8 +92,10 @@ impl Flags {
             // Not a flag: everybody on the host can read a process's arguments.
             token: None,
             driver: self.driver,
+            // Tables of the file.
+            apps: None,
         };
-        said.apply_to(&mut config);
+        said.apply_to(&mut config)?;
         config.check()?;
         Ok(config)
     }

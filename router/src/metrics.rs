@@ -87,6 +87,10 @@ metrics! {
     pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued, or taken out again for heavier ones, because the link's queue was full";
     pushes_dropped_normal, Counter, "router_pushes_dropped_normal_total", "Pushes of class normal and receipts among them";
     pushes_dropped_transient, Counter, "router_pushes_dropped_transient_total", "Pushes of class transient among them";
+    devices_kicked, Counter, "router_devices_kicked_total", "Sessions closed because their app's policy does not let them beside a newer one";
+    device_acks, Counter, "router_device_acks_total", "Acknowledgements told to an account's other devices";
+    marks, Counter, "router_read_marks_total", "Read marks received from clients";
+    marks_refused, Counter, "router_read_marks_refused_total", "Read marks not stored because something was full or the disk refused";
     relays, Counter, "router_relays_total", "Messages of class normal or transient offered by clients and services";
     relays_reached, Counter, "router_relays_reached_total", "Sessions such messages were on their way to";
     relays_nobody, Counter, "router_relays_nobody_total", "Such messages answered NOT_FOUND: nobody was logged in";

@@ -13,6 +13,7 @@ use std::time::Duration;
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
+use crate::apps::Apps;
 use crate::clock::now_ms;
 use crate::config::Driver;
 use crate::lease::{LeaseTable, Link, ShardIndex};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub epoch: u64,
     /// What every HELLO must carry.
     pub token: Option<String>,
+    /// How each app is treated.
+    pub apps: Arc<Apps>,
     /// All shards' numbers.
     pub report: Report,
     /// Shards that have answered everything and are about to end.
@@ -219,6 +222,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
     let (events, location_events) = (store.events(), locations.events());
     let mut shard = Shard::new(index, outbox, metrics.clone());
+    shard.set_apps(shared.apps.clone());
     if locations.wants_changes() {
         shard.tell_locations();
     }

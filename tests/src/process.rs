@@ -201,6 +201,18 @@ pub fn router(data: &Path) -> Result<Process> {
     Process::start("moor-router", &["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", &data])
 }
 
+/// A router on a free port with a configuration file, which stands beside its data.
+///
+/// # Errors
+/// When it does not start.
+pub fn router_with(data: &Path, config: &str) -> Result<Process> {
+    let file = data.join("router.toml");
+    std::fs::write(&file, config)?;
+    let (data, file) = (data.to_string_lossy(), file.to_string_lossy());
+    let own = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data", &data, "--config", &file];
+    Process::start("moor-router", &own)
+}
+
 /// A gateway on free ports that uses `router`.
 ///
 /// # Errors

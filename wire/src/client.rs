@@ -1,11 +1,14 @@
 //! The client protocol `moor.v1`: kinds, classes and control bodies. docs/protocol.md is its reader's text.
 
+use std::ops::RangeInclusive;
+
 use bytes::BufMut;
 
 use crate::frame::{FrameReader, put_frame, put_message};
 use crate::limits;
 pub use crate::proto::moor::v1::{
-    Close, Connect, Connected, Delivery, Error, GoAway, Open, Opened, Submit, SubmitResult,
+    Close, Connect, Connected, ConversationKind, Delivery, DeviceAck, Error, GoAway, Open, Opened, ReadMark,
+    ReadMarks, Submit, SubmitResult,
 };
 
 /// Kind of a client frame.
@@ -40,7 +43,17 @@ pub enum Kind {
     GoAway = 0x0b,
     /// The connection is about to be closed by the server; body [`Error`]; channel 0.
     Error = 0x0c,
+    /// An account has read a conversation up to somewhere, either way; body [`ReadMark`].
+    Read = 0x28,
+    /// Client to server: eight bytes, which version of its read marks a device has. Server to client: body
+    /// [`ReadMarks`].
+    ReadMarks = 0x29,
+    /// Another device of the account has acknowledged; body [`DeviceAck`].
+    DeviceAck = 0x2a,
 }
+
+/// Kinds of features a client may do without: it passes over those it does not know.
+pub const OPTIONAL_KINDS: RangeInclusive<u8> = 0x20..=0x7f;
 
 impl Kind {
     /// The kind a byte stands for.
@@ -59,6 +72,9 @@ impl Kind {
             0x0a => Self::Pong,
             0x0b => Self::GoAway,
             0x0c => Self::Error,
+            0x28 => Self::Read,
+            0x29 => Self::ReadMarks,
+            0x2a => Self::DeviceAck,
             _ => return None,
         })
     }

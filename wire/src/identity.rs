@@ -63,6 +63,21 @@ pub fn check_device(name: &str) -> Result<(), NameError> {
     check("device", name, DEVICE_BYTES_MAX)
 }
 
+/// What kind of device a name says it is: what precedes its first colon ("phone" of "phone:6f3a"); nothing
+/// where there is none.
+#[must_use]
+pub fn device_kind(device: &str) -> &str {
+    device.split_once(':').map_or("", |(kind, _)| kind)
+}
+
+/// Checks the name of a conversation: an account's or a group's.
+///
+/// # Errors
+/// [`NameError`] says what is wrong.
+pub fn check_conversation(name: &str) -> Result<(), NameError> {
+    check("conversation", name, ACCOUNT_BYTES_MAX)
+}
+
 /// Stable 64-bit hash of an account within its app (xxh3, fixed seed). Shards and indexes in different
 /// processes and on disk rely on it: it never changes.
 #[must_use]
@@ -84,6 +99,11 @@ mod tests {
     }
 
     const PINNED: u64 = 17_794_748_316_268_643_959;
+
+    #[test]
+    fn a_devices_kind_precedes_its_first_colon() {
+        assert_eq!(["phone:6f3a", "pad:a:b", ":x", "laptop"].map(device_kind), ["phone", "pad", "", ""]);
+    }
 
     #[test]
     fn names_are_bounded_and_printable() {

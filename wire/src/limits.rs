@@ -36,8 +36,8 @@ pub const REASON_BYTES_MAX: usize = 256;
 /// Most registrations in one batch.
 pub const REGISTER_BATCH_MAX: usize = 512;
 
-/// One registration at its longest: names, two ids, tags.
-const REGISTRATION_BYTES_MAX: usize = APP_BYTES_MAX + ACCOUNT_BYTES_MAX + DEVICE_BYTES_MAX + 48;
+/// One registration at its longest: names, two ids, a flag, tags.
+const REGISTRATION_BYTES_MAX: usize = APP_BYTES_MAX + ACCOUNT_BYTES_MAX + DEVICE_BYTES_MAX + 50;
 
 // Names travel with one-byte lengths in UP and PUSH_ACCOUNT.
 const _: () = assert!(APP_BYTES_MAX < 256 && ACCOUNT_BYTES_MAX < 256 && DEVICE_BYTES_MAX < 256);

@@ -71,6 +71,8 @@ enum Command {
     Listen(session::Listen),
     /// Send a reliable message and wait until the router has it.
     Send(session::Send),
+    /// Mark a conversation as read, on all devices of an account.
+    Read(session::Read),
     /// Push a transient message to every session of an account, to one session, or to everybody on a gateway.
     Push(service::Push),
     /// Show where an account is logged in.
@@ -96,6 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::Listen(listen) => on_tokio(session::listen(listen, global)),
         Command::Send(send) => on_tokio(session::send(send, global)),
+        Command::Read(read) => on_tokio(session::read(read, global)),
         Command::Push(push) => service::push(push, global),
         Command::Who(who) => service::who(who, global),
         Command::Kick(kick) => service::kick(kick, global),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use moor_client::core::Disconnect;
-use moor_client::{Accepted, Client, Event, Options};
+use moor_client::{Accepted, Client, Conversation, Event, Options};
 use moor_wire::Code;
 use moor_wire::client::Class;
 use moor_wire::identity::{check_account, check_app, check_device};
@@ -50,6 +50,27 @@ fn parse_from(text: &str) -> Result<From, String> {
     }
 }
 
+#[derive(Debug, Args)]
+pub struct Read {
+    /// Account that has read.
+    #[arg(long)]
+    account: String,
+    /// Name of this device.
+    #[arg(long, default_value = "cli-read")]
+    device: String,
+    /// The account whose messages are read.
+    #[arg(long, required_unless_present = "group")]
+    peer: Option<String>,
+    /// The group that is read.
+    #[arg(long, conflicts_with = "peer")]
+    group: Option<String>,
+    /// Give up after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+    /// Up to here.
+    sync_id: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClassName {
     Reliable,
@@ -92,7 +113,7 @@ async fn log_in(
     check_app(&global.app)?;
     check_account(account)?;
     check_device(device)?;
-    let options = Options { auto_acknowledge, ..Options::new(device) };
+    let options = Options { auto_acknowledge, read_marks: true, ..Options::new(device) };
     let (client, events) = Client::connect(&global.target, options).await?;
     let last_sync_id = match from {
         From::Resume => None,
@@ -183,6 +204,20 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             let line = format!("connection lost ({why}); coming back");
             output::line(global, &line, &json!({ "event": "disconnected", "why": why }))?;
         }
+        Event::ReadMark { conversation, sync_id, .. } => {
+            let (kind, name) = match conversation {
+                Conversation::Peer(name) => ("peer", name),
+                Conversation::Group(name) => ("group", name),
+            };
+            let line = format!("{} has read {kind} {name} up to #{sync_id}", listen.account);
+            let object = json!({ "event": "read", "kind": kind, "conversation": name, "sync_id": sync_id });
+            output::line(global, &line, &object)?;
+        }
+        Event::DeviceAck { device, sync_id, .. } => {
+            let line = format!("device {device} has everything up to #{sync_id}");
+            let object = json!({ "event": "device_ack", "device": device, "sync_id": sync_id });
+            output::line(global, &line, &object)?;
+        }
         Event::Closed { .. }
         | Event::Connected { .. }
         | Event::Accepted { .. }
@@ -190,6 +225,39 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         | Event::Abandoned { .. } => {}
     }
     Ok(false)
+}
+
+/// Marks a conversation as read and waits until that is stored.
+pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
+    let conversation = match (&read.peer, &read.group) {
+        (Some(peer), _) => Conversation::Peer(peer.clone()),
+        (None, Some(group)) => Conversation::Group(group.clone()),
+        (None, None) => return Err("say --peer ACCOUNT or --group NAME".into()),
+    };
+    let (client, mut events) = log_in(&read.device, &read.account, From::Resume, false, global).await?;
+    client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
+    let stored = async {
+        while let Some(event) = events.recv().await {
+            final_refusal(&event)?;
+            match event {
+                Event::ReadMark { conversation: stored, sync_id, .. }
+                    if stored == conversation && sync_id >= read.sync_id =>
+                {
+                    return Ok::<u64, Failure>(sync_id);
+                }
+                _ => {}
+            }
+        }
+        Err("the session ended".into())
+    };
+    let stored = tokio::time::timeout(Duration::from_secs(read.timeout), stored).await;
+    let Ok(stored) = stored else {
+        return Err(format!("the mark was not stored within {} s: see `moor stats`", read.timeout).into());
+    };
+    let sync_id = stored?;
+    output::line(global, &format!("read up to #{sync_id}"), &json!({ "event": "read", "sync_id": sync_id }))?;
+    client.shutdown().await;
+    Ok(())
 }
 
 /// Sends one message, or one a line.

@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::event::Event;
 use super::full_jitter;
+use super::marks::Marks;
 use crate::limits::{
     ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
     SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS,
@@ -110,6 +111,7 @@ pub(super) struct Channel {
     pending: VecDeque<Pending>,
     /// Payload bytes in `pending`.
     pending_bytes: usize,
+    pub(super) marks: Marks,
 }
 
 impl Channel {
@@ -135,6 +137,7 @@ impl Channel {
             synced: None,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            marks: Marks::default(),
         }
     }
 
@@ -190,7 +193,8 @@ impl Channel {
         let full = self.in_flight() >= SUBMITS_IN_FLIGHT_MAX;
         let waiting = self.pending.iter().filter(|p| p.in_flight || !full);
         let submit = waiting.map(|p| p.due_ms).min().filter(|_| self.is_open());
-        [reopen, submit, self.ack_due_ms].into_iter().flatten().min()
+        let marks = self.marks.next_ms().filter(|_| self.is_open());
+        [reopen, submit, marks, self.ack_due_ms].into_iter().flatten().min()
     }
 
     /// Says OPEN on a new connection, or again on this one. It says what was processed, not what was received:
@@ -215,6 +219,7 @@ impl Channel {
         if self.state != State::Closed {
             self.state = State::Opening;
         }
+        self.marks.handle_disconnected();
         self.ack_due_ms = None;
         self.acked = 0;
         self.synced = None;
@@ -253,6 +258,7 @@ impl Channel {
         self.state = State::Open;
         self.attempt = 0;
         events.push_back(Event::Opened { channel: self.number, session: opened.session });
+        self.marks.handle_opened(self.number, now, out);
         self.send_due(now, out);
     }
 
@@ -521,6 +527,9 @@ impl Channel {
         }
         if self.ack_due_ms.is_some_and(|due| now >= due) {
             self.put_ack(out);
+        }
+        if self.is_open() {
+            self.marks.handle_timeout(self.number, now, out);
         }
         self.give_up("no answer came in time", |pending| pending.in_flight && pending.due_ms <= now, events);
         self.send_due(now, out)

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use moor_wire::Code;
 
+use super::marks::Conversation;
+
 /// Something the app should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -56,6 +58,25 @@ pub enum Event {
         from: u64,
         /// Last of them.
         to: u64,
+    },
+    /// The account has read a conversation up to here, on this device or another. May be told twice; the highest
+    /// holds.
+    ReadMark {
+        /// On which channel.
+        channel: u16,
+        /// Which conversation.
+        conversation: Conversation,
+        /// Everything up to here.
+        sync_id: u64,
+    },
+    /// Another device of the account has acknowledged its messages up to here, where the app wants that told.
+    DeviceAck {
+        /// On which channel.
+        channel: u16,
+        /// Which device.
+        device: String,
+        /// Everything up to here.
+        sync_id: u64,
     },
     /// The router has a submit.
     Accepted {

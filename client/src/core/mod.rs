@@ -7,6 +7,7 @@
 
 mod channel;
 mod event;
+mod marks;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +17,8 @@ use bytes::Bytes;
 use moor_router_client::backoff;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Opened, SubmitResult, frame_reader, put,
-    put_control,
+    Class, Close, Connect, Connected, Delivery, DeviceAck, Error, GoAway, Kind, OPTIONAL_KINDS, Opened,
+    ReadMark, ReadMarks, SubmitResult, frame_reader, put, put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_MAX};
@@ -26,11 +27,13 @@ use prost::Message;
 pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
 pub use channel::SubmitError;
 pub use event::{Disconnect, Event};
+pub use marks::Conversation;
 
 use crate::limits::{
     ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS, STABLE_MS,
 };
 use channel::Channel;
+use marks::Marks;
 
 /// How a session presents itself.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ pub struct Options {
     /// True: a delivered message counts as processed once its event has been taken. False: the app calls
     /// [`Session::acknowledge`].
     pub auto_acknowledge: bool,
+    /// Whether the app wants to know at each login what its account's other devices have read meanwhile.
+    pub read_marks: bool,
 }
 
 impl Options {
@@ -55,6 +60,7 @@ impl Options {
             agent: concat!("moor-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             heartbeat_max_ms: 0,
             auto_acknowledge: true,
+            read_marks: false,
         }
     }
 }
@@ -145,6 +151,7 @@ impl Session {
     ) {
         self.close(number);
         let mut channel = Channel::new(number, app, account, credential, last_sync_id);
+        channel.marks = Marks::new(self.options.read_marks);
         if let Some((code, reason)) = channel.refusal() {
             self.events.push_back(Event::Closed { channel: number, code, reason, reopens: false });
             return;
@@ -227,6 +234,27 @@ impl Session {
         if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
             channel.acknowledge(sync_id, now, &mut self.out);
         }
+    }
+
+    /// Says that the account has read a conversation up to `sync_id`, on this device. Kept and said again until the
+    /// router has it; [`Event::ReadMark`] tells when.
+    ///
+    /// # Errors
+    /// [`SubmitError`] when the channel does not exist, the name is none, or too many wait.
+    pub fn mark_read(
+        &mut self,
+        number: u16,
+        conversation: Conversation,
+        sync_id: u64,
+        now: u64,
+    ) -> Result<(), SubmitError> {
+        let channel = self.channels.iter_mut().find(|c| c.number == number);
+        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        channel.marks.set(conversation, sync_id)?;
+        if self.state == State::Live && channel.is_open() {
+            channel.marks.handle_timeout(number, now, &mut self.out);
+        }
+        Ok(())
     }
 
     /// What a channel holds without a gap: to be kept by the app for the next [`Session::open`].
@@ -423,9 +451,12 @@ impl Session {
     /// `None`: the server sent what no server sends.
     fn handle_frame(&mut self, frame: &Frame, now: u64) -> Option<()> {
         let number = frame.header.channel;
-        let kind = Kind::from_byte(frame.header.kind)?;
+        let Some(kind) = Kind::from_byte(frame.header.kind) else {
+            // Of a later server: not for this client.
+            return OPTIONAL_KINDS.contains(&frame.header.kind).then_some(());
+        };
         // CONNECTED comes before everything that is about a channel.
-        if self.state != State::Live && matches!(kind, Kind::Opened | Kind::Close | Kind::Data | Kind::Ack) {
+        if self.state != State::Live && number != 0 {
             return None;
         }
         if matches!(kind, Kind::Opened | Kind::Close)
@@ -474,7 +505,13 @@ impl Session {
                 let error = Error::decode(frame.body.clone()).ok()?;
                 self.leave(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
             }
-            Kind::Opened | Kind::Close | Kind::Data | Kind::Ack => {
+            Kind::Opened
+            | Kind::Close
+            | Kind::Data
+            | Kind::Ack
+            | Kind::Read
+            | Kind::ReadMarks
+            | Kind::DeviceAck => {
                 // A channel that was closed meanwhile: what comes for it is of no interest.
                 let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
                     return Some(());
@@ -490,6 +527,19 @@ impl Session {
                     }
                     Kind::Data => {
                         channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events)
+                    }
+                    Kind::Read => {
+                        let mark = ReadMark::decode(frame.body.clone()).ok()?;
+                        channel.marks.handle_read(number, &mark, now, out, events);
+                    }
+                    Kind::ReadMarks => {
+                        let page = ReadMarks::decode(frame.body.clone()).ok()?;
+                        channel.marks.handle_marks(number, &page, now, events);
+                    }
+                    Kind::DeviceAck => {
+                        let ack = DeviceAck::decode(frame.body.clone()).ok()?;
+                        let (device, sync_id) = (ack.device, ack.sync_id);
+                        events.push_back(Event::DeviceAck { channel: number, device, sync_id });
                     }
                     _ => {
                         let result = SubmitResult::decode(frame.body.clone()).ok()?;

@@ -62,6 +62,8 @@ export const PONG_MS_MIN = 5000;
 export const DIAL_MS = 10_000;
 /** Time for CONNECTED to come, milliseconds. */
 export const GREETING_MS = 10_000;
+/** First and last kind of features that a client may do without: it passes over those it does not know. */
+export const OPTIONAL_KINDS = [0x20, 0x7f] as const;
 /** Events nobody has taken. A session that reaches it drops the connection: what is not acknowledged comes again. */
 export const EVENTS_MAX = 65_536;
 /** Longest sleep of the face, milliseconds: what timers of browsers can express, with room. */

@@ -309,6 +309,10 @@ export class Session {
         return this.leave({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
       }
       default:
+        // Of features that this client does not have: not for it.
+        if (kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) {
+          return;
+        }
         throw new WireError(`no server sends frames of kind ${kind}`);
     }
   }

@@ -519,6 +519,14 @@ pub const KEYS: &[Key] = &[
         "The oldest beyond it are removed, also when a device has not fetched them. At least 1."
     ),
     key!(
+        embedded.apps,
+        "apps",
+        "FILE",
+        "How the embedded router treats each app",
+        "A TOML file with tables [apps.NAME]: which devices of an account may be logged in together, and more. The \
+         section on apps has the keys. A moor-router has the same tables in its own file."
+    ),
+    key!(
         log.level,
         "log-level",
         "FILTER",

@@ -42,6 +42,7 @@ impl<I: Io> Worker<I> {
             }
             Kind::Open => self.handle_open(slot, header.channel, body, now),
             Kind::Data | Kind::Ack | Kind::Sync => self.handle_upstream(slot, kind, header, body, now),
+            Kind::Read | Kind::ReadMarks => self.handle_marks(slot, kind, header, body, now),
             Kind::Close => {
                 // Not answered: whatever the server still sends on the channel precedes its next OPENED.
                 if let Some(channel) = self.channel_of(slot, header.channel) {
@@ -50,7 +51,12 @@ impl<I: Io> Worker<I> {
             }
             Kind::Ping => self.queue_pong(slot, body, now),
             Kind::Pong => {}
-            Kind::Connect | Kind::Connected | Kind::Opened | Kind::GoAway | Kind::Error => {
+            Kind::Connect
+            | Kind::Connected
+            | Kind::Opened
+            | Kind::GoAway
+            | Kind::Error
+            | Kind::DeviceAck => {
                 let detail = format!("{kind:?} is not for a client to send here");
                 self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
             }
@@ -192,7 +198,14 @@ impl<I: Io> Worker<I> {
     }
 
     /// Queues a client's frame for the router; false when it cannot be taken now.
-    fn forward(&mut self, slot: Slot, channel: ChannelIndex, header: Header, body: &[u8], now: Now) -> bool {
+    pub(super) fn forward(
+        &mut self,
+        slot: Slot,
+        channel: ChannelIndex,
+        header: Header,
+        body: &[u8],
+        now: Now,
+    ) -> bool {
         let Some(link) = self.link.up_slot() else { return false };
         if self.queued_bytes(link) + UP_HEAD_BYTES_MAX + body.len() > link_share(header) {
             return false;

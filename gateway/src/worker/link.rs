@@ -389,7 +389,8 @@ impl<I: Io> Worker<I> {
         let generation = self.link.generation;
         let session = self.channels.get(index).map(|_| self.channels.handle(index))?;
         let entry = self.channels.get_mut(index).filter(|entry| entry.registered_on != generation)?;
-        entry.registered_on = generation;
+        // Generations are never 0: a channel begins with that.
+        let is_new = std::mem::replace(&mut entry.registered_on, generation) == 0;
         let (last_sync_id, device) = (entry.acked(), self.connections[entry.connection].device);
         let (app, account) = self.channels.identity(index);
         Some(Registration {
@@ -398,6 +399,7 @@ impl<I: Io> Worker<I> {
             account: account.to_owned(),
             device: self.devices.get(device).to_owned(),
             last_sync_id,
+            is_new,
         })
     }
 }

@@ -22,6 +22,7 @@ mod jobs;
 mod lifecycle;
 mod link;
 pub mod mailbox;
+mod marks;
 mod names;
 pub mod outbox;
 mod receive;

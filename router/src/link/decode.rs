@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Class, Kind, Submit as SubmitBody, sync_id};
-use moor_wire::identity::{account_hash, check_account, check_app};
+use moor_wire::client::{Class, Kind, ReadMark, Submit as SubmitBody, sync_id};
+use moor_wire::identity::{account_hash, check_account, check_app, check_conversation};
 use moor_wire::internal::{
     Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult, Subscribe,
     Unregister, Up, Verb, put_control, put_empty,
@@ -190,11 +190,27 @@ fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Re
             let shard = node.shard_of(hash);
             node.hand_to(shard, Work::Cursor { link: link.clone(), hash, up: body.clone() }, now_ms);
         }
+        Some(Kind::Read | Kind::ReadMarks) if is_about_marks(&up) => {
+            let shard = node.shard_of(hash);
+            node.hand_to(shard, Work::Marks { link: link.clone(), hash, up: body.clone() }, now_ms);
+        }
+        Some(Kind::Read | Kind::ReadMarks) => node.metrics.strays.increment(),
         // A client's malformed ACK moves nothing; the gateway answers for its clients' manners.
         Some(Kind::Ack | Kind::Sync) => node.metrics.strays.increment(),
         _ => return Err(Refusal::protocol(format!("UP carries a frame of kind {:#04x}", up.kind))),
     }
     Ok(())
+}
+
+/// Whether a READ or a READ_MARKS says what it should.
+fn is_about_marks(up: &Up<'_>) -> bool {
+    if check_app(up.app).is_err() || check_account(up.account).is_err() {
+        return false;
+    }
+    if up.kind == Kind::ReadMarks.byte() {
+        return sync_id(up.body).is_some();
+    }
+    ReadMark::decode(up.body).is_ok_and(|mark| check_conversation(&mark.conversation).is_ok())
 }
 
 fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, detail: &str) {

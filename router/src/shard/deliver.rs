@@ -240,6 +240,7 @@ impl Shard {
             if up.kind == Kind::Ack.byte() {
                 self.metrics.acks.increment();
                 self.send_receipts(&up, acked);
+                self.tell_device_ack(index, acked);
             }
         }
         if wants_range && (is_news || was_resting) {

@@ -6,7 +6,9 @@
 
 pub mod credit;
 mod deliver;
+mod devices;
 mod locate;
+mod marks;
 mod relay;
 mod service;
 mod sessions;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 
 use moor_wire::Code;
 
+use crate::apps::Apps;
 use crate::lease::{Link, LinkId, ShardIndex};
 use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
 use crate::metrics::Metrics;
@@ -62,6 +65,9 @@ pub struct Shard {
     sweep_from: u32,
     is_stopping: bool,
     scratch: Vec<SessionIndex>,
+    apps: Arc<Apps>,
+    /// True when some app's devices are told of each other's acknowledgements.
+    has_device_acks: bool,
     metrics: Arc<Metrics>,
 }
 
@@ -88,8 +94,16 @@ impl Shard {
             sweep_from: 0,
             is_stopping: false,
             scratch: Vec::new(),
+            apps: Arc::default(),
+            has_device_acks: false,
             metrics,
         }
+    }
+
+    /// How each app is treated from now on.
+    pub fn set_apps(&mut self, apps: Arc<Apps>) {
+        self.has_device_acks = apps.have_device_acks();
+        self.apps = apps;
     }
 
     /// Carries a piece of work out.
@@ -100,6 +114,7 @@ impl Shard {
             Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
             Work::Submit(submit) => self.handle_submit(submit),
             Work::Relay { submit, class } => self.handle_relay(*submit, class),
+            Work::Marks { link, hash, up } => self.handle_marks(&link, hash, &up),
             Work::Cursor { link, hash, up } => self.handle_cursor(&link, hash, &up, now_ms),
             Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
@@ -112,6 +127,7 @@ impl Shard {
     pub fn handle_store(&mut self, event: StoreEvent, now_ms: u64) {
         match event {
             StoreEvent::Written(written) => self.handle_written(written, now_ms),
+            StoreEvent::Marked(marked) => self.handle_marked(marked),
             StoreEvent::Read(done) => {
                 for ReadDone { read, outcome } in done {
                     self.handle_read(read, outcome, now_ms);
@@ -215,10 +231,14 @@ impl Shard {
     /// The store's queue was full: submits are refused, positions saved later by the next acknowledgement.
     pub fn handle_writes_refused(&mut self, writes: Vec<Write>) {
         for write in writes {
-            if let Write::Submit(submit) = write {
-                self.forget_outstanding(&submit);
-                self.metrics.refused_overload.increment();
-                self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
+            match write {
+                Write::Submit(submit) => {
+                    self.forget_outstanding(&submit);
+                    self.metrics.refused_overload.increment();
+                    self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
+                }
+                Write::Mark(_) => self.forget_mark(),
+                Write::Cursor(_) => {}
             }
         }
     }

@@ -61,9 +61,14 @@ impl Shard {
                 index
             }
             None => {
-                let new = NewSession { handle, link: link.id, device: &new.device };
-                let index = self.registry.add_session(account, &new);
+                let entry = NewSession { handle, link: link.id, device: &new.device };
+                let index = self.registry.add_session(account, &entry);
                 self.tell_arrived(index);
+                // Who was here before is known only of those that log in now: after a restart of ours all come
+                // at once, in any order.
+                if new.is_new {
+                    self.make_way(index);
+                }
                 index
             }
         };
@@ -204,11 +209,14 @@ impl Shard {
             Err(error) => {
                 self.metrics.read_errors.increment();
                 tracing::error!(%error, "the store refused a read");
-                if let Read::Extent { link, cookie, key } = read {
-                    self.find_sessions(link, cookie, key, None, Code::Storage);
-                } else {
+                match read {
+                    Read::Extent { link, cookie, key } => {
+                        self.find_sessions(link, cookie, key, None, Code::Storage);
+                    }
+                    // The client asks again.
+                    Read::Marks { .. } => {}
                     // A session waits for it; it is tried again with the next flush.
-                    self.failed_reads.push(read);
+                    Read::Load { .. } | Read::Range { .. } => self.failed_reads.push(read),
                 }
                 return;
             }
@@ -221,6 +229,7 @@ impl Shard {
             Read::Extent { link, cookie, key } => {
                 self.find_sessions(link, cookie, key, Some(found.extent), Code::Ok);
             }
+            Read::Marks { key, asker, .. } => self.handle_marks_found(key, asker, found),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
 mod classes;
+mod devices;
 
 const HERE: ShardIndex = ShardIndex(0);
 
@@ -99,7 +100,7 @@ impl Rig {
         loop {
             let batch = self.shard.take_writes();
             if !batch.is_empty() {
-                writes += batch.iter().filter(|write| matches!(write, Write::Submit(_))).count();
+                writes += batch.iter().filter(|write| !matches!(write, Write::Cursor(_))).count();
                 self.store.try_write(batch).unwrap();
             }
             let batch = self.shard.take_reads();
@@ -113,6 +114,7 @@ impl Rig {
             let event = events.recv().unwrap();
             match &event {
                 StoreEvent::Written(written) => writes -= written.len(),
+                StoreEvent::Marked(marked) => writes -= marked.len(),
                 StoreEvent::Read(done) => reads -= done.len(),
             }
             self.shard.handle_store(event, self.now_ms);
@@ -132,6 +134,7 @@ impl Rig {
             account: "alice".into(),
             device: device.into(),
             last_sync_id,
+            is_new: false,
         };
         let credit = Credit::new(wire.link.clone(), Answer::Registered { batch: 1 }, 1);
         let sessions = vec![(alice().hash, registration)];

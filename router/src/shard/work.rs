@@ -46,6 +46,15 @@ pub enum Work {
         /// Normal or transient.
         class: Class,
     },
+    /// A client's READ or READ_MARKS, as the body of its UP.
+    Marks {
+        /// The gateway's link.
+        link: Arc<Link>,
+        /// Hash of the account.
+        hash: u64,
+        /// Body of the UP frame.
+        up: Bytes,
+    },
     /// A client's ACK or SYNC, as the body of its UP.
     Cursor {
         /// The gateway's link.

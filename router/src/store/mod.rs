@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 pub mod location;
+pub mod marks;
 pub mod reader;
 pub mod schema;
 pub mod sqlite;
@@ -19,6 +20,7 @@ use moor_wire::session::SessionHandle;
 use crate::lease::Link;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::credit::Credit;
+use crate::store::marks::{Asker, Mark, MarkSave, Marked};
 
 /// An account's full name, with its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub enum Write {
     Submit(Box<Submit>),
     /// Remember a position.
     Cursor(Box<CursorSave>),
+    /// Remember a read mark.
+    Mark(Box<MarkSave>),
 }
 
 /// A stored message's place.
@@ -177,6 +181,15 @@ pub enum Read {
         /// First sync id is above this.
         after: u64,
     },
+    /// Read marks that changed behind a version, up to a page.
+    Marks {
+        /// The account.
+        key: AccountKey,
+        /// Who asked.
+        asker: Asker,
+        /// The version.
+        since: u64,
+    },
     /// The account's extent alone.
     Extent {
         /// The account.
@@ -197,8 +210,11 @@ pub struct Found {
     pub acked: Option<u64>,
     /// `Range`: the messages.
     pub messages: Vec<Message>,
-    /// `Range`: every stored message above `after` up to this one is among them.
+    /// `Range`: every stored message above `after` up to this one is among them. `Marks`: every mark above
+    /// `since` up to this version is.
     pub through: u64,
+    /// `Marks`: the marks.
+    pub marks: Vec<Mark>,
 }
 
 /// A read and what became of it.
@@ -215,6 +231,8 @@ pub struct ReadDone {
 pub enum StoreEvent {
     /// A group commit ended, well or not; submits in the order they were handed over.
     Written(Vec<Written>),
+    /// What became of read marks, of one group commit.
+    Marked(Vec<Marked>),
     /// Reads ended.
     Read(Vec<ReadDone>),
 }
@@ -230,7 +248,8 @@ pub struct Full<T>(pub Vec<T>);
 /// message is retained is never stored twice, also after a restart; a failed batch leaves no trace. Reads
 /// handed over after a write's event arrived see that write.
 pub trait MessageStore {
-    /// Hands writes over; one [`StoreEvent::Written`] per commit follows.
+    /// Hands writes over; one [`StoreEvent::Written`] and one [`StoreEvent::Marked`] per commit follow, where it
+    /// held a submit or a mark.
     fn try_write(&mut self, batch: Vec<Write>) -> Result<(), Full<Write>>;
     /// Hands reads over; their events may overtake those of writes.
     fn try_read(&mut self, batch: Vec<Read>) -> Result<(), Full<Read>>;

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::limits::{READ_OPS_PER_SNAPSHOT, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::store::schema::{SYNC_ID_MAX, rowid, sync_id, unsigned};
-use crate::store::{AccountKey, Extent, Found, Message, Read, ReadDone, StoreError, StoreEvent};
+use crate::store::{AccountKey, Extent, Found, Message, Read, ReadDone, StoreError, StoreEvent, marks};
 
 /// Runs until the queue's senders are gone.
 pub fn run(
@@ -49,11 +49,21 @@ fn answer(connection: &mut Connection, batch: Vec<Read>) -> Vec<ReadDone> {
 }
 
 fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
-    let (Read::Load { key, .. } | Read::Range { key, .. } | Read::Extent { key, .. }) = read;
-    let Some((account, extent)) = find_account(snapshot, key)? else {
-        return Ok(Found { extent: Extent::EMPTY, acked: None, messages: Vec::new(), through: 0 });
+    let (Read::Load { key, .. }
+    | Read::Range { key, .. }
+    | Read::Extent { key, .. }
+    | Read::Marks { key, .. }) = read;
+    let found = |extent: Extent| Found {
+        extent,
+        acked: None,
+        messages: Vec::new(),
+        through: extent.head,
+        marks: Vec::new(),
     };
-    let mut found = Found { extent, acked: None, messages: Vec::new(), through: extent.head };
+    let Some((account, extent)) = find_account(snapshot, key)? else {
+        return Ok(found(Extent::EMPTY));
+    };
+    let mut found = found(extent);
     match read {
         Read::Load { device, .. } => {
             found.acked = snapshot
@@ -63,6 +73,9 @@ fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
                 .map(unsigned);
         }
         Read::Range { after, .. } => read_range(snapshot, account, *after, &mut found)?,
+        Read::Marks { since, .. } => {
+            (found.marks, found.through) = marks::read(snapshot, account, *since)?;
+        }
         Read::Extent { .. } => {}
     }
     Ok(found)

@@ -11,8 +11,9 @@ use rusqlite::{Connection, OpenFlags};
 use crate::config::Fsync;
 use crate::error::StartError;
 
-/// Version of the tables below.
-pub const VERSION: u32 = 1;
+/// Version of the tables: how many of the steps below made them.
+#[allow(clippy::cast_possible_truncation, reason = "a handful of steps")]
+pub const VERSION: u32 = STEPS.len() as u32;
 
 /// Bits of a rowid that hold the sync id: 3.4e10 messages per account, a year at 1,000 a second.
 pub const SYNC_ID_BITS: u32 = 35;
@@ -47,6 +48,23 @@ CREATE TABLE cursors (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// `version` grows with every change within an account; read by it, marks come in the order they changed.
+const READ_MARKS: &str = "
+CREATE TABLE read_marks (
+    account INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    conversation TEXT NOT NULL,
+    sync_id INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (account, kind, conversation)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX read_marks_version ON read_marks (account, version);
+";
+
+/// What each version added. A file is brought up step by step, in one transaction; a step once released never
+/// changes.
+const STEPS: [&str; 2] = [TABLES, READ_MARKS];
+
 /// The rowid of a message.
 pub fn rowid(account: i64, sync_id: u64) -> i64 {
     debug_assert!(sync_id <= SYNC_ID_MAX && account <= ACCOUNT_MAX);
@@ -72,7 +90,7 @@ fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StartError + '_ {
     |error| StartError::Store { path: path.to_owned(), detail: error.to_string() }
 }
 
-/// Opens the file for writing, making its tables when it is new.
+/// Opens the file for writing, making what its tables lack.
 pub fn open_writer(path: &Path, fsync: Fsync) -> Result<Connection, StartError> {
     let mut connection = Connection::open(path).map_err(failed(path))?;
     prepare(&mut connection, fsync).map_err(failed(path))?;
@@ -99,8 +117,10 @@ fn prepare(connection: &mut Connection, fsync: Fsync) -> rusqlite::Result<()> {
     ))?;
     let transaction = connection.transaction()?;
     let version: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 0 {
-        transaction.execute_batch(TABLES)?;
+    if version < VERSION {
+        for step in STEPS.iter().skip(version as usize) {
+            transaction.execute_batch(step)?;
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
     transaction.commit()

@@ -20,6 +20,7 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::store::checkpoint::{self, Progress};
+use crate::store::marks::{self, MarkSave, Marked, Saved};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
 use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
@@ -129,6 +130,9 @@ struct Committer {
     metrics: Arc<Metrics>,
 }
 
+/// What became of the submits and of the marks of a commit, in their order.
+type Outcomes = (Vec<Result<Stored, StoreError>>, Vec<Result<Saved, StoreError>>);
+
 fn bytes_of(batch: &[Write]) -> usize {
     batch.iter().map(|write| if let Write::Submit(submit) = write { submit.payload.len() } else { 0 }).sum()
 }
@@ -157,8 +161,11 @@ impl Committer {
                     break;
                 }
                 let operations = slice.len() as u64;
-                let written = self.commit(slice);
+                let (written, marked) = self.commit(slice);
                 if !written.is_empty() && events.send(StoreEvent::Written(written)).is_err() {
+                    return;
+                }
+                if !marked.is_empty() && events.send(StoreEvent::Marked(marked)).is_err() {
                     return;
                 }
                 // A row touches its leaf, an index leaf and its account: an estimate is enough here.
@@ -167,29 +174,31 @@ impl Committer {
         }
     }
 
-    /// One group commit. Submits come back with their outcomes, in order.
-    fn commit(&mut self, batch: Vec<Write>) -> Vec<Written> {
+    /// One group commit. Submits and marks come back with their outcomes, in order.
+    fn commit(&mut self, batch: Vec<Write>) -> (Vec<Written>, Vec<Marked>) {
         let started = Instant::now();
         let mut submits = Vec::with_capacity(batch.len());
-        let mut cursors = Vec::new();
+        let (mut cursors, mut marks) = (Vec::new(), Vec::new());
         for write in batch {
             match write {
                 Write::Submit(submit) => submits.push(submit),
                 Write::Cursor(cursor) => cursors.push(cursor),
+                Write::Mark(mark) => marks.push(mark),
             }
         }
-        let outcome = self.try_commit(&submits, &cursors);
+        let outcome = self.try_commit(&submits, &cursors, &marks);
         let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.metrics.commit_us.add(us);
         match outcome {
-            Ok(places) => {
+            Ok((places, saved)) => {
                 self.metrics.commits.increment();
-                self.metrics.commit_ops.add((submits.len() + cursors.len()) as u64);
-                submits
-                    .into_iter()
-                    .zip(places)
-                    .map(|(submit, place)| Written { submit, outcome: place })
-                    .collect()
+                self.metrics.commit_ops.add((submits.len() + cursors.len() + marks.len()) as u64);
+                let written = submits.into_iter().zip(places);
+                let marked = marks.into_iter().zip(saved);
+                (
+                    written.map(|(submit, outcome)| Written { submit, outcome }).collect(),
+                    marked.map(|(save, outcome)| Marked { save, outcome }).collect(),
+                )
             }
             Err(error) => {
                 self.metrics.commit_failures.increment();
@@ -197,7 +206,9 @@ impl Committer {
                 self.roll_back();
                 self.cut_off();
                 let error = StoreError(error.to_string().into());
-                submits.into_iter().map(|submit| Written { submit, outcome: Err(error.clone()) }).collect()
+                let failed = |submit| Written { submit, outcome: Err(error.clone()) };
+                let unmarked = |save| Marked { save, outcome: Err(error.clone()) };
+                (submits.into_iter().map(failed).collect(), marks.into_iter().map(unmarked).collect())
             }
         }
     }
@@ -227,7 +238,8 @@ impl Committer {
         &mut self,
         submits: &[Box<Submit>],
         cursors: &[Box<CursorSave>],
-    ) -> rusqlite::Result<Vec<Result<Stored, StoreError>>> {
+        marks: &[Box<MarkSave>],
+    ) -> rusqlite::Result<Outcomes> {
         if self.heads.len() > HEADS_CACHED_MAX {
             self.heads.clear();
         }
@@ -239,9 +251,21 @@ impl Committer {
         for cursor in cursors {
             self.save_cursor(cursor)?;
         }
+        let mut saved = Vec::with_capacity(marks.len());
+        for mark in marks {
+            saved.push(self.save_mark(mark)?);
+        }
         self.save_heads()?;
         self.connection.execute_batch("COMMIT")?;
-        Ok(places)
+        Ok((places, saved))
+    }
+
+    fn save_mark(&mut self, save: &MarkSave) -> rusqlite::Result<Result<Saved, StoreError>> {
+        self.remember(&save.key, true)?;
+        let Some(head) = self.heads.get(&save.key.hash) else {
+            return Ok(Err(StoreError("too many accounts in one shard".into())));
+        };
+        marks::save(&self.connection, head.id, &save.mark).map(Ok)
     }
 
     fn append(&mut self, submit: &Submit) -> rusqlite::Result<Result<Stored, StoreError>> {

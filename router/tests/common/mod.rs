@@ -430,6 +430,7 @@ impl<'a> Who<'a> {
             account: self.account.to_owned(),
             device: self.device.to_owned(),
             last_sync_id,
+            is_new: false,
         }
     }
 }

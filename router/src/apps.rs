@@ -1,0 +1,145 @@
+//! How each app is treated: the tables `[apps.NAME]` of the configuration file.
+//!
+//! What an app's table does not say, and every app without a table, follows `[apps."*"]`, key by key.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::StartError;
+use crate::limits::APP_TABLES_MAX;
+
+/// The table that all others follow.
+const EVERY_APP: &str = "*";
+
+/// Which devices of an account may be logged in beside each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DevicePolicy {
+    /// All of them.
+    #[default]
+    All,
+    /// The one that logged in last.
+    Latest,
+    /// Of each kind the one that logged in last.
+    OnePerKind,
+}
+
+/// One table as it is said; every key is optional.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppTable {
+    /// See [`AppRules::devices`].
+    pub devices: Option<DevicePolicy>,
+    /// See [`AppRules::device_acks`].
+    pub device_acks: Option<bool>,
+}
+
+/// Tables by the app's name.
+pub type AppTables = BTreeMap<String, AppTable>;
+
+/// What holds for one app.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppRules {
+    /// Which devices of an account may be logged in beside each other.
+    pub devices: DevicePolicy,
+    /// Whether an account's devices are told what the others have acknowledged.
+    pub device_acks: bool,
+}
+
+impl AppTable {
+    /// Lays what it says over what holds without it.
+    fn over(&self, below: AppRules) -> AppRules {
+        AppRules {
+            devices: self.devices.unwrap_or(below.devices),
+            device_acks: self.device_acks.unwrap_or(below.device_acks),
+        }
+    }
+}
+
+/// What holds for every app.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Apps {
+    others: AppRules,
+    named: HashMap<Box<str>, AppRules>,
+}
+
+impl Apps {
+    /// What the tables mean.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] when a name is none of an app, or there are too many.
+    pub fn new(tables: &AppTables) -> Result<Self, StartError> {
+        let others = tables.get(EVERY_APP).map_or_else(AppRules::default, |table| table.over(AppRules::default()));
+        if tables.len() > APP_TABLES_MAX {
+            let said = tables.len();
+            return Err(StartError::Setting(format!("{said} tables of apps: keep at most {APP_TABLES_MAX}")));
+        }
+        let mut named = HashMap::new();
+        for (name, table) in tables.iter().filter(|(name, _)| *name != EVERY_APP) {
+            moor_wire::identity::check_app(name)
+                .map_err(|error| StartError::Setting(format!("[apps.{name:?}]: {error}: name an app or \"*\"")))?;
+            named.insert(name.as_str().into(), table.over(others));
+        }
+        Ok(Self { others, named })
+    }
+
+    /// Reads a file that holds nothing but such tables.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] with the file and the place.
+    pub fn read(path: &Path) -> Result<Self, StartError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            #[serde(default)]
+            apps: AppTables,
+        }
+        let wrong = |detail: String| StartError::Setting(format!("{}: {detail}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read ({error})")))?;
+        let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        Self::new(&file.apps)
+    }
+
+    /// What holds for an app.
+    pub fn of(&self, app: &str) -> AppRules {
+        self.named.get(app).copied().unwrap_or(self.others)
+    }
+
+    /// True when some app's devices are told of each other's acknowledgements.
+    pub fn have_device_acks(&self) -> bool {
+        self.others.device_acks || self.named.values().any(|rules| rules.device_acks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Apps, String> {
+        let tables: BTreeMap<String, AppTables> = toml::from_str(text).map_err(|error| error.to_string())?;
+        Apps::new(&tables["apps"]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_an_app_does_not_say_follows_the_star_key_by_key() {
+        let apps = parse(
+            "[apps.\"*\"]\ndevices = \"one-per-kind\"\ndevice_acks = true\n[apps.shop]\ndevice_acks = false\n\
+             [apps.bank]\ndevices = \"latest\"\n",
+        )
+        .unwrap();
+        let rules = |devices, device_acks| AppRules { devices, device_acks };
+        assert_eq!(apps.of("shop"), rules(DevicePolicy::OnePerKind, false));
+        assert_eq!(apps.of("bank"), rules(DevicePolicy::Latest, true));
+        assert_eq!(apps.of("other"), rules(DevicePolicy::OnePerKind, true));
+        assert_eq!(Apps::default().of("shop"), rules(DevicePolicy::All, false));
+    }
+
+    #[test]
+    fn wrong_names_values_and_keys_say_so() {
+        assert!(parse("[apps.\"\"]\ndevices = \"all\"\n").unwrap_err().contains("name an app"));
+        assert!(parse("[apps.shop]\ndevices = \"two\"\n").unwrap_err().contains("one-per-kind"));
+        assert!(parse("[apps.shop]\ndevice = \"all\"\n").unwrap_err().contains("device_acks"));
+    }
+}

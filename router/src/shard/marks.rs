@@ -1,0 +1,109 @@
+//! Read marks: how far an account has read its conversations, the same on all its devices.
+//!
+//! A mark that is news is stored, then pushed to every session of the account, its sender's among them: that is
+//! the sender's answer. Each change has the account's next version, so that a device sees a gap and asks for the
+//! marks behind the version it has.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::client::{Class, ConversationKind, Kind, ReadMark, ReadMarks, sync_id};
+use moor_wire::internal::{Push, Up};
+use prost::Message as _;
+
+use crate::lease::Link;
+use crate::limits::{READ_MARKS_PAGE, WRITES_OUTSTANDING_MAX};
+use crate::outbox::Weight;
+use crate::shard::Shard;
+use crate::store::marks::{Asker, Mark, MarkSave, Marked};
+use crate::store::{AccountKey, Found, Read, Write};
+
+impl Mark {
+    fn body(&self) -> ReadMark {
+        ReadMark {
+            kind: i32::try_from(self.kind).unwrap_or(0),
+            conversation: self.conversation.to_string(),
+            sync_id: self.sync_id,
+            version: self.version,
+        }
+    }
+}
+
+/// The account and the session that a client's frame came from.
+fn sender(link: &Arc<Link>, hash: u64, up: &Up<'_>) -> (AccountKey, Asker) {
+    let key = AccountKey { hash, app: up.app.into(), account: up.account.into() };
+    (key, Asker { link: link.clone(), session: up.session })
+}
+
+impl Shard {
+    /// A client's READ or READ_MARKS.
+    pub(super) fn handle_marks(&mut self, link: &Arc<Link>, hash: u64, up: &Bytes) {
+        let Ok(up) = Up::parse(up) else { return };
+        let (key, asker) = sender(link, hash, &up);
+        if up.kind == Kind::ReadMarks.byte() {
+            let Some(since) = sync_id(up.body) else { return };
+            return self.reads.push(Read::Marks { key, asker, since });
+        }
+        let Ok(mark) = ReadMark::decode(up.body) else { return };
+        self.metrics.marks.increment();
+        // Not answered, so the client says it again: a mark can wait longer than a message.
+        if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX) {
+            self.metrics.marks_refused.increment();
+            return;
+        }
+        self.writes_outstanding += 1;
+        let kind = ConversationKind::try_from(mark.kind).unwrap_or_default() as u32;
+        let mark =
+            Mark { kind, conversation: mark.conversation.into(), sync_id: mark.sync_id, version: 0 };
+        self.writes.push(Write::Mark(Box::new(MarkSave { key, mark, asker })));
+    }
+
+    pub(super) fn forget_mark(&mut self) {
+        self.writes_outstanding -= 1;
+        self.metrics.marks_refused.increment();
+    }
+
+    pub(super) fn handle_marked(&mut self, marked: Vec<Marked>) {
+        for Marked { save, outcome } in marked {
+            let Ok(saved) = outcome else {
+                self.forget_mark();
+                continue;
+            };
+            self.writes_outstanding -= 1;
+            let body = saved.mark.body().encode_to_vec();
+            let MarkSave { key, asker, .. } = *save;
+            if saved.is_news {
+                if let Some(account) = self.registry.find(&key.app, &key.account, key.hash) {
+                    self.push_others(account, None, Kind::Read, Class::Normal, &body);
+                }
+            } else {
+                // Whoever asked learns what is known, and stops asking.
+                self.answer_marks(&asker, key.hash, Kind::Read, &body);
+            }
+        }
+    }
+
+    pub(super) fn handle_marks_found(&mut self, key: AccountKey, asker: Asker, found: Found) {
+        let is_more = found.marks.len() >= READ_MARKS_PAGE;
+        let page = ReadMarks {
+            marks: found.marks.iter().map(Mark::body).collect(),
+            version: found.through,
+            more: is_more,
+        };
+        self.answer_marks(&asker, key.hash, Kind::ReadMarks, &page.encode_to_vec());
+        if is_more {
+            self.reads.push(Read::Marks { key, asker, since: found.through });
+        }
+    }
+
+    fn answer_marks(&mut self, asker: &Asker, hash: u64, kind: Kind, body: &[u8]) {
+        let push = Push {
+            cookie: hash,
+            session: asker.session,
+            kind: kind.byte(),
+            flags: Class::Normal.flags(),
+            body,
+        };
+        self.outbox.put(&asker.link, Weight::Normal, |out| push.put(out, false));
+    }
+}
