@@ -385,6 +385,7 @@ fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartErro
             config::Fsync::Off => moor_router::Fsync::Off,
         },
         retention: config.embedded.retention_messages_per_account,
+        retention_days: config.embedded.retention_days,
         token: config.internal_token.as_ref().map(|_| String::from_utf8_lossy(config.token()).into_owned()),
         apps: apps.unwrap_or_default(),
         ..RouterConfig::default()

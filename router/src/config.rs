@@ -48,6 +48,8 @@ pub struct RouterConfig {
     pub fsync: Fsync,
     /// Newest messages kept per account. A client id is remembered as long as its message is kept.
     pub retention: u64,
+    /// Days a message is kept; 0: whatever its age.
+    pub retention_days: u32,
     /// This router's name.
     pub node: String,
     /// What every HELLO must carry; `None`: nothing.
@@ -67,6 +69,7 @@ impl Default for RouterConfig {
             shards: None,
             fsync: Fsync::Full,
             retention: limits::RETENTION_DEFAULT,
+            retention_days: 0,
             node: "router".to_owned(),
             token: None,
             driver: Driver::Auto,
@@ -89,6 +92,13 @@ impl RouterConfig {
         }
         if self.retention == 0 {
             return wrong("retention is 0: keep at least 1 message per account".to_owned());
+        }
+        if self.retention_days > limits::RETENTION_DAYS_MAX {
+            return wrong(format!(
+                "retention_days is {}: choose 0 to {}",
+                self.retention_days,
+                limits::RETENTION_DAYS_MAX
+            ));
         }
         if self.node.is_empty() || self.node.len() > moor_wire::limits::NODE_BYTES_MAX {
             return wrong(format!("node has {} bytes: choose a name of 1 to 64 bytes", self.node.len()));
@@ -113,6 +123,8 @@ pub struct ConfigFile {
     pub fsync: Option<Fsync>,
     /// See [`RouterConfig::retention`].
     pub retention: Option<u64>,
+    /// See [`RouterConfig::retention_days`].
+    pub retention_days: Option<u32>,
     /// See [`RouterConfig::node`].
     pub node: Option<String>,
     /// See [`RouterConfig::token`].
@@ -123,8 +135,19 @@ pub struct ConfigFile {
     pub apps: Option<AppTables>,
 }
 
-const KEYS: [&str; 10] =
-    ["listen", "data", "admin", "shards", "fsync", "retention", "node", "token", "driver", "apps"];
+const KEYS: [&str; 11] = [
+    "listen",
+    "data",
+    "admin",
+    "shards",
+    "fsync",
+    "retention",
+    "retention_days",
+    "node",
+    "token",
+    "driver",
+    "apps",
+];
 
 impl ConfigFile {
     /// Reads a file.
@@ -172,6 +195,7 @@ impl ConfigFile {
         lay(self.shards.map(Some), &mut config.shards);
         lay(self.fsync, &mut config.fsync);
         lay(self.retention, &mut config.retention);
+        lay(self.retention_days, &mut config.retention_days);
         lay(self.node, &mut config.node);
         lay(self.token.map(Some), &mut config.token);
         lay(self.driver, &mut config.driver);
@@ -194,13 +218,14 @@ mod tests {
     #[test]
     fn every_key_is_known_to_both_lists_and_lands() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
-                    retention = 7\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n\
+                    retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n\
                     apps = { shop = { devices = \"latest\" } }\n";
         assert_eq!(text.lines().count(), KEYS.len());
         let mut config = RouterConfig::default();
         ConfigFile::parse(text).unwrap().apply_to(&mut config).unwrap();
         assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
         assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
+        assert_eq!(config.retention_days, 30);
         assert_eq!(config.apps.of("shop").devices, DevicePolicy::Latest);
         config.check().unwrap();
         config.shards = Some(0);

@@ -49,6 +49,7 @@ use crate::lease::{LeaseTable, ShardIndex};
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report};
 use crate::store::location::Embedded;
+use crate::store::retention::Retention;
 use crate::store::sqlite::SqliteStore;
 use crate::thread::{Mail, Seed, Shared};
 
@@ -180,7 +181,8 @@ pub fn start_with(
     for (position, metrics) in handle.report.0.iter().enumerate() {
         let index = u16::try_from(position).unwrap_or(u16::MAX);
         let path = handle.data.messages(u32::from(index));
-        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, config.retention, metrics)?;
+        let retention = Retention::new(config.retention, config.retention_days);
+        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, retention, metrics)?;
         stores.push((ShardIndex(index), store));
     }
     for ((index, store), mailbox) in stores.into_iter().zip(receivers) {

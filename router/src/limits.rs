@@ -78,6 +78,16 @@ pub const READ_OPS_PER_SNAPSHOT: usize = 256;
 pub const HEADS_CACHED_MAX: usize = 65_536;
 /// Messages trimmed from one account at a time.
 pub const TRIM_SLICE_MESSAGES: u64 = 256;
+/// The walk that removes messages past their age takes a step this often, milliseconds.
+pub const RETENTION_STEP_MS: u64 = 100;
+/// Accounts looked at in one step: 2,560 a second, a million in seven minutes. A look takes some microseconds.
+pub const RETENTION_STEP_ACCOUNTS: u32 = 256;
+/// Messages removed in one step, some milliseconds of the committer: 10,240 a second.
+pub const RETENTION_STEP_MESSAGES: u64 = 1_024;
+/// Rest of the walk after the disk refused, milliseconds.
+pub const RETENTION_REST_MS: u64 = 60_000;
+/// Days a message may be kept where age counts.
+pub const RETENTION_DAYS_MAX: u32 = 36_500;
 /// Log frames (pages of 8 KiB) after which the log is copied into the database file beside the commits.
 pub const CHECKPOINT_FRAMES: u64 = 8_192;
 /// Log frames after which the committer itself stops to copy, so that the log cannot grow without bound.
@@ -119,6 +129,7 @@ const _: () = assert!(LINK_WRITE_BYTES_MAX < LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
 const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
 const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(RETENTION_STEP_MESSAGES.is_multiple_of(TRIM_SLICE_MESSAGES));
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
 // Whoever is logged in has a position.

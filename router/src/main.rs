@@ -50,6 +50,9 @@ struct Flags {
     /// Newest messages kept per account. Default 10000.
     #[arg(long, value_name = "MESSAGES")]
     retention: Option<u64>,
+    /// Days a message is kept, also where nobody has fetched it; 0: whatever its age. Default 0.
+    #[arg(long, value_name = "DAYS")]
+    retention_days: Option<u32>,
     /// This router's name, as gateways and services see it. Default "router".
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -88,6 +91,7 @@ impl Flags {
             shards: self.shards,
             fsync: self.fsync,
             retention: self.retention,
+            retention_days: self.retention_days,
             node: self.node,
             // Not a flag: everybody on the host can read a process's arguments.
             token: None,

@@ -107,6 +107,8 @@ metrics! {
     commit_failures, Counter, "router_store_commit_failures_total", "Group commits rolled back";
     commit_us, Counter, "router_store_commit_us_total", "Time spent in group commits, microseconds";
     trimmed, Counter, "router_store_trimmed_total", "Messages removed by retention";
+    trimmed_age, Counter, "router_store_trimmed_age_total", "Messages among them removed for their age";
+    retention_rounds, Counter, "router_store_retention_rounds_total", "Times the walk that removes messages past their age has come to every account";
     checkpoints, Counter, "router_store_checkpoints_total", "Copies of the log into the message file";
     writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";
 }

@@ -519,6 +519,13 @@ pub const KEYS: &[Key] = &[
         "The oldest beyond it are removed, also when a device has not fetched them. At least 1."
     ),
     key!(
+        embedded.retention_days,
+        "retention-days",
+        "DAYS",
+        "Days a message is kept",
+        "Older ones are removed, also when a device has not fetched them. At most 36,500; 0: whatever their age."
+    ),
+    key!(
         embedded.apps,
         "apps",
         "FILE",

@@ -192,6 +192,7 @@ pub struct Embedded {
     pub shards: Auto,
     pub fsync: Fsync,
     pub retention_messages_per_account: u64,
+    pub retention_days: u32,
     pub apps: Option<PathBuf>,
 }
 
@@ -264,6 +265,7 @@ impl Default for Config {
                 shards: Auto::Auto,
                 fsync: Fsync::Full,
                 retention_messages_per_account: 10_000,
+                retention_days: 0,
                 apps: None,
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },

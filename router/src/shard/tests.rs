@@ -30,6 +30,7 @@ use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Sub
 
 mod classes;
 mod devices;
+mod retention;
 
 const HERE: ShardIndex = ShardIndex(0);
 

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod location;
 pub mod marks;
 pub mod reader;
+pub mod retention;
 pub mod schema;
 pub mod sqlite;
 

@@ -7,20 +7,22 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use rusqlite::{Connection, params};
 
+use crate::clock::wall_ms;
 use crate::config::Fsync;
 use crate::error::StartError;
 use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICES_PER_ACCOUNT_MAX, HEADS_CACHED_MAX, TRIM_SLICE_MESSAGES,
-    WRITES_OUTSTANDING_MAX,
+    COMMIT_BYTES_MAX, COMMIT_OPS_MAX, DEVICES_PER_ACCOUNT_MAX, HEADS_CACHED_MAX, RETENTION_REST_MS,
+    RETENTION_STEP_MS, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
 };
 use crate::metrics::Metrics;
 use crate::store::checkpoint::{self, Progress};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
+use crate::store::retention::{Retention, Step, Walk, trim_expired};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
 use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
@@ -42,7 +44,7 @@ impl SqliteStore {
         path: &Path,
         name: &str,
         fsync: Fsync,
-        retention: u64,
+        retention: impl Into<Retention>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, StartError> {
         let writer = schema::open_writer(path, fsync)?;
@@ -66,7 +68,8 @@ impl SqliteStore {
             spawn("read", Box::new(move || reader::run(&mut read_connection, &read_queue, &reader_events)))?;
         let mut committer = Committer {
             connection: writer,
-            retention,
+            retention: retention.into(),
+            walk: Walk::default(),
             heads: HashMap::default(),
             touched: Vec::new(),
             metrics: metrics.clone(),
@@ -117,13 +120,16 @@ struct Head {
     key: AccountKey,
     id: i64,
     extent: Extent,
+    /// When the oldest message was accepted, where age counts; 0: not known.
+    oldest_ms: u64,
     /// True exactly when `extent` is newer than the accounts table, within the open transaction.
     is_dirty: bool,
 }
 
 struct Committer {
     connection: Connection,
-    retention: u64,
+    retention: Retention,
+    walk: Walk,
     /// By account hash. Emptied when a commit fails, since it may hold what was rolled back.
     heads: HashMap<u64, Head, foldhash::fast::RandomState>,
     touched: Vec<u64>,
@@ -145,7 +151,7 @@ impl Committer {
         progress: &Progress,
         checkpointer: &std::thread::Thread,
     ) {
-        while let Ok(mut batch) = queue.recv() {
+        while let Some(mut batch) = self.next(queue) {
             let mut bytes = bytes_of(&batch);
             while batch.len() < COMMIT_OPS_MAX
                 && bytes < COMMIT_BYTES_MAX
@@ -170,6 +176,50 @@ impl Committer {
                 }
                 // A row touches its leaf, an index leaf and its account: an estimate is enough here.
                 progress.handle_commit(operations * 2 + 2, &self.connection, checkpointer, &self.metrics);
+            }
+        }
+    }
+
+    /// What is to be written next; between two commits, and while there is nothing, the walk takes its steps.
+    /// `None`: the queue's senders are gone.
+    fn next(&mut self, queue: &flume::Receiver<Vec<Write>>) -> Option<Vec<Write>> {
+        let Some(age_ms) = self.retention.age_ms else { return queue.recv().ok() };
+        loop {
+            let now_ms = wall_ms();
+            if self.walk.is_due(now_ms) {
+                self.walk_on(now_ms, now_ms.saturating_sub(age_ms));
+            }
+            match queue.recv_timeout(Duration::from_millis(RETENTION_STEP_MS)) {
+                Ok(batch) => return Some(batch),
+                Err(flume::RecvTimeoutError::Timeout) => {}
+                Err(flume::RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Removes messages past their age from a few accounts.
+    fn walk_on(&mut self, now_ms: u64, before_ms: u64) {
+        let connection = &self.connection;
+        let walked = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
+            let step = self.walk.step(connection, before_ms)?;
+            connection.execute_batch("COMMIT")?;
+            Ok(step)
+        });
+        match walked {
+            Ok(Step { removed, moved, is_round_over }) => {
+                self.metrics.trimmed.add(removed);
+                self.metrics.trimmed_age.add(removed);
+                self.metrics.retention_rounds.add(u64::from(is_round_over));
+                for (hash, id, floor) in moved {
+                    if let Some(head) = self.heads.get_mut(&hash).filter(|head| head.id == id) {
+                        (head.extent.floor, head.oldest_ms) = (floor, 0);
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "messages past their age cannot be removed now");
+                self.roll_back();
+                self.walk.rest_until(now_ms + RETENTION_REST_MS);
             }
         }
     }
@@ -306,15 +356,24 @@ impl Committer {
             self.touched.push(submit.to.hash);
         }
         // Late and in slices, so that one account above its limit costs each commit only a little.
-        let excess = (next + 1 - head.extent.floor).saturating_sub(self.retention);
-        if excess > TRIM_SLICE_MESSAGES.min(self.retention / 10) {
+        let excess = (next + 1 - head.extent.floor).saturating_sub(self.retention.messages);
+        if excess > TRIM_SLICE_MESSAGES.min(self.retention.messages / 10) {
             let floor = head.extent.floor + excess.min(TRIM_SLICE_MESSAGES);
             let removed = self
                 .connection
                 .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
                 .execute(params![rowid(head.id, head.extent.floor), rowid(head.id, floor)])?;
-            head.extent.floor = floor;
+            (head.extent.floor, head.oldest_ms) = (floor, 0);
             self.metrics.trimmed.add(removed as u64);
+        }
+        if let Some(age_ms) = self.retention.age_ms {
+            let before_ms = submit.sent_at_ms.saturating_sub(age_ms);
+            if head.oldest_ms < before_ms {
+                let trimmed = trim_expired(&self.connection, head.id, &mut head.extent, before_ms)?;
+                head.oldest_ms = trimmed.oldest_ms;
+                self.metrics.trimmed.add(trimmed.removed);
+                self.metrics.trimmed_age.add(trimmed.removed);
+            }
         }
         Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false }))
     }
@@ -341,7 +400,7 @@ impl Committer {
             None => return Ok(()),
         };
         if id <= ACCOUNT_MAX {
-            self.heads.insert(key.hash, Head { key: key.clone(), id, extent, is_dirty: false });
+            self.heads.insert(key.hash, Head { key: key.clone(), id, extent, oldest_ms: 0, is_dirty: false });
         }
         Ok(())
     }

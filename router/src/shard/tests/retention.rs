@@ -1,0 +1,46 @@
+//! Retention by age, as a device sees it.
+
+use super::*;
+use crate::store::retention::Retention;
+
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+#[test]
+fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
+    let mut rig = Rig::new(1000);
+    let path = rig.directory.path().join("aged.sqlite");
+    let aged = SqliteStore::open(&path, "aged", Fsync::Off, Retention::new(1000, 1), &rig.metrics).unwrap();
+    std::mem::replace(&mut rig.store, Box::new(aged)).close();
+    let (mut wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    // Not before, or the walk, which goes by the wall clock, would come first.
+    let now_ms = crate::clock::wall_ms();
+    let offer = |rig: &mut Rig, id: u64, sent_at_ms: u64| {
+        let origin = Origin::Session { link: sender.link.clone(), session: SessionHandle(99), hash: 1 };
+        let client_id = Bytes::copy_from_slice(&id.to_be_bytes());
+        let (from, payload) = ("bob".into(), Bytes::from_static(b"hi"));
+        let submit = Submit { to: alice(), from, client_id, payload, sent_at_ms, origin };
+        rig.shard.apply(Work::Submit(Box::new(submit)), rig.now_ms);
+        rig.settle();
+    };
+    for id in 0..600 {
+        offer(&mut rig, id, now_ms);
+    }
+    offer(&mut rig, 600, now_ms + DAY_MS);
+    assert_eq!(rig.metrics.trimmed_age.get(), 0, "a day old is not older than a day");
+    offer(&mut rig, 601, now_ms + DAY_MS + 1);
+    assert_eq!(rig.metrics.trimmed_age.get(), 256, "a slice at a time");
+    offer(&mut rig, 602, now_ms + DAY_MS + 2);
+    offer(&mut rig, 603, now_ms + DAY_MS + 3);
+    assert_eq!(rig.metrics.trimmed_age.get(), 600);
+    rig.register(&wire, 1, "phone", Some(3));
+    let deliveries = wire.deliveries(1);
+    assert_eq!(deliveries.iter().map(|d| (d.sync_id, d.floor)).collect::<Vec<_>>(), [
+        (601, 601),
+        (602, 601),
+        (603, 601),
+        (604, 601)
+    ]);
+    // Its client id went with it.
+    offer(&mut rig, 0, now_ms + DAY_MS + 4);
+    assert_eq!(wire.delivered(1), [605]);
+}
