@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::error::StartError;
-use crate::limits::APP_TABLES_MAX;
+use crate::limits::{APP_TABLES_MAX, APP_WEIGHT_MAX};
 
 /// The table that all others follow.
 const EVERY_APP: &str = "*";
@@ -34,18 +34,47 @@ pub struct AppTable {
     pub devices: Option<DevicePolicy>,
     /// See [`AppRules::device_acks`].
     pub device_acks: Option<bool>,
+    /// See [`AppRules::messages_per_s`].
+    pub messages_per_s: Option<u64>,
+    /// See [`AppRules::bytes_per_s`].
+    pub bytes_per_s: Option<u64>,
+    /// See [`AppRules::weight`].
+    pub weight: Option<u32>,
 }
 
 /// Tables by the app's name.
 pub type AppTables = BTreeMap<String, AppTable>;
 
 /// What holds for one app.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppRules {
     /// Which devices of an account may be logged in beside each other.
     pub devices: DevicePolicy,
     /// Whether an account's devices are told what the others have acknowledged.
     pub device_acks: bool,
+    /// Messages the app's clients and services may offer a second; 0: no limit.
+    pub messages_per_s: u64,
+    /// Payload bytes of those; 0: no limit.
+    pub bytes_per_s: u64,
+    /// Its part of the disk, beside the other apps' weights, while messages wait; at least 1.
+    pub weight: u32,
+}
+
+impl Default for AppRules {
+    fn default() -> Self {
+        Self { devices: DevicePolicy::All, device_acks: false, messages_per_s: 0, bytes_per_s: 0, weight: 1 }
+    }
+}
+
+impl AppRules {
+    /// The part of one shard of so many: quotas hold for all of them, and accounts are spread evenly.
+    const fn per_shard(self, shards: u32) -> Self {
+        Self {
+            messages_per_s: self.messages_per_s.div_ceil(shards as u64),
+            bytes_per_s: self.bytes_per_s.div_ceil(shards as u64),
+            ..self
+        }
+    }
 }
 
 impl AppTable {
@@ -54,6 +83,9 @@ impl AppTable {
         AppRules {
             devices: self.devices.unwrap_or(below.devices),
             device_acks: self.device_acks.unwrap_or(below.device_acks),
+            messages_per_s: self.messages_per_s.unwrap_or(below.messages_per_s),
+            bytes_per_s: self.bytes_per_s.unwrap_or(below.bytes_per_s),
+            weight: self.weight.unwrap_or(below.weight),
         }
     }
 }
@@ -75,6 +107,14 @@ impl Apps {
         if tables.len() > APP_TABLES_MAX {
             let said = tables.len();
             return Err(StartError::Setting(format!("{said} tables of apps: keep at most {APP_TABLES_MAX}")));
+        }
+        if let Some((name, weight)) = tables
+            .iter()
+            .filter_map(|(name, table)| Some((name, table.weight?)))
+            .find(|(_, weight)| !(1..=APP_WEIGHT_MAX).contains(weight))
+        {
+            let text = format!("[apps.{name:?}]: weight is {weight}: choose 1 to {APP_WEIGHT_MAX}");
+            return Err(StartError::Setting(text));
         }
         let mut named = HashMap::new();
         for (name, table) in tables.iter().filter(|(name, _)| *name != EVERY_APP) {
@@ -107,6 +147,16 @@ impl Apps {
         self.named.get(app).copied().unwrap_or(self.others)
     }
 
+    /// What holds in one shard of so many.
+    #[must_use]
+    pub fn per_shard(mut self, shards: u32) -> Self {
+        self.others = self.others.per_shard(shards);
+        for rules in self.named.values_mut() {
+            *rules = rules.per_shard(shards);
+        }
+        self
+    }
+
     /// True when some app's devices are told of each other's acknowledgements.
     pub fn have_device_acks(&self) -> bool {
         self.others.device_acks || self.named.values().any(|rules| rules.device_acks)
@@ -129,7 +179,7 @@ mod tests {
              [apps.bank]\ndevices = \"latest\"\n",
         )
         .unwrap();
-        let rules = |devices, device_acks| AppRules { devices, device_acks };
+        let rules = |devices, device_acks| AppRules { devices, device_acks, ..AppRules::default() };
         assert_eq!(apps.of("shop"), rules(DevicePolicy::OnePerKind, false));
         assert_eq!(apps.of("bank"), rules(DevicePolicy::Latest, true));
         assert_eq!(apps.of("other"), rules(DevicePolicy::OnePerKind, true));
@@ -137,9 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn quotas_are_shared_out_over_shards() {
+        let apps = parse("[apps.shop]\nmessages_per_s = 10\nbytes_per_s = 1000\nweight = 5\n").unwrap();
+        let part = apps.per_shard(4);
+        let rules = part.of("shop");
+        assert_eq!((rules.messages_per_s, rules.bytes_per_s, rules.weight), (3, 250, 5));
+        assert_eq!(part.of("other"), AppRules::default());
+    }
+
+    #[test]
     fn wrong_names_values_and_keys_say_so() {
         assert!(parse("[apps.\"\"]\ndevices = \"all\"\n").unwrap_err().contains("name an app"));
         assert!(parse("[apps.shop]\ndevices = \"two\"\n").unwrap_err().contains("one-per-kind"));
         assert!(parse("[apps.shop]\ndevice = \"all\"\n").unwrap_err().contains("device_acks"));
+        assert!(parse("[apps.shop]\nweight = 0\n").unwrap_err().contains("choose 1 to"));
     }
 }

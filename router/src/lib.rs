@@ -162,7 +162,7 @@ pub fn start_with(
         name: config.node.clone(),
         epoch: clock::wall_ms(),
         token: config.token.clone(),
-        apps: Arc::new(config.apps.clone()),
+        apps: Arc::new(config.apps.clone().per_shard(shards)),
         report: report.clone(),
         settled: AtomicU32::new(0),
     });

@@ -62,7 +62,18 @@ pub const CROSSING_WORK_MAX: usize = 65_536;
 /// Parcels in a mailbox between two shard threads.
 pub const MAILBOX_PARCELS_MAX: usize = 1_024;
 
-/// Submits handed to the store and not yet answered, before new ones are refused as OVERLOADED.
+/// Highest weight of an app.
+pub const APP_WEIGHT_MAX: u32 = 1_000;
+/// Submits that the store is kept supplied with: two commits' worth, so that one is ready when the other is done.
+/// What is beyond waits by app, where an app with little is not behind one with much.
+pub const STORE_AHEAD_MESSAGES: usize = COMMIT_OPS_MAX * 2;
+/// Payload bytes of those.
+pub const STORE_AHEAD_BYTES: usize = COMMIT_BYTES_MAX * 2;
+/// What an app of weight 1 may hand over in its turn, bytes: some fifty short messages.
+pub const TENANT_QUANTUM_BYTES: u64 = 16 * 1024;
+/// What a message costs beside its payload, bytes: about what its row and its index entry take.
+pub const TENANT_MESSAGE_BYTES: u64 = 256;
+/// Submits taken in and not yet answered, before new ones are refused as OVERLOADED.
 pub const WRITES_OUTSTANDING_MAX: usize = 32_768;
 /// Payload bytes of those.
 pub const WRITES_OUTSTANDING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -128,7 +139,8 @@ const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
 const _: () = assert!(LINK_WRITE_BYTES_MAX < LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
 const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
-const _: () = assert!(COMMIT_OPS_MAX <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(STORE_AHEAD_MESSAGES * 4 <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(STORE_AHEAD_BYTES * 2 <= WRITES_OUTSTANDING_BYTES_MAX);
 const _: () = assert!(RETENTION_STEP_MESSAGES.is_multiple_of(TRIM_SLICE_MESSAGES));
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);

@@ -87,6 +87,9 @@ metrics! {
     pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued, or taken out again for heavier ones, because the link's queue was full";
     pushes_dropped_normal, Counter, "router_pushes_dropped_normal_total", "Pushes of class normal and receipts among them";
     pushes_dropped_transient, Counter, "router_pushes_dropped_transient_total", "Pushes of class transient among them";
+    quota_refused, Counter, "router_quota_refused_total", "Messages refused because their app had used up a quota";
+    made_way, Counter, "router_submits_made_way_total", "Messages refused because everything was full and their app had more waiting than another";
+    tenants_waiting, Gauge, "router_submits_waiting", "Messages that wait by app until the store has room";
     devices_kicked, Counter, "router_devices_kicked_total", "Sessions closed because their app's policy does not let them beside a newer one";
     device_acks, Counter, "router_device_acks_total", "Acknowledgements told to an account's other devices";
     marks, Counter, "router_read_marks_total", "Read marks received from clients";

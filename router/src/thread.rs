@@ -39,7 +39,7 @@ pub struct Shared {
     pub epoch: u64,
     /// What every HELLO must carry.
     pub token: Option<String>,
-    /// How each app is treated.
+    /// How each shard treats each app.
     pub apps: Arc<Apps>,
     /// All shards' numbers.
     pub report: Report,

@@ -165,6 +165,18 @@ impl RawClient {
         Ok(self.expect::<Opened>(Kind::Opened)?.session)
     }
 
+    /// Opens a channel in any app; the session's handle.
+    ///
+    /// # Errors
+    /// When the server does not answer OPENED.
+    pub fn open_in(&mut self, channel: u16, app: &str, account: &str) -> Result<u64> {
+        let open = Open { app: app.into(), account: account.into(), ..Open::default() };
+        let mut out = Vec::new();
+        put_control(&mut out, Kind::Open, channel, &open);
+        self.write(&out)?;
+        Ok(self.expect::<Opened>(Kind::Opened)?.session)
+    }
+
     /// Submits a message without waiting for its answer.
     ///
     /// # Errors

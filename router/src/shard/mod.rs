@@ -13,6 +13,7 @@ mod relay;
 mod service;
 mod sessions;
 mod submit;
+mod tenants;
 #[cfg(test)]
 mod tests;
 pub mod work;
@@ -33,6 +34,7 @@ use crate::outbox::{Outbox, Weight};
 use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
 use crate::shard::credit::Credit;
 use crate::shard::locate::Locations;
+use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
 use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
 
@@ -61,6 +63,9 @@ pub struct Shard {
     reads: Vec<Read>,
     writes_outstanding: usize,
     writes_outstanding_bytes: usize,
+    /// Submits and their payload bytes that the store has.
+    in_store: (usize, usize),
+    tenants: Tenants,
     ranges_outstanding: usize,
     sweep_from: u32,
     is_stopping: bool,
@@ -90,6 +95,8 @@ impl Shard {
             reads: Vec::new(),
             writes_outstanding: 0,
             writes_outstanding_bytes: 0,
+            in_store: (0, 0),
+            tenants: Tenants::default(),
             ranges_outstanding: 0,
             sweep_from: 0,
             is_stopping: false,
@@ -112,8 +119,8 @@ impl Shard {
             Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
             Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
-            Work::Submit(submit) => self.handle_submit(submit),
-            Work::Relay { submit, class } => self.handle_relay(*submit, class),
+            Work::Submit(submit) => self.handle_submit(submit, now_ms),
+            Work::Relay { submit, class } => self.handle_relay(*submit, class, now_ms),
             Work::Marks { link, hash, up } => self.handle_marks(&link, hash, &up),
             Work::Cursor { link, hash, up } => self.handle_cursor(&link, hash, &up, now_ms),
             Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
@@ -151,6 +158,8 @@ impl Shard {
             self.reads.append(&mut self.failed_reads);
         }
         self.drain_backlog();
+        self.supply_store();
+        self.metrics.tenants_waiting.set(self.tenants.waiting() as u64);
         self.metrics.accounts.set(self.registry.account_count() as u64);
         self.metrics.sessions.set(self.registry.session_count() as u64);
         self.metrics.writes_outstanding.set(self.writes_outstanding as u64);
@@ -233,7 +242,7 @@ impl Shard {
         for write in writes {
             match write {
                 Write::Submit(submit) => {
-                    self.forget_outstanding(&submit);
+                    self.take_from_store(&submit);
                     self.metrics.refused_overload.increment();
                     self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
                 }

@@ -18,15 +18,18 @@ const RELAYED: Stored = Stored { sync_id: 0, floor: 0, is_duplicate: false };
 
 impl Shard {
     /// Hands a message to every session of the receiver, once.
-    pub(super) fn handle_relay(&mut self, submit: Submit, class: Class) {
+    pub(super) fn handle_relay(&mut self, submit: Submit, class: Class, now_ms: u64) {
         self.metrics.relays.increment();
         let weight = Weight::of(class);
         if self.is_stopping {
             return self.answer(&submit, Code::Unavailable, None, "the router is stopping");
         }
-        // A shard that is behind with what it must not lose has no time for what it may.
-        if self.writes_outstanding >= weight.share(WRITES_OUTSTANDING_MAX)
-            || self.writes_outstanding_bytes >= weight.share(WRITES_OUTSTANDING_BYTES_MAX)
+        let Some(app) = self.take_quota(&submit, now_ms) else { return };
+        // A shard that is behind with what an app must not lose has no time for what it may. Apps that have
+        // nothing waiting did not fill it.
+        if (self.writes_outstanding >= weight.share(WRITES_OUTSTANDING_MAX)
+            || self.writes_outstanding_bytes >= weight.share(WRITES_OUTSTANDING_BYTES_MAX))
+            && self.tenants.is_behind(app)
         {
             return self.refuse_relay(&submit, "too many messages wait for the disk");
         }

@@ -6,10 +6,16 @@ use moor_wire::client::{Class, Kind, SubmitResult};
 use moor_wire::internal::{Push, SendResult, Verb, put_control};
 use prost::Message as _;
 
-use crate::limits::{WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX};
+use crate::limits::{
+    STORE_AHEAD_BYTES, STORE_AHEAD_MESSAGES, WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX,
+};
 use crate::outbox::{Outbox, Weight};
+use crate::registry::AppIndex;
 use crate::shard::Shard;
 use crate::store::{Origin, Stored, Submit, Write, Written};
+
+/// Said when a shard holds all that it may hold.
+const DETAIL: &str = "too many messages wait for the disk";
 
 /// Tells the sender what became of its message.
 pub fn answer(
@@ -59,32 +65,71 @@ impl Shard {
         answer(&mut self.outbox, &submit.origin, &submit.client_id, code, stored, detail);
     }
 
-    pub(super) fn handle_submit(&mut self, submit: Box<Submit>) {
+    pub(super) fn handle_submit(&mut self, submit: Box<Submit>, now_ms: u64) {
         self.metrics.submits.increment();
         if self.is_stopping {
             self.answer(&submit, Code::Unavailable, None, "the router is stopping");
             return;
         }
+        let Some(app) = self.take_quota(&submit, now_ms) else { return };
         if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
             || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
         {
             self.metrics.refused_overload.increment();
-            self.answer(&submit, Code::Overloaded, None, "too many messages wait for the disk");
-            return;
+            let Some(other) = self.tenants.make_room(app) else {
+                return self.answer(&submit, Code::Overloaded, None, DETAIL);
+            };
+            self.metrics.made_way.increment();
+            self.forget_outstanding(&other);
+            self.answer(&other, Code::Overloaded, None, DETAIL);
         }
         self.writes_outstanding += 1;
         self.writes_outstanding_bytes += submit.payload.len();
-        self.writes.push(Write::Submit(submit));
+        self.tenants.put(app, submit);
+        self.supply_store();
     }
 
-    pub(super) fn forget_outstanding(&mut self, submit: &Submit) {
+    /// The app of a message, which one of its quotas may refuse.
+    pub(super) fn take_quota(&mut self, submit: &Submit, now_ms: u64) -> Option<AppIndex> {
+        let Some(app) = self.registry.intern_app(&submit.to.app) else {
+            self.answer(submit, Code::Limit, None, "the router knows no more apps");
+            return None;
+        };
+        let rules = || self.apps.of(&submit.to.app);
+        if let Err(quota) = self.tenants.try_take(app, rules, submit.payload.len(), now_ms) {
+            self.metrics.quota_refused.increment();
+            self.answer(submit, Code::Overloaded, None, quota.detail());
+            return None;
+        }
+        Some(app)
+    }
+
+    /// Hands the store what it has room for, app by app.
+    pub(super) fn supply_store(&mut self) {
+        while self.in_store.0 < STORE_AHEAD_MESSAGES
+            && self.in_store.1 < STORE_AHEAD_BYTES
+            && let Some(submit) = self.tenants.take_next()
+        {
+            self.in_store.0 += 1;
+            self.in_store.1 += submit.payload.len();
+            self.writes.push(Write::Submit(submit));
+        }
+    }
+
+    fn forget_outstanding(&mut self, submit: &Submit) {
         self.writes_outstanding -= 1;
         self.writes_outstanding_bytes -= submit.payload.len();
     }
 
+    pub(super) fn take_from_store(&mut self, submit: &Submit) {
+        self.in_store.0 -= 1;
+        self.in_store.1 -= submit.payload.len();
+        self.forget_outstanding(submit);
+    }
+
     pub(super) fn handle_written(&mut self, written: Vec<Written>, now_ms: u64) {
         for Written { submit, outcome } in written {
-            self.forget_outstanding(&submit);
+            self.take_from_store(&submit);
             match outcome {
                 Ok(stored) => {
                     self.answer(&submit, Code::Ok, Some(stored), "");
@@ -101,5 +146,6 @@ impl Shard {
                 }
             }
         }
+        self.supply_store();
     }
 }

@@ -31,6 +31,7 @@ use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Sub
 mod classes;
 mod devices;
 mod retention;
+mod tenants;
 
 const HERE: ShardIndex = ShardIndex(0);
 
