@@ -9,7 +9,7 @@ use moor_wire::client::Class;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Conversation, Event, Options};
+use crate::core::{Conversation, Event, Options, Sending};
 use crate::driver::Driver;
 use crate::limits::{DIAL_MS, EVENTS_CHANNEL_MAX, REQUESTS_MAX};
 
@@ -65,7 +65,7 @@ pub enum ClientError {
 pub(crate) enum Request {
     Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
     Close { channel: u16 },
-    Submit { class: Class, channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
+    Submit { sending: Sending, channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
     Acknowledge { channel: u16, sync_id: u64 },
     MarkRead { channel: u16, conversation: Conversation, sync_id: u64 },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
@@ -154,7 +154,7 @@ impl Client {
         to: &str,
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
-        self.submit(Class::Reliable, channel, client_id, to, payload).await
+        self.send_with(Sending::default(), channel, client_id, to, payload).await
     }
 
     /// Sends a message of class normal or transient to whoever is logged in as `to` right now, once: nothing
@@ -171,20 +171,24 @@ impl Client {
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
         let client_id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
-        self.submit(class, channel, client_id, to, payload).await
+        self.send_with(class, channel, client_id, to, payload).await
     }
 
-    async fn submit(
+    /// Sends a message of any class and business level; see [`Self::send_as`] and [`Self::send_once`].
+    ///
+    /// # Errors
+    /// As those.
+    pub async fn send_with(
         &self,
-        class: Class,
+        sending: impl Into<Sending>,
         channel: u16,
         client_id: Bytes,
         to: &str,
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
         let (answer, answered) = oneshot::channel();
-        let to = to.to_owned();
-        self.request(Request::Submit { class, channel, client_id, to, payload, answer }).await?;
+        let (sending, to) = (sending.into(), to.to_owned());
+        self.request(Request::Submit { sending, channel, client_id, to, payload, answer }).await?;
         answered.await.map_err(|_| ClientError::Closed)?
     }
 

@@ -241,8 +241,8 @@ impl Driver {
                 self.session.close(channel);
                 self.forget(channel);
             }
-            Request::Submit { class, channel, client_id, to, payload, answer } => {
-                match self.session.submit_as(class, channel, client_id.clone(), &to, payload, now) {
+            Request::Submit { sending, channel, client_id, to, payload, answer } => {
+                match self.session.submit_as(sending, channel, client_id.clone(), &to, payload, now) {
                     Ok(()) => {
                         self.answers.insert((channel, client_id), answer);
                     }

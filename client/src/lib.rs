@@ -11,4 +11,4 @@ mod driver;
 pub mod limits;
 
 pub use client::{Accepted, Client, ClientError};
-pub use core::{Conversation, Event, Options, Session};
+pub use core::{Conversation, Event, Options, Sending, Session};

@@ -33,8 +33,12 @@ pub(crate) fn open(channel: u16, account: &str, last_sync_id: Option<u64>) -> Ve
 }
 
 pub(crate) fn submit(channel: u16, to: &str, payload: &[u8]) -> Vec<u8> {
-    let submit =
-        Submit { client_id: b"0123".to_vec().into(), to: to.into(), payload: payload.to_vec().into() };
+    let submit = Submit {
+        client_id: b"0123".to_vec().into(),
+        to: to.into(),
+        payload: payload.to_vec().into(),
+        level: Some(1),
+    };
     bytes(|out| put_message(out, Kind::Data.byte(), Class::Reliable.flags(), channel, &submit))
 }
 
@@ -148,6 +152,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
                 client_id: b"1".to_vec().into(),
                 class: 1,
                 payload: b"hi".to_vec().into(),
+                level: Some(2),
             },
         ),
         control(

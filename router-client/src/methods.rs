@@ -186,6 +186,15 @@ macro_rules! methods {
                 self.call(Request::Stats) $($await)*?.into_stats()
             }
 
+            /// Switches business levels off at the router: messages of `from_level` (1 or 2) and above are refused
+            /// from now on, until it is said again or the router restarts. `None`: all are taken.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn degrade(&mut self, from_level: Option<u32>) -> Result<(), Error> {
+                self.call(Request::degrade(from_level)) $($await)*?.into_reached().map(drop)
+            }
+
             /// Asks for a receipt whenever a device of this app acknowledges something. Asked again after
             /// every reconnect; what was acknowledged in between is not told.
             ///

@@ -66,6 +66,7 @@ fn main() {
                 client_id: sent.to_be_bytes().to_vec().into(),
                 to: format!("account-{}", fastrand::u64(..ACCOUNTS)),
                 payload: vec![0; PAYLOAD_BYTES].into(),
+                ..Submit::default()
             };
             let body = submit.encode_to_vec();
             let up = Up {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use moor_wire::limits::LEVEL_MAX;
 use serde::Deserialize;
 
 use crate::error::StartError;
@@ -40,6 +41,8 @@ pub struct AppTable {
     pub bytes_per_s: Option<u64>,
     /// See [`AppRules::weight`].
     pub weight: Option<u32>,
+    /// See [`AppRules::level`].
+    pub level: Option<u32>,
 }
 
 /// Tables by the app's name.
@@ -58,11 +61,20 @@ pub struct AppRules {
     pub bytes_per_s: u64,
     /// Its part of the disk, beside the other apps' weights, while messages wait; at least 1.
     pub weight: u32,
+    /// Business level of messages that name none.
+    pub level: u32,
 }
 
 impl Default for AppRules {
     fn default() -> Self {
-        Self { devices: DevicePolicy::All, device_acks: false, messages_per_s: 0, bytes_per_s: 0, weight: 1 }
+        Self {
+            devices: DevicePolicy::All,
+            device_acks: false,
+            messages_per_s: 0,
+            bytes_per_s: 0,
+            weight: 1,
+            level: 1,
+        }
     }
 }
 
@@ -86,6 +98,7 @@ impl AppTable {
             messages_per_s: self.messages_per_s.unwrap_or(below.messages_per_s),
             bytes_per_s: self.bytes_per_s.unwrap_or(below.bytes_per_s),
             weight: self.weight.unwrap_or(below.weight),
+            level: self.level.unwrap_or(below.level),
         }
     }
 }
@@ -103,7 +116,8 @@ impl Apps {
     /// # Errors
     /// [`StartError::Setting`] when a name is none of an app, or there are too many.
     pub fn new(tables: &AppTables) -> Result<Self, StartError> {
-        let others = tables.get(EVERY_APP).map_or_else(AppRules::default, |table| table.over(AppRules::default()));
+        let others =
+            tables.get(EVERY_APP).map_or_else(AppRules::default, |table| table.over(AppRules::default()));
         if tables.len() > APP_TABLES_MAX {
             let said = tables.len();
             return Err(StartError::Setting(format!("{said} tables of apps: keep at most {APP_TABLES_MAX}")));
@@ -116,10 +130,19 @@ impl Apps {
             let text = format!("[apps.{name:?}]: weight is {weight}: choose 1 to {APP_WEIGHT_MAX}");
             return Err(StartError::Setting(text));
         }
+        if let Some((name, level)) = tables
+            .iter()
+            .filter_map(|(name, table)| Some((name, table.level?)))
+            .find(|(_, level)| *level > LEVEL_MAX)
+        {
+            let text = format!("[apps.{name:?}]: level is {level}: choose 0 to {LEVEL_MAX}");
+            return Err(StartError::Setting(text));
+        }
         let mut named = HashMap::new();
         for (name, table) in tables.iter().filter(|(name, _)| *name != EVERY_APP) {
-            moor_wire::identity::check_app(name)
-                .map_err(|error| StartError::Setting(format!("[apps.{name:?}]: {error}: name an app or \"*\"")))?;
+            moor_wire::identity::check_app(name).map_err(|error| {
+                StartError::Setting(format!("[apps.{name:?}]: {error}: name an app or \"*\""))
+            })?;
             named.insert(name.as_str().into(), table.over(others));
         }
         Ok(Self { others, named })
@@ -137,7 +160,8 @@ impl Apps {
             apps: AppTables,
         }
         let wrong = |detail: String| StartError::Setting(format!("{}: {detail}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read ({error})")))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read ({error})")))?;
         let file: File = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
         Self::new(&file.apps)
     }
@@ -201,5 +225,6 @@ mod tests {
         assert!(parse("[apps.shop]\ndevices = \"two\"\n").unwrap_err().contains("one-per-kind"));
         assert!(parse("[apps.shop]\ndevice = \"all\"\n").unwrap_err().contains("device_acks"));
         assert!(parse("[apps.shop]\nweight = 0\n").unwrap_err().contains("choose 1 to"));
+        assert!(parse("[apps.shop]\nlevel = 3\n").unwrap_err().contains("choose 0 to 2"));
     }
 }

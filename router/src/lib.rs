@@ -163,6 +163,7 @@ pub fn start_with(
         epoch: clock::wall_ms(),
         token: config.token.clone(),
         apps: Arc::new(config.apps.clone().per_shard(shards)),
+        levels_off_from: AtomicU32::new(moor_wire::limits::LEVEL_MAX + 1),
         report: report.clone(),
         settled: AtomicU32::new(0),
     });

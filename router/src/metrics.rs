@@ -87,6 +87,8 @@ metrics! {
     pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued, or taken out again for heavier ones, because the link's queue was full";
     pushes_dropped_normal, Counter, "router_pushes_dropped_normal_total", "Pushes of class normal and receipts among them";
     pushes_dropped_transient, Counter, "router_pushes_dropped_transient_total", "Pushes of class transient among them";
+    levels_off, Gauge, "router_levels_off", "Business levels switched off: 1 is level 2, 2 is levels 1 and 2";
+    degraded, Counter, "router_submits_degraded_total", "Messages refused because their business level is switched off";
     quota_refused, Counter, "router_quota_refused_total", "Messages refused because their app had used up a quota";
     made_way, Counter, "router_submits_made_way_total", "Messages refused because everything was full and their app had more waiting than another";
     tenants_waiting, Gauge, "router_submits_waiting", "Messages that wait by app until the store has room";

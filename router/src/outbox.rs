@@ -347,6 +347,10 @@ mod tests {
         // All that is lighter goes before a link is given up.
         assert_eq!(out.put(Weight::Answer, fill(LINK_QUEUE_BYTES_HARD_MAX)), QUEUED);
         assert_eq!(out.put(Weight::Answer, fill(8)), Err(TooSlow));
-        assert_eq!(out.state.borrow().queues.bytes(), LINK_QUEUE_BYTES_HARD_MAX, "answers are all that is left");
+        assert_eq!(
+            out.state.borrow().queues.bytes(),
+            LINK_QUEUE_BYTES_HARD_MAX,
+            "answers are all that is left"
+        );
     }
 }

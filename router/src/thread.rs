@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use moor_wire::limits::LEVEL_MAX;
 
 use crate::apps::Apps;
 use crate::clock::now_ms;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub token: Option<String>,
     /// How each shard treats each app.
     pub apps: Arc<Apps>,
+    /// Messages of this business level and above are refused; one above the highest: none is.
+    pub levels_off_from: AtomicU32,
     /// All shards' numbers.
     pub report: Report,
     /// Shards that have answered everything and are about to end.
@@ -161,6 +164,11 @@ impl Node {
             !link.is_close_wanted()
         });
         self.shard.handle_tick(now_ms);
+        // One switch for all threads, told by the first.
+        if self.shard.index.0 == 0 {
+            let off = LEVEL_MAX + 1 - self.shared.levels_off_from.load(Ordering::Relaxed).min(LEVEL_MAX + 1);
+            self.metrics.levels_off.set(u64::from(off));
+        }
         self.flush();
     }
 }

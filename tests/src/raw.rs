@@ -186,6 +186,7 @@ impl RawClient {
             client_id: client_id.as_bytes().to_vec().into(),
             to: to.into(),
             payload: payload.to_vec().into(),
+            ..Submit::default()
         };
         let mut out = Vec::new();
         put_message(&mut out, Kind::Data.byte(), Class::Reliable.flags(), channel, &submit);

@@ -21,8 +21,12 @@ fn registered(router: &Process, sessions: u64) -> Result<()> {
 
 /// Sends one message of a class and waits for its answer.
 fn send(client: &mut RawClient, class: Class, id: &str, to: &str) -> Result<SubmitResult> {
-    let submit =
-        Submit { client_id: id.as_bytes().to_vec().into(), to: to.into(), payload: b"hi"[..].into() };
+    let submit = Submit {
+        client_id: id.as_bytes().to_vec().into(),
+        to: to.into(),
+        payload: b"hi"[..].into(),
+        ..Submit::default()
+    };
     let mut out = Vec::new();
     put_message(&mut out, Kind::Data.byte(), class.flags(), 1, &submit);
     client.write(&out)?;
@@ -33,10 +37,8 @@ fn send(client: &mut RawClient, class: Class, id: &str, to: &str) -> Result<Subm
 fn what_an_apps_policy_excludes_is_kicked_over_gateways_and_stays_after_a_restart() -> Result<()> {
     let data = tempfile::tempdir()?;
     let mut router = router_with(data.path(), "[apps.shop]\ndevices = \"one-per-kind\"\n")?;
-    let (east, west) = (
-        gateway("east", router.address("router"), &[])?,
-        gateway("west", router.address("router"), &[])?,
-    );
+    let (east, west) =
+        (gateway("east", router.address("router"), &[])?, gateway("west", router.address("router"), &[])?);
     let mut phone = RawClient::connect(east.address("clients"), "phone:a")?;
     phone.open(1, "alice", None)?;
     registered(&router, 1)?;

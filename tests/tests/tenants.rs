@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use moor_tests::process::{Process, gateway, router_with};
+use moor_tests::process::{Process, gateway, router_with, run};
 use moor_tests::raw::RawClient;
 use moor_wire::Code;
 use moor_wire::client::{Kind, SubmitResult};
@@ -96,8 +96,7 @@ fn an_app_at_ten_times_its_quota_is_refused_and_costs_the_other_nothing() -> Res
     };
     router.wait_stat("stats.router_quota_refused_total", LIMIT, |refused| refused > 100)?;
     let started = Instant::now();
-    let (accepted, refused) =
-        (noise.accepted.load(Ordering::Relaxed), noise.refused.load(Ordering::Relaxed));
+    let (accepted, refused) = (noise.accepted.load(Ordering::Relaxed), noise.refused.load(Ordering::Relaxed));
     let loud = round(&mut quiet, "loud")?;
     let seconds = started.elapsed().as_secs_f64();
     let accepted = noise.accepted.load(Ordering::Relaxed) - accepted;
@@ -127,5 +126,33 @@ fn an_app_at_ten_times_its_quota_is_refused_and_costs_the_other_nothing() -> Res
     assert!(accepted <= most, "{accepted} were accepted in {seconds} s");
     // What a test can hold on a busy host; the figure that counts is measured on a calm one.
     assert!(loud_99 <= calm_99 * 3 / 2 + Duration::from_millis(100), "{calm_99:?} became {loud_99:?}");
+    Ok(())
+}
+
+#[test]
+fn an_operator_switches_levels_off_and_the_core_goes_on() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let router = router_with(data.path(), "")?;
+    let gateway = gateway("east", router.address("router"), &[])?;
+    let (target, at) = (
+        format!("--target={}", gateway.address("clients")),
+        format!("--router={}", router.address("router")),
+    );
+    let moor = |arguments: &[&str]| run("moor", &[&[&*target, &*at], arguments].concat());
+    let send = |level: &str, seconds: &str| {
+        moor(&["send", "--from", "bob", "--to", "alice", "--level", level, "--timeout", seconds, "hi"])
+    };
+    let (code, out, err) = moor(&["degrade", "1"])?;
+    assert_eq!(
+        (code, out.trim()),
+        (Some(0), "messages of level 1 and above are refused from now on"),
+        "{err}"
+    );
+    assert_eq!(send("0", "8")?.0, Some(0));
+    // The client goes on trying until its time is up: what is off comes back some day.
+    assert_eq!(send("1", "1")?.0, Some(1));
+    router.wait_stat("stats.router_levels_off", LIMIT, |levels| levels == 2)?;
+    assert_eq!(moor(&["degrade", "off"])?.0, Some(0));
+    assert_eq!(send("2", "8")?.0, Some(0));
     Ok(())
 }

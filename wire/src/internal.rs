@@ -10,7 +10,7 @@ use crate::client::{Class, Kind};
 use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
 use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 pub use crate::proto::moor::internal::v1::{
-    Departure, Failure, Hello, Kick, Location, Lookup, LookupResult, Receipt, Register, Registered,
+    Degrade, Departure, Failure, Hello, Kick, Location, Lookup, LookupResult, Receipt, Register, Registered,
     Registration, Role, Send, SendResult, Stat, Stats, StatsResult, Subscribe, Unregister, Welcome,
 };
 use crate::session::SessionHandle;
@@ -67,6 +67,8 @@ pub enum Verb {
     Subscribe = 0x37,
     /// Router to service; body [`Receipt`].
     Receipt = 0x38,
+    /// Service to router; body [`Degrade`]; answered with [`Outcome`].
+    Degrade = 0x68,
 }
 
 impl Verb {
@@ -98,6 +100,7 @@ impl Verb {
             0x36 => Self::StatsResult,
             0x37 => Self::Subscribe,
             0x38 => Self::Receipt,
+            0x68 => Self::Degrade,
             _ => return None,
         })
     }

@@ -33,6 +33,8 @@ pub const CLIENT_ID_BYTES_MAX: usize = 32;
 pub const CREDENTIAL_BYTES_MAX: usize = 2048;
 /// Longest human-readable reason, bytes; longer ones are cut.
 pub const REASON_BYTES_MAX: usize = 256;
+/// Highest business level of a message: the first to be switched off.
+pub const LEVEL_MAX: u32 = 2;
 /// Most registrations in one batch.
 pub const REGISTER_BATCH_MAX: usize = 512;
 

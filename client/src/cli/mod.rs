@@ -79,6 +79,8 @@ enum Command {
     Who(service::Who),
     /// Close an account's sessions.
     Kick(service::Kick),
+    /// Refuse messages of lower business levels, so that the core keeps its promise.
+    Degrade(service::Degrade),
     /// Show the router's and the gateway's counters.
     Stats,
     /// Make a credential with an app's signing key (docs/credentials.md).
@@ -102,6 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Push(push) => service::push(push, global),
         Command::Who(who) => service::who(who, global),
         Command::Kick(kick) => service::kick(kick, global),
+        Command::Degrade(degrade) => service::degrade(degrade, global),
         Command::Stats => service::stats(global),
         Command::Token(token) => token::token(token, global),
     }

@@ -42,6 +42,24 @@ pub struct Kick {
     reason: String,
 }
 
+#[derive(Debug, Args)]
+pub struct Degrade {
+    /// 2: level 2 off; 1: levels 1 and 2 off; off: all levels are taken again.
+    #[arg(value_parser = ["2", "1", "off"])]
+    level: String,
+}
+
+/// Switches business levels off and on.
+pub fn degrade(degrade: &Degrade, global: &Global) -> Result<(), Failure> {
+    let from_level = degrade.level.parse().ok();
+    router(global)?.degrade(from_level)?;
+    let line = match from_level {
+        Some(level) => format!("messages of level {level} and above are refused from now on"),
+        None => "messages of all levels are taken".to_owned(),
+    };
+    output::line(global, &line, &json!({ "refused_from_level": from_level }))
+}
+
 pub(super) fn router(global: &Global) -> Result<Router, Failure> {
     Ok(Router::connect(&global.router, global.token.as_deref().map(str::as_bytes))?)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use moor_client::core::Disconnect;
-use moor_client::{Accepted, Client, Conversation, Event, Options};
+use moor_client::{Accepted, Client, Conversation, Event, Options, Sending};
 use moor_wire::Code;
 use moor_wire::client::Class;
 use moor_wire::identity::{check_account, check_app, check_device};
@@ -96,6 +96,10 @@ pub struct Send {
     /// transient is the first to be dropped where something is full.
     #[arg(long, default_value = "reliable", conflicts_with = "id")]
     class: ClassName,
+    /// Business level: 0 core, 1 important, 2 the rest; lower ones may be switched off (`moor degrade`). Default:
+    /// what the app is configured with.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2))]
+    level: Option<u32>,
     /// Give up after so many seconds without the router's word on a message.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -308,15 +312,17 @@ async fn send_one(
         ClassName::Normal => Some(Class::Normal),
         ClassName::Transient => Some(Class::Transient),
     };
-    if let Some(class) = class {
-        client.send_once(class, CHANNEL, &send.to, Bytes::copy_from_slice(text.as_bytes())).await?;
+    let sending = Sending { class: class.unwrap_or_default(), level: send.level };
+    if class.is_some() {
+        let id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
+        client.send_with(sending, CHANNEL, id, &send.to, Bytes::copy_from_slice(text.as_bytes())).await?;
         let line = format!("on its way to whoever is logged in as {}", send.to);
         return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
     }
     // Text, so that it can be given back with --id.
     let id = id.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned);
     let payload = Bytes::copy_from_slice(text.as_bytes());
-    let sent = client.send_as(CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload);
+    let sent = client.send_with(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload);
     let Ok(sent) = tokio::time::timeout(Duration::from_secs(send.timeout), sent).await else {
         return Err(format!(
             "the router did not take the message within {} s; it may still have it: \

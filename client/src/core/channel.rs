@@ -65,10 +65,24 @@ enum State {
     Closed,
 }
 
+/// How a message is to be treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sending {
+    /// Reliable: sent until it is answered, and kept. Normal and transient: sent once, to whoever is there.
+    pub class: Class,
+    /// Business level, 0 (core) to 2 (the rest); `None`: the app's.
+    pub level: Option<u32>,
+}
+
+impl From<Class> for Sending {
+    fn from(class: Class) -> Self {
+        Self { class, level: None }
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
-    /// Reliable: sent until it is answered. Others: once.
-    class: Class,
+    sending: Sending,
     client_id: Bytes,
     to: String,
     payload: Bytes,
@@ -80,11 +94,16 @@ struct Pending {
 
 impl Pending {
     const fn is_kept(&self) -> bool {
-        matches!(self.class, Class::Command | Class::Reliable)
+        matches!(self.sending.class, Class::Command | Class::Reliable)
     }
 
     fn body(&self) -> Submit {
-        Submit { client_id: self.client_id.clone(), to: self.to.clone(), payload: self.payload.clone() }
+        Submit {
+            client_id: self.client_id.clone(),
+            to: self.to.clone(),
+            payload: self.payload.clone(),
+            level: self.sending.level,
+        }
     }
 }
 
@@ -396,7 +415,7 @@ impl Channel {
     #[allow(clippy::too_many_arguments, reason = "a message's parts, and the session's")]
     pub(super) fn submit(
         &mut self,
-        class: Class,
+        sending: Sending,
         client_id: Bytes,
         to: &str,
         payload: Bytes,
@@ -412,8 +431,15 @@ impl Channel {
         }
         check_account(to)?;
         let bytes = payload.len();
-        let pending =
-            Pending { class, client_id, to: to.to_owned(), payload, attempt: 0, due_ms: 0, in_flight: false };
+        let pending = Pending {
+            sending,
+            client_id,
+            to: to.to_owned(),
+            payload,
+            attempt: 0,
+            due_ms: 0,
+            in_flight: false,
+        };
         let length = pending.body().encoded_len();
         if length > data_bytes_max as usize {
             return Err(SubmitError::TooLarge { length, max: data_bytes_max });
@@ -477,7 +503,7 @@ impl Channel {
             }
             pending.due_ms = now + ANSWER_MS;
             let submit = pending.body();
-            put_message(out, Kind::Data.byte(), pending.class.flags(), self.number, &submit);
+            put_message(out, Kind::Data.byte(), pending.sending.class.flags(), self.number, &submit);
         }
         overdue
     }

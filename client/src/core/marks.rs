@@ -155,8 +155,7 @@ impl Marks {
 
     fn take(&mut self, channel: u16, mark: &ReadMark, events: &mut VecDeque<Event>) {
         let conversation = Conversation::of(mark);
-        self.pending
-            .retain(|pending| pending.conversation != conversation || pending.sync_id > mark.sync_id);
+        self.pending.retain(|pending| pending.conversation != conversation || pending.sync_id > mark.sync_id);
         events.push_back(Event::ReadMark { channel, conversation, sync_id: mark.sync_id });
     }
 }

@@ -25,7 +25,7 @@ use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_M
 use prost::Message;
 
 pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
-pub use channel::SubmitError;
+pub use channel::{Sending, SubmitError};
 pub use event::{Disconnect, Event};
 pub use marks::Conversation;
 
@@ -207,17 +207,17 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
-        self.submit_as(Class::Reliable, number, client_id, to, payload, now)
+        self.submit_as(Sending::default(), number, client_id, to, payload, now)
     }
 
-    /// [`Self::submit`] with a class. Normal and transient messages are for whoever is logged in as the receiver
+    /// [`Self::submit`] with a class or a business level. Normal and transient messages are for whoever is logged in as the receiver
     /// right now: sent once, accepted with sync id 0 or [`Event::Refused`], whatever the reason.
     ///
     /// # Errors
     /// As [`Self::submit`], and [`SubmitError::Offline`] for those two when the channel is not logged in.
     pub fn submit_as(
         &mut self,
-        class: Class,
+        sending: impl Into<Sending>,
         number: u16,
         client_id: Bytes,
         to: &str,
@@ -226,7 +226,7 @@ impl Session {
     ) -> Result<(), SubmitError> {
         let channel = self.channels.iter_mut().find(|c| c.number == number);
         let channel = channel.ok_or(SubmitError::NoChannel(number))?;
-        channel.submit(class, client_id, to, payload, self.data_bytes_max, now, &mut self.out)
+        channel.submit(sending.into(), client_id, to, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.

@@ -155,7 +155,12 @@ fn pings() -> Box<dyn FnMut()> {
 }
 
 fn submits() -> Box<dyn FnMut()> {
-    let submit = Submit { client_id: vec![1; 16].into(), to: "bob".into(), payload: vec![2; 128].into() };
+    let submit = Submit {
+        client_id: vec![1; 16].into(),
+        to: "bob".into(),
+        payload: vec![2; 128].into(),
+        ..Submit::default()
+    };
     from_clients(&piece(|out| put_message(out, Kind::Data.byte(), Class::Reliable.flags(), 1, &submit)))
 }
 

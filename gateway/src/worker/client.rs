@@ -51,12 +51,7 @@ impl<I: Io> Worker<I> {
             }
             Kind::Ping => self.queue_pong(slot, body, now),
             Kind::Pong => {}
-            Kind::Connect
-            | Kind::Connected
-            | Kind::Opened
-            | Kind::GoAway
-            | Kind::Error
-            | Kind::DeviceAck => {
+            Kind::Connect | Kind::Connected | Kind::Opened | Kind::GoAway | Kind::Error | Kind::DeviceAck => {
                 let detail = format!("{kind:?} is not for a client to send here");
                 self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
             }

@@ -3,9 +3,10 @@
 use moor_wire::client::{Class, Delivery, Kind};
 use moor_wire::identity::{check_account, check_app, check_device};
 use moor_wire::internal::{
-    Broadcast, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb, put_control,
+    Broadcast, Degrade, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb,
+    put_control,
 };
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, REASON_BYTES_MAX};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX};
 use moor_wire::session::SessionHandle;
 use prost::Message;
 
@@ -96,6 +97,8 @@ pub enum Request {
     Stats,
     /// Ask for receipts.
     Subscribe(Subscribe),
+    /// Switch business levels off or on.
+    Degrade(Degrade),
 }
 
 fn length(what: &'static str, length: usize, min: usize, max: usize) -> Result<(), Error> {
@@ -145,7 +148,14 @@ impl Request {
             client_id: client_id.into(),
             class: u32::from(Class::Reliable.flags()),
             payload: bytes::Bytes::copy_from_slice(payload),
+            level: None,
         }))
+    }
+
+    /// DEGRADE: messages of this business level and above are refused from now on, 1 or 2; `None`: all are taken.
+    #[must_use]
+    pub fn degrade(from_level: Option<u32>) -> Self {
+        Self::Degrade(Degrade { cookie: 0, from_level: from_level.unwrap_or(LEVEL_MAX + 1) })
     }
 
     /// LOOKUP.
@@ -229,6 +239,7 @@ impl Request {
             Self::Kick(_) => "KICK",
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Degrade(_) => "DEGRADE",
         }
     }
 
@@ -239,7 +250,7 @@ impl Request {
 
     /// Whether asking twice does no harm.
     pub(super) const fn repeatable(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Lookup(_) | Self::Stats | Self::Subscribe(_))
+        matches!(self, Self::Send(_) | Self::Lookup(_) | Self::Stats | Self::Subscribe(_) | Self::Degrade(_))
     }
 
     /// Appends the frame under a cookie.
@@ -269,6 +280,10 @@ impl Request {
             Self::Subscribe(subscribe) => {
                 subscribe.cookie = cookie;
                 put_control(out, Verb::Subscribe, subscribe);
+            }
+            Self::Degrade(degrade) => {
+                degrade.cookie = cookie;
+                put_control(out, Verb::Degrade, degrade);
             }
         }
     }

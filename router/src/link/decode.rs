@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, ReadMark, Submit as SubmitBody, sync_id};
 use moor_wire::identity::{account_hash, check_account, check_app, check_conversation};
 use moor_wire::internal::{
-    Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult, Subscribe,
-    Unregister, Up, Verb, put_control, put_empty,
+    Degrade, Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult,
+    Subscribe, Unregister, Up, Verb, put_control, put_empty,
 };
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, REGISTER_BATCH_MAX};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REGISTER_BATCH_MAX};
 use prost::Message as _;
 
 use crate::clock::wall_ms;
@@ -78,10 +79,10 @@ pub fn handle_service(
         Verb::Ping => pong(node, link),
         Verb::Pong => {}
         Verb::Send => {
-            let Send { cookie, app, from, to, client_id, class, payload } = Send::decode(body)?;
+            let Send { cookie, app, from, to, client_id, class, payload, level } = Send::decode(body)?;
             let origin = Origin::Service { link: link.clone(), cookie };
             let class = Class::from_flags(u8::try_from(class).unwrap_or(Class::FLAGS_MASK));
-            submit(node, origin, &app, &from, class, SubmitBody { client_id, to, payload }, now_ms);
+            submit(node, origin, &app, &from, class, SubmitBody { client_id, to, payload, level }, now_ms);
         }
         Verb::Lookup => {
             let Lookup { cookie, app, account } = Lookup::decode(body)?;
@@ -127,6 +128,18 @@ pub fn handle_service(
             node.shard
                 .outbox
                 .put_local(link.id, Weight::Answer, |out| put_control(out, Verb::StatsResult, &result));
+        }
+        Verb::Degrade => {
+            let Degrade { cookie, from_level } = Degrade::decode(body)?;
+            // The core cannot be switched off: then the router can be stopped as well.
+            let is_level = (1..=LEVEL_MAX + 1).contains(&from_level);
+            if is_level {
+                node.shared.levels_off_from.store(from_level, Ordering::Relaxed);
+                tracing::warn!(node = %link.node, from_level, "business levels from this one on are off");
+            }
+            let code = if is_level { Code::Ok } else { Code::Invalid };
+            let outcome = Outcome { cookie, code, reached: 0 };
+            node.shard.outbox.put_local(link.id, Weight::Answer, |out| outcome.put(out));
         }
         verb => return Err(wrong_role(verb)),
     }
@@ -228,7 +241,18 @@ fn submit(
     message: SubmitBody,
     now_ms: u64,
 ) {
-    let SubmitBody { client_id, to, payload } = message;
+    let SubmitBody { client_id, to, payload, level } = message;
+    // First, and cheap: what is switched off must cost next to nothing.
+    let off_from = node.shared.levels_off_from.load(Ordering::Relaxed);
+    if off_from <= LEVEL_MAX {
+        let level = level.unwrap_or_else(|| node.shared.apps.of(app).level).min(LEVEL_MAX);
+        if level >= off_from && client_id.len() <= CLIENT_ID_BYTES_MAX {
+            node.metrics.degraded.increment();
+            let detail = format!("messages of level {level} are switched off for now");
+            let (outbox, code) = (&mut node.shard.outbox, Code::Unavailable);
+            return crate::shard::answer(outbox, &origin, &client_id, code, None, &detail);
+        }
+    }
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
         return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
     }

@@ -53,8 +53,7 @@ impl Shard {
         }
         self.writes_outstanding += 1;
         let kind = ConversationKind::try_from(mark.kind).unwrap_or_default() as u32;
-        let mark =
-            Mark { kind, conversation: mark.conversation.into(), sync_id: mark.sync_id, version: 0 };
+        let mark = Mark { kind, conversation: mark.conversation.into(), sync_id: mark.sync_id, version: 0 };
         self.writes.push(Write::Mark(Box::new(MarkSave { key, mark, asker })));
     }
 
@@ -72,12 +71,14 @@ impl Shard {
             self.writes_outstanding -= 1;
             let body = saved.mark.body().encode_to_vec();
             let MarkSave { key, asker, .. } = *save;
-            if saved.is_news {
-                if let Some(account) = self.registry.find(&key.app, &key.account, key.hash) {
-                    self.push_others(account, None, Kind::Read, Class::Normal, &body);
-                }
-            } else {
-                // Whoever asked learns what is known, and stops asking.
+            let account = self.registry.find(&key.app, &key.account, key.hash).filter(|_| saved.is_news);
+            if let Some(account) = account {
+                self.push_others(account, None, Kind::Read, Class::Normal, &body);
+            }
+            // Whoever said so learns what holds, and stops saying it: also before its session is announced.
+            let is_told =
+                account.and_then(|account| self.find_session(account, asker.session, &asker.link)).is_some();
+            if !is_told {
                 self.answer_marks(&asker, key.hash, Kind::Read, &body);
             }
         }

@@ -272,7 +272,9 @@ impl Shard {
                 self.metrics.refused_overload.increment();
                 self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
             }
-            Work::Relay { submit, .. } => self.refuse_relay(&submit, "too many messages wait for their shard"),
+            Work::Relay { submit, .. } => {
+                self.refuse_relay(&submit, "too many messages wait for their shard")
+            }
             Work::Subscribe { credit, .. } => {
                 self.metrics.subscriptions_refused.increment();
                 credit.refuse(Code::Overloaded);

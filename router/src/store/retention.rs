@@ -204,9 +204,8 @@ mod tests {
                 "SELECT head, floor, (SELECT count(*) FROM messages WHERE account = accounts.id) FROM accounts",
             )
             .unwrap();
-        let rows = accounts.query_map([], |row| {
-            Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?)))
-        });
+        let rows = accounts
+            .query_map([], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?), unsigned(row.get(2)?))));
         rows.unwrap().map(Result::unwrap).collect()
     }
 

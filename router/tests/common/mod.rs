@@ -284,6 +284,10 @@ impl Peer {
         self.flush();
     }
 
+    pub fn put(&mut self, verb: Verb, body: &impl Message) {
+        put_control(&mut self.out, verb, body);
+    }
+
     pub fn put_up(&mut self, who: &Who<'_>, kind: Kind, body: &[u8]) {
         let up = Up {
             session: SessionHandle(who.session),
@@ -302,6 +306,7 @@ impl Peer {
             client_id: client_id.to_vec().into(),
             to: to.to_owned(),
             payload: payload.to_vec().into(),
+            ..Submit::default()
         };
         self.put_up(who, Kind::Data, &submit.encode_to_vec());
     }
@@ -363,6 +368,7 @@ impl Peer {
                 client_id: client_id.to_vec().into(),
                 class: client::Class::Reliable as u32,
                 payload: payload.to_vec().into(),
+                ..Send::default()
             },
         );
         self.flush();

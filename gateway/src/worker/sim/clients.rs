@@ -186,6 +186,7 @@ fn a_submit_without_a_router_is_refused_and_never_pretended() {
         client_id: b"id-1".to_vec().into(),
         to: "bob".into(),
         payload: b"hi".to_vec().into(),
+        ..Default::default()
     };
     let mut out = Vec::new();
     moor_wire::frame::put_message(&mut out, Kind::Data.byte(), Class::Reliable.flags(), 1, &submit);

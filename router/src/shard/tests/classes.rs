@@ -32,7 +32,8 @@ fn codes(wire: &mut Wire) -> Vec<(Code, u64)> {
 }
 
 fn client_ids(deliveries: &[Delivery], class: std::ops::Range<u64>) -> Vec<u64> {
-    let ids = deliveries.iter().map(|delivery| u64::from_be_bytes(delivery.client_id[..].try_into().unwrap()));
+    let ids =
+        deliveries.iter().map(|delivery| u64::from_be_bytes(delivery.client_id[..].try_into().unwrap()));
     ids.filter(|id| class.contains(id)).collect()
 }
 

@@ -92,8 +92,12 @@ fn one_device_of_each_kind_stays() {
     assert_eq!(kicked(&mut wire), [1, 3], "a name without a colon is of no kind, which is a kind as well");
     let sender = rig.link("west", 1);
     rig.submit(&sender, 1);
-    let mut reached: Vec<u64> =
-        wire.pushes().into_iter().filter(|(_, kind, _)| *kind == Kind::Data.byte()).map(|(to, ..)| to).collect();
+    let mut reached: Vec<u64> = wire
+        .pushes()
+        .into_iter()
+        .filter(|(_, kind, _)| *kind == Kind::Data.byte())
+        .map(|(to, ..)| to)
+        .collect();
     reached.sort_unstable();
     assert_eq!(reached, [2, 4, 5]);
 }
@@ -190,9 +194,8 @@ fn a_file_of_the_first_version_is_brought_up() {
     rig.read(&wire, 1, "bob", 5);
     rig.register(&wire, 1, "phone", None);
     let pushes = wire.pushes();
-    assert_eq!(pushes.iter().map(|(_, kind, _)| *kind).collect::<Vec<_>>(), [
-        Kind::Data.byte(),
-        Kind::Data.byte(),
-        Kind::Read.byte()
-    ]);
+    assert_eq!(
+        pushes.iter().map(|(_, kind, _)| *kind).collect::<Vec<_>>(),
+        [Kind::Data.byte(), Kind::Data.byte(), Kind::Read.byte()]
+    );
 }

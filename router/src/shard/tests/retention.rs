@@ -34,12 +34,10 @@ fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
     assert_eq!(rig.metrics.trimmed_age.get(), 600);
     rig.register(&wire, 1, "phone", Some(3));
     let deliveries = wire.deliveries(1);
-    assert_eq!(deliveries.iter().map(|d| (d.sync_id, d.floor)).collect::<Vec<_>>(), [
-        (601, 601),
-        (602, 601),
-        (603, 601),
-        (604, 601)
-    ]);
+    assert_eq!(
+        deliveries.iter().map(|d| (d.sync_id, d.floor)).collect::<Vec<_>>(),
+        [(601, 601), (602, 601), (603, 601), (604, 601)]
+    );
     // Its client id went with it.
     offer(&mut rig, 0, now_ms + DAY_MS + 4);
     assert_eq!(wire.delivered(1), [605]);

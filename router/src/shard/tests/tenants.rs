@@ -42,7 +42,10 @@ impl Rig {
 
 fn refusals(wire: &mut Wire) -> Vec<String> {
     let refused = wire.results().into_iter().filter(|result| result.code() != Code::Ok);
-    refused.inspect(|result| assert_eq!(result.code(), Code::Overloaded)).map(|result| result.detail).collect()
+    refused
+        .inspect(|result| assert_eq!(result.code(), Code::Overloaded))
+        .map(|result| result.detail)
+        .collect()
 }
 
 #[test]
@@ -116,8 +119,13 @@ fn an_app_s_backlog_is_its_own_and_order_within_it_is_kept() {
     assert!(noisy.windows(2).all(|pair| pair[0] + 1 == pair[1]));
     // Five parts, one of them unfinished at most.
     let part = room / 5;
-    for (name, got, parts) in [("noisy", noisy.len(), 1), ("quiet", quiet.len(), 1), ("heavy", heavy.len(), 3)] {
-        assert!(got + 100 * parts >= part * parts && got <= part * parts + 100 * parts, "{name}: {got} of {room}");
+    for (name, got, parts) in
+        [("noisy", noisy.len(), 1), ("quiet", quiet.len(), 1), ("heavy", heavy.len(), 3)]
+    {
+        assert!(
+            got + 100 * parts >= part * parts && got <= part * parts + 100 * parts,
+            "{name}: {got} of {room}"
+        );
     }
 }
 
