@@ -34,7 +34,7 @@ impl Certificates {
     }
 }
 
-fn load(pair: &Pair, provider: &CryptoProvider) -> Result<CertifiedKey, SettingsError> {
+pub(crate) fn load(pair: &Pair, provider: &CryptoProvider) -> Result<CertifiedKey, SettingsError> {
     let no_pem = || SettingsError::NoPem { file: pair.certificate.name.clone() };
     let chain = CertificateDer::pem_slice_iter(&pair.certificate.bytes)
         .collect::<Result<Vec<_>, _>>()

@@ -53,9 +53,18 @@ pub enum SettingsError {
         /// How many.
         count: usize,
     },
-    /// A file of authorities for clients' certificates that cannot be used.
-    #[error("{file} cannot be used to check clients' certificates: {reason}")]
-    ClientAuthority {
+    /// A certificate without its key, or the other way round.
+    #[error("a certificate and its key belong together: name both files or none")]
+    HalfAPair,
+    /// Nobody to trust.
+    #[error("there is no authority: whoever connects must name at least one file of those it trusts")]
+    NoAuthority,
+    /// A name that no certificate can be for.
+    #[error("{0:?} is neither a host name nor an address that a certificate can be for")]
+    Name(String),
+    /// A file of authorities that cannot be used.
+    #[error("{file} cannot be used to check certificates: {reason}")]
+    Authority {
         /// Which file.
         file: String,
         /// What is wrong.

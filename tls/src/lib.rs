@@ -13,7 +13,9 @@
 //! sent nothing else (post-handshake authentication needs to be offered, and is not). A key update that its sender
 //! cut into two records, which RFC 8446 allows and nobody does, ends the connection.
 //!
-//! This crate owns no socket and no file. Secrets are wiped when dropped and show in no `Debug`.
+//! [`peer`] is for the other ports: both ends, certificates on both sides, and none of this thrift.
+//!
+//! This crate owns no socket; [`peer::Files`] alone opens files. Secrets are wiped when dropped and show in no `Debug`.
 #![forbid(unsafe_code)]
 
 mod certificates;
@@ -22,6 +24,7 @@ mod error;
 mod handshake;
 mod kept;
 pub mod limits;
+pub mod peer;
 mod server;
 mod session;
 mod tickets;

@@ -86,10 +86,8 @@ impl Server {
         let builder = match &settings.client_authorities {
             None => builder.with_no_client_auth(),
             Some(authorities) => {
-                let wrong = |reason: String| SettingsError::ClientAuthority {
-                    file: authorities.name.clone(),
-                    reason,
-                };
+                let wrong =
+                    |reason: String| SettingsError::Authority { file: authorities.name.clone(), reason };
                 let mut roots = RootCertStore::empty();
                 for certificate in CertificateDer::pem_slice_iter(&authorities.bytes) {
                     let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
@@ -117,7 +115,7 @@ impl Server {
 }
 
 /// The provider's suites, AES-128 first: half the rounds of AES-256 and as much as is needed.
-fn provider() -> CryptoProvider {
+pub(crate) fn provider() -> CryptoProvider {
     use rustls::CipherSuite as Suite;
     let mut provider = aws_lc_rs::default_provider();
     let rank = |suite: Suite| match suite {
