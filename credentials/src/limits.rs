@@ -32,6 +32,8 @@ pub const RSA_BITS_MAX: usize = 8192;
 pub const SERVICES_MAX: usize = 256;
 /// Most tokens of one service: the old one and the new one, twice.
 pub const TOKENS_PER_SERVICE_MAX: usize = 4;
+/// Most names of certificates of one service.
+pub const CERTIFICATE_NAMES_PER_SERVICE_MAX: usize = 16;
 /// Shortest token of a service, bytes.
 pub const SERVICE_TOKEN_BYTES_MIN: usize = 16;
 /// Longest token of a service, bytes: it is hashed whole, so its length must not be the sender's choice.

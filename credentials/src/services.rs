@@ -1,6 +1,6 @@
-//! Tokens of backend services: who may use the internal and router ports, and for which apps.
+//! Tokens of backend services, and names of their certificates: who may use the internal port, and for which apps.
 //!
-//! Only SHA-256 digests are kept. They are compared in constant time, all of them every time.
+//! Of tokens only SHA-256 digests are kept. They are compared in constant time, all of them every time.
 
 use std::fmt;
 use std::path::Path;
@@ -11,7 +11,10 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use crate::denial::Denial;
 use crate::file::{self, LoadError};
-use crate::limits::{SERVICE_TOKEN_BYTES_MAX, SERVICE_TOKEN_BYTES_MIN, TOKENS_PER_SERVICE_MAX};
+use crate::limits::{
+    CERTIFICATE_NAMES_PER_SERVICE_MAX, SERVICE_TOKEN_BYTES_MAX, SERVICE_TOKEN_BYTES_MIN,
+    TOKENS_PER_SERVICE_MAX,
+};
 use crate::settings::{ServiceSettings, Settings};
 
 type Digest = [u8; SHA256_OUTPUT_LEN];
@@ -93,11 +96,15 @@ impl Service {
 #[derive(Default)]
 pub struct ServiceKeys {
     tokens: Vec<(Digest, Arc<Service>)>,
+    /// In lower case.
+    certificates: Vec<(Box<str>, Arc<Service>)>,
 }
 
 impl fmt::Debug for ServiceKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.tokens.iter().map(|(_, service)| service.name()).collect();
+        let tokens = self.tokens.iter().map(|(_, service)| service.name());
+        let certificates = self.certificates.iter().map(|(_, service)| service.name());
+        let names: Vec<_> = tokens.chain(certificates).collect();
         formatter.debug_struct("ServiceKeys").field("services", &names).finish_non_exhaustive()
     }
 }
@@ -113,8 +120,13 @@ impl ServiceKeys {
         for (name, declared) in &settings.services {
             let wrong = |what: String| LoadError::new(&settings.path, format!("services.{name}: {what}"));
             let service = Arc::new(service(name, declared).map_err(wrong)?);
-            let digests = digests(declared, wrong)?;
-            for digest in digests {
+            for name in certificate_names(declared).map_err(wrong)? {
+                if let Some((_, other)) = keys.certificates.iter().find(|(known, _)| *known == name) {
+                    return Err(wrong(format!("certificate_names: {name:?} is {:?} already", other.name())));
+                }
+                keys.certificates.push((name, Arc::clone(&service)));
+            }
+            for digest in digests(declared, wrong)? {
                 if let Some((_, other)) = keys.tokens.iter().find(|(known, _)| *known == digest) {
                     return Err(wrong(format!("has a token that {:?} has too; make another", other.name())));
                 }
@@ -127,7 +139,20 @@ impl ServiceKeys {
     /// True when no service is declared.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.tokens.is_empty() && self.certificates.is_empty()
+    }
+
+    /// The service whose certificate is for these names, in lower case: the first of them that a service has.
+    ///
+    /// # Errors
+    /// [`Denial::Missing`] without any name, else [`Denial::UnknownService`].
+    pub fn check_certificate(&self, names: &[String]) -> Result<Arc<Service>, Denial> {
+        let of = |name: &String| self.certificates.iter().find(|(known, _)| **known == **name);
+        match names.iter().find_map(of) {
+            Some((_, service)) => Ok(Arc::clone(service)),
+            None if names.is_empty() => Err(Denial::Missing),
+            None => Err(Denial::UnknownService),
+        }
     }
 
     /// The service that has this token.
@@ -182,6 +207,18 @@ fn service(name: &str, declared: &ServiceSettings) -> Result<Service, String> {
     Ok(Service { name: name.into(), apps: Apps::These(apps.into()), rights })
 }
 
+fn certificate_names(declared: &ServiceSettings) -> Result<Vec<Box<str>>, String> {
+    if declared.certificate_names.len() > CERTIFICATE_NAMES_PER_SERVICE_MAX {
+        return Err(format!("certificate_names: at most {CERTIFICATE_NAMES_PER_SERVICE_MAX}"));
+    }
+    let name = |name: &String| {
+        let usable = !name.is_empty() && !name.chars().any(char::is_control);
+        let wrong = || format!("certificate_names: {name:?} is no name that a certificate could have");
+        usable.then(|| name.to_ascii_lowercase().into()).ok_or_else(wrong)
+    };
+    declared.certificate_names.iter().map(name).collect()
+}
+
 fn digests(
     declared: &ServiceSettings,
     wrong: impl Fn(String) -> LoadError,
@@ -194,8 +231,10 @@ fn digests(
         read_tokens(path, &mut digests)?;
     }
     match digests.len() {
-        0 => Err(wrong("it has no token; add token_file or token_sha256".to_owned())),
-        1..=TOKENS_PER_SERVICE_MAX => Ok(digests),
+        0 if declared.certificate_names.is_empty() => {
+            Err(wrong("it has no token; add token_file, token_sha256 or certificate_names".to_owned()))
+        }
+        0..=TOKENS_PER_SERVICE_MAX => Ok(digests),
         _ => Err(wrong(format!("at most {TOKENS_PER_SERVICE_MAX} tokens; retire old ones"))),
     }
 }

@@ -79,6 +79,9 @@ pub struct ServiceSettings {
     /// SHA-256 of its tokens, in hex.
     #[serde(default)]
     pub token_sha256: Vec<String>,
+    /// Names of certificates that stand for a token, where the internal port asks for certificates.
+    #[serde(default)]
+    pub certificate_names: Vec<String>,
     /// Apps it may touch; `["*"]`: all.
     pub apps: Vec<String>,
     /// What it may do there: push, kick, query, broadcast; `["*"]`: all.
@@ -101,7 +104,7 @@ struct Document {
 const TOP: &[&str] = &["apps", "services"];
 const APP: &[&str] = &["keys", "issuer", "audience", "leeway_s", "lifetime_max_s"];
 const KEY: &[&str] = &["kid", "public_key", "secret", "jwks"];
-const SERVICE: &[&str] = &["token_file", "token_sha256", "apps", "may"];
+const SERVICE: &[&str] = &["token_file", "token_sha256", "certificate_names", "apps", "may"];
 
 impl Settings {
     /// Reads a credentials file. Paths in it are relative to it.

@@ -100,7 +100,7 @@ fn an_unknown_key_names_file_line_and_the_nearest_name() {
         (
             "[services.x]\nrights = []\n",
             "credentials.toml: line 2: `services.x.rights` is not a setting; known here are token_file, token_sha256, \
-             apps, may",
+             certificate_names, apps, may",
         ),
         (
             "anonymous = \"everybody\"\n",

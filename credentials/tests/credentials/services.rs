@@ -26,7 +26,12 @@ fn declare(files: &mut Files, name: &str, settings: ServiceSettings) {
 }
 
 fn hashed(token: &str, apps: &[&str], may: &[&str]) -> ServiceSettings {
-    ServiceSettings { token_file: None, token_sha256: vec![hex(token)], apps: words(apps), may: words(may) }
+    ServiceSettings {
+        token_sha256: vec![hex(token)],
+        apps: words(apps),
+        may: words(may),
+        ..ServiceSettings::default()
+    }
 }
 
 fn error(files: &Files) -> String {
@@ -138,4 +143,41 @@ fn a_declaration_that_means_nothing_is_refused() {
     let mut files = Files::new();
     declare(&mut files, "a\u{7}b", hashed(BILLING, &["shop"], &["*"]));
     assert!(error(&files).contains("control"), "{}", error(&files));
+}
+
+fn certified(names: &[&str], apps: &[&str]) -> ServiceSettings {
+    ServiceSettings { token_sha256: Vec::new(), certificate_names: words(names), ..hashed("", apps, &["*"]) }
+}
+
+#[test]
+fn a_certificate_of_its_name_stands_for_a_token() {
+    let mut files = Files::new();
+    declare(&mut files, "billing", certified(&["Billing.example", "billing-2.example"], &["shop"]));
+    declare(
+        &mut files,
+        "chat",
+        ServiceSettings { certificate_names: words(&["chat.example"]), ..hashed(CHAT, &["chat"], &["*"]) },
+    );
+    let keys = ServiceKeys::load(&files.settings).unwrap();
+    assert!(!keys.is_empty());
+    let of = |names: &[&str]| keys.check_certificate(&words(names)).map(|service| service.name().to_owned());
+    assert_eq!(of(&["billing.example"]).unwrap(), "billing");
+    assert_eq!(
+        of(&["host-7.example", "chat.example", "billing.example"]).unwrap(),
+        "chat",
+        "the first known"
+    );
+    assert_eq!(of(&["example"]), Err(Denial::UnknownService));
+    assert_eq!(of(&["x.billing.example"]), Err(Denial::UnknownService));
+    assert_eq!(of(&[]), Err(Denial::Missing));
+    assert_eq!(keys.check(CHAT.as_bytes()).unwrap().name(), "chat", "its token is as good");
+    assert_eq!(keys.check(b"billing.example"), Err(Denial::UnknownService), "a name is no token");
+
+    declare(&mut files, "crm", certified(&["BILLING.example"], &["crm"]));
+    assert!(error(&files).contains("\"billing.example\" is \"billing\" already"), "{}", error(&files));
+    for wrong in [certified(&[""], &["crm"]), certified(&["a\nb"], &["crm"]), certified(&["a"; 17], &["crm"])]
+    {
+        declare(&mut files, "crm", wrong);
+        assert!(error(&files).contains("services.crm: certificate_names: "), "{}", error(&files));
+    }
 }
