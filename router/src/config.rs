@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use moor_tls::peer::Files;
 use serde::Deserialize;
 
 use crate::apps::{AppTables, Apps};
@@ -54,6 +55,11 @@ pub struct RouterConfig {
     pub node: String,
     /// What every HELLO must carry; `None`: nothing.
     pub token: Option<String>,
+    /// Certificate, key and authorities of the port; none: it speaks clear text. With authorities whoever connects must
+    /// show a certificate of theirs, which stands for the token.
+    pub tls: Files,
+    /// Certificates that may connect, by name; empty: all of the authorities.
+    pub tls_names: Vec<String>,
     /// How the shard threads wait.
     pub driver: Driver,
     /// How each app is treated.
@@ -72,6 +78,8 @@ impl Default for RouterConfig {
             retention_days: 0,
             node: "router".to_owned(),
             token: None,
+            tls: Files::default(),
+            tls_names: Vec::new(),
             driver: Driver::Auto,
             apps: Apps::default(),
         }
@@ -103,6 +111,26 @@ impl RouterConfig {
         if self.node.is_empty() || self.node.len() > moor_wire::limits::NODE_BYTES_MAX {
             return wrong(format!("node has {} bytes: choose a name of 1 to 64 bytes", self.node.len()));
         }
+        if self.token.as_ref().is_some_and(String::is_empty) {
+            return wrong("token is empty: give it the output of `openssl rand -hex 32`".to_owned());
+        }
+        if self.tls.certificate.is_none() != self.tls.key.is_none() {
+            return wrong("tls_certificate and tls_key belong together: set both or none".to_owned());
+        }
+        if self.tls.certificate.is_none() && !self.tls.authorities.is_empty() {
+            return wrong("tls_authorities needs tls_certificate and tls_key".to_owned());
+        }
+        if self.tls.authorities.is_empty() && !self.tls_names.is_empty() {
+            return wrong("tls_names needs tls_authorities, whose certificates have these names".to_owned());
+        }
+        if !self.listen.ip().is_loopback() && self.token.is_none() && self.tls.authorities.is_empty() {
+            return wrong(format!(
+                "the router would listen on {}, beyond loopback, and ask nobody who they are: set token in its \
+                 configuration file or tls_authorities, or listen on 127.0.0.1:{}",
+                self.listen,
+                self.listen.port()
+            ));
+        }
         Ok(())
     }
 }
@@ -129,13 +157,21 @@ pub struct ConfigFile {
     pub node: Option<String>,
     /// See [`RouterConfig::token`].
     pub token: Option<String>,
+    /// See [`RouterConfig::tls`]: PEM, the router's own certificate first.
+    pub tls_certificate: Option<PathBuf>,
+    /// See [`RouterConfig::tls`]: PEM, readable by its owner alone.
+    pub tls_key: Option<PathBuf>,
+    /// See [`RouterConfig::tls`]: PEM files.
+    pub tls_authorities: Option<Vec<PathBuf>>,
+    /// See [`RouterConfig::tls_names`].
+    pub tls_names: Option<Vec<String>>,
     /// See [`RouterConfig::driver`].
     pub driver: Option<Driver>,
     /// See [`RouterConfig::apps`].
     pub apps: Option<AppTables>,
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 15] = [
     "listen",
     "data",
     "admin",
@@ -145,6 +181,10 @@ const KEYS: [&str; 11] = [
     "retention_days",
     "node",
     "token",
+    "tls_certificate",
+    "tls_key",
+    "tls_authorities",
+    "tls_names",
     "driver",
     "apps",
 ];
@@ -198,6 +238,10 @@ impl ConfigFile {
         lay(self.retention_days, &mut config.retention_days);
         lay(self.node, &mut config.node);
         lay(self.token.map(Some), &mut config.token);
+        lay(self.tls_certificate.map(Some), &mut config.tls.certificate);
+        lay(self.tls_key.map(Some), &mut config.tls.key);
+        lay(self.tls_authorities, &mut config.tls.authorities);
+        lay(self.tls_names, &mut config.tls_names);
         lay(self.driver, &mut config.driver);
         lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
         Ok(())
@@ -219,6 +263,7 @@ mod tests {
     fn every_key_is_known_to_both_lists_and_lands() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
                     retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n\
+                    tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
                     apps = { shop = { devices = \"latest\" } }\n";
         assert_eq!(text.lines().count(), KEYS.len());
         let mut config = RouterConfig::default();
@@ -227,8 +272,38 @@ mod tests {
         assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
         assert_eq!(config.retention_days, 30);
         assert_eq!(config.apps.of("shop").devices, DevicePolicy::Latest);
+        let files =
+            Files { certificate: Some("c".into()), key: Some("k".into()), authorities: vec!["a".into()] };
+        assert_eq!((&config.tls, &config.tls_names[..]), (&files, &["edge".to_owned()][..]));
         config.check().unwrap();
         config.shards = Some(0);
         assert!(config.check().is_err());
+    }
+    #[test]
+    fn beyond_loopback_somebody_must_ask_who_comes() {
+        let complaint = |change: fn(&mut RouterConfig)| {
+            let mut config =
+                RouterConfig { listen: "10.0.0.7:7300".parse().unwrap(), ..RouterConfig::default() };
+            change(&mut config);
+            config.check().err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(complaint(|_| {}).contains("10.0.0.7:7300, beyond loopback"));
+        assert_eq!(complaint(|config| config.token = Some("secret".into())), "");
+        assert!(complaint(|config| config.token = Some(String::new())).contains("token is empty"));
+        fn pair(config: &mut RouterConfig) {
+            config.tls.certificate = Some("c".into());
+            config.tls.key = Some("k".into());
+        }
+        assert!(complaint(pair).contains("beyond loopback"), "who it is itself is not enough");
+        let mutual = |config: &mut RouterConfig| {
+            pair(config);
+            config.tls.authorities = vec!["a".into()];
+        };
+        assert_eq!(complaint(mutual), "");
+        assert!(complaint(|config| config.tls.key = Some("k".into())).contains("belong together"));
+        assert!(
+            complaint(|config| config.tls.authorities = vec!["a".into()]).contains("needs tls_certificate")
+        );
+        assert!(complaint(|config| config.tls_names = vec!["a".into()]).contains("needs tls_authorities"));
     }
 }

@@ -69,6 +69,9 @@ pub enum StartError {
         /// What the engine said.
         detail: String,
     },
+    /// Certificate, key or authorities cannot be used.
+    #[error("TLS cannot be spoken: {0}")]
+    Tls(#[from] moor_tls::peer::FilesError),
     /// A setting is outside its bounds.
     #[error("{0}")]
     Setting(String),

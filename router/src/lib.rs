@@ -4,6 +4,7 @@
 //! than that. Per shard (accounts by hash) there is one event-loop thread that owns the shard and the links
 //! it accepted, and three storage threads of one SQLite file.
 //!
+//! * `gate`: who may connect, by token or certificate
 //! * `link`: connections, their HELLO, what each verb means
 //! * `lease`: links, their leases, incarnations of gateways
 //! * `registry`: (app, account) → sessions
@@ -19,6 +20,7 @@ mod config;
 mod datadir;
 mod delivery;
 mod error;
+mod gate;
 mod lease;
 mod limits;
 mod link;
@@ -37,6 +39,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 
+use moor_tls::peer::Files;
+
 pub use apps::{AppRules, AppTable, AppTables, Apps, DevicePolicy};
 pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
 pub use error::StartError;
@@ -45,6 +49,7 @@ pub use lease::LinkId;
 
 use crate::admin::Admin;
 use crate::datadir::DataDir;
+use crate::gate::Gate;
 use crate::lease::{LeaseTable, ShardIndex};
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report};
@@ -64,6 +69,7 @@ pub struct RouterHandle {
     mailboxes: Vec<flume::Sender<Mail>>,
     threads: Vec<JoinHandle<()>>,
     admin: Option<Admin>,
+    shared: Arc<Shared>,
     /// Holds the directory's lock until the last thread is done.
     data: DataDir,
 }
@@ -97,6 +103,13 @@ impl RouterHandle {
     #[must_use]
     pub fn collector(&self) -> Box<dyn prometheus_client::collector::Collector> {
         Box::new(self.report.clone())
+    }
+
+    /// Reads certificate, key and authorities again, for whoever connects from then on; from any thread and as often as
+    /// wanted. What cannot be used is not taken.
+    pub fn tls_reloader(&self) -> impl Fn(&Files) -> Result<(), StartError> + Send + Sync + use<> {
+        let shared = Arc::clone(&self.shared);
+        move |files| Ok(shared.gate.reload(files)?)
     }
 
     /// True while every shard's thread runs. For health checks and watchdogs.
@@ -149,6 +162,7 @@ pub fn start_with(
     mut locations: impl FnMut(u16) -> Box<dyn LocationHandle>,
 ) -> Result<RouterHandle, StartError> {
     config.check()?;
+    let gate = Gate::new(config.token.clone(), &config.tls, &config.tls_names)?;
     // The port first: on a port in use nothing should have been made on disk.
     let listener = listen(config.listen)?;
     let listen_addr =
@@ -161,7 +175,7 @@ pub fn start_with(
         shards,
         name: config.node.clone(),
         epoch: clock::wall_ms(),
-        token: config.token.clone(),
+        gate,
         apps: Arc::new(config.apps.clone().per_shard(shards)),
         levels_off_from: AtomicU32::new(moor_wire::limits::LEVEL_MAX + 1),
         report: report.clone(),
@@ -175,6 +189,7 @@ pub fn start_with(
         mailboxes: mailboxes.clone(),
         threads: Vec::new(),
         admin: None,
+        shared: Arc::clone(&shared),
         data,
     };
     // All files before the first thread: a broken one must not leave half a router to be stopped.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use moor_router::{ConfigFile, Driver, Fsync, RouterConfig, RouterHandle, StartError};
+use moor_tls::peer::Files;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 #[global_allocator]
@@ -29,8 +30,8 @@ struct Flags {
     /// TOML file with the settings below as keys (listen = "127.0.0.1:7300", shards = 2, ...).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where gateways and services connect; port 0 picks a free one. Default 127.0.0.1:7300. Nothing on this
-    /// port is encrypted and, without a token in the configuration file, nothing is authenticated: keep it inside.
+    /// Where gateways and services connect; port 0 picks a free one. Default 127.0.0.1:7300. Beyond loopback it
+    /// needs a token in the configuration file, or --tls-authorities.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// Directory of the message files, made when missing. Default ./moor-data.
@@ -56,6 +57,20 @@ struct Flags {
     /// This router's name, as gateways and services see it. Default "router".
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+    /// Certificate of this router (PEM, its own first): the port then speaks TLS and nothing else. SIGHUP reads it, its
+    /// key and the authorities again.
+    #[arg(long, value_name = "FILE")]
+    tls_certificate: Option<PathBuf>,
+    /// Its key (PEM). Nobody but its owner may be able to read it.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities (PEM, separated by commas) of gateways' and services' certificates: who has none is refused, and one
+    /// stands for the token.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    tls_authorities: Option<Vec<PathBuf>>,
+    /// Names of certificates that may connect, separated by commas. Default: all of the authorities.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    tls_names: Option<Vec<String>>,
     /// How threads wait for the kernel: io_uring where there is one, or epoll. Default auto.
     #[arg(long, value_name = "DRIVER")]
     driver: Option<Driver>,
@@ -74,6 +89,7 @@ Examples:
   moor-router --config /etc/moor/router.toml --check   is the file right?
   moor-gateway --router 127.0.0.1:7300                 then: a gateway that uses it
 
+Signals: SIGTERM and SIGINT stop, SIGHUP reads the files of TLS again.
 Exit codes: 0 stopped by SIGTERM or SIGINT with everything flushed; 2 cannot start.
 Log level: RUST_LOG=debug.";
 
@@ -95,6 +111,10 @@ impl Flags {
             node: self.node,
             // Not a flag: everybody on the host can read a process's arguments.
             token: None,
+            tls_certificate: self.tls_certificate,
+            tls_key: self.tls_key,
+            tls_authorities: self.tls_authorities,
+            tls_names: self.tls_names,
             driver: self.driver,
             // Tables of the file.
             apps: None,
@@ -123,12 +143,15 @@ fn main() -> ExitCode {
 fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
     let config = flags.settle()?;
     if check {
+        if !config.tls.is_empty() {
+            config.tls.acceptor()?;
+        }
         println!("The settings are right: listen on {}, data in {}.", config.listen, config.data.display());
         return Ok(());
     }
     // Before any other thread, so that none of them takes a signal's default way.
-    let signals = Signals::new([SIGTERM, SIGINT]).map_err(StartError::Thread)?;
-    let data = config.data.clone();
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Thread)?;
+    let (data, files) = (config.data.clone(), config.tls.clone());
     let router = moor_router::start(config)?;
     if announce {
         announce_json(&router);
@@ -141,7 +164,8 @@ fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
         println!("next: moor-gateway --router {}", router.listen_addr());
     }
     notify(&[NotifyState::Ready]);
-    wait(signals, &router);
+    let load = router.tls_reloader();
+    wait(signals, &router, move || reload(&files, &load));
     tracing::info!("stopping: answering what was offered, flushing what is stored");
     notify(&[NotifyState::Stopping]);
     router.shutdown();
@@ -157,14 +181,29 @@ fn announce_json(router: &RouterHandle) {
     println!("{}", serde_json::json!({ "listening": listening }));
 }
 
+/// What SIGHUP does: whoever connects from now on is shown what the files hold now.
+fn reload(files: &Files, load: &impl Fn(&Files) -> Result<(), StartError>) {
+    if files.is_empty() {
+        return tracing::info!("nothing to read again: there is no TLS");
+    }
+    match load(files) {
+        Ok(()) => tracing::info!("certificate, key and authorities are read again"),
+        Err(error) => tracing::error!(%error, "the former certificate stays in place"),
+    }
+}
+
 /// Blocks until a signal says stop; feeds the service manager's watchdog while the shards live.
-fn wait(mut signals: Signals, router: &RouterHandle) {
+fn wait(mut signals: Signals, router: &RouterHandle, reload: impl Fn() + Send + 'static) {
     let interval = sd_notify::watchdog_enabled().map(|timeout| timeout / 3);
     let (stop, stopped) = flume::bounded::<()>(1);
     let handle = signals.handle();
     let waiter = std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            stop.send(()).ok();
+        for signal in signals.forever() {
+            if signal != SIGHUP {
+                stop.send(()).ok();
+                return;
+            }
+            reload();
         }
     });
     let interval_or_long = interval.unwrap_or(Duration::from_secs(3600));

@@ -27,6 +27,8 @@ struct State {
     writing_bytes: usize,
     writer: Option<Waker>,
     reader: Option<Waker>,
+    /// The writer has something to write that is not in the queue: what TLS has to say for itself.
+    is_nudged: bool,
     /// No more frames; what is queued is still written.
     is_closing: bool,
     /// Not even that.
@@ -80,18 +82,28 @@ impl LinkOut {
         Ok(Placed { is_queued: true, dropped })
     }
 
-    /// Takes what is to be written next; `None` at the end.
+    /// The writer is to look whether TLS has something to say.
+    pub fn nudge(&self) {
+        let mut state = self.state.borrow_mut();
+        state.is_nudged = true;
+        if let Some(waker) = state.writer.take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes what is to be written next, which may be nothing after a nudge; `None` at the end.
     pub fn poll_take(&self, context: &Context<'_>) -> Poll<Option<BytesMut>> {
         let mut state = self.state.borrow_mut();
         state.writing_bytes = 0;
-        if state.is_abandoned || (state.is_closing && state.queues.is_empty()) {
+        let is_nudged = std::mem::take(&mut state.is_nudged);
+        if state.is_abandoned || (state.is_closing && state.queues.is_empty() && !is_nudged) {
             state.is_abandoned = true;
             if let Some(waker) = state.reader.take() {
                 waker.wake();
             }
             return Poll::Ready(None);
         }
-        let Some(buffer) = state.queues.take() else {
+        let Some(buffer) = state.queues.take().or_else(|| is_nudged.then(BytesMut::new)) else {
             state.writer = Some(context.waker().clone());
             return Poll::Pending;
         };

@@ -17,6 +17,7 @@ use moor_wire::limits::LEVEL_MAX;
 use crate::apps::Apps;
 use crate::clock::now_ms;
 use crate::config::Driver;
+use crate::gate::Gate;
 use crate::lease::{LeaseTable, Link, ShardIndex};
 use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
 use crate::link;
@@ -38,8 +39,8 @@ pub struct Shared {
     pub name: String,
     /// This process's incarnation.
     pub epoch: u64,
-    /// What every HELLO must carry.
-    pub token: Option<String>,
+    /// Who may connect.
+    pub gate: Gate,
     /// How each shard treats each app.
     pub apps: Arc<Apps>,
     /// Messages of this business level and above are refused; one above the highest: none is.

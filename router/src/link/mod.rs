@@ -1,10 +1,11 @@
-//! A connection of a gateway worker or a service: HELLO, frames in, frames out, the end.
+//! A connection of a gateway worker or a service: TLS, HELLO, frames in, frames out, the end.
 //!
 //! Two tasks per link on the thread that accepted it. The reading one decodes what the kernel gave and hands
 //! it to the thread's shard, or to another's, in one go; the writing one empties the link's queue. The
 //! socket is gone only when both are done with it.
 
 mod decode;
+mod records;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -21,6 +22,7 @@ use monoio::io::{
     AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable,
 };
 use monoio::net::TcpStream;
+use moor_tls::peer::{Acceptor, PeerError};
 use moor_wire::Code;
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::NameError;
@@ -31,6 +33,7 @@ use prost::Message as _;
 use crate::clock::now_ms;
 use crate::lease::{Link, Peer};
 use crate::limits::{CLOSE_LINGER_MS, HELLO_TIMEOUT_MS, KEEPALIVE_S, LEASE_MS, READ_BYTES};
+use crate::link::records::Records;
 use crate::outbox::{LinkOut, Weight};
 use crate::thread::Node;
 
@@ -87,25 +90,69 @@ struct Receiver {
     half: OwnedReadHalf<TcpStream>,
     frames: FrameReader,
     out: Rc<LinkOut>,
+    records: Rc<Records>,
+    /// Received and not opened, over TLS; the memory is used again.
+    received: Vec<u8>,
+    /// What TLS had against the peer: it has been told by an alert.
+    broken: Option<PeerError>,
 }
 
 impl Receiver {
-    /// Reads once, straight behind what is left of the last read. `Ok(0)`: the end, theirs or ours.
+    /// Reads until there is something more for frames. `Ok(0)`: the end, theirs or ours.
     async fn fill(&mut self) -> io::Result<usize> {
+        if self.records.is_clear() { self.fill_clear().await } else { self.fill_opened().await }
+    }
+
+    /// Reads until records held something.
+    async fn fill_opened(&mut self) -> io::Result<usize> {
+        loop {
+            let mut buffer = std::mem::take(&mut self.received);
+            buffer.clear();
+            buffer.reserve(READ_BYTES);
+            let done = read_once(&mut self.half, &self.out, buffer).await;
+            let Some((result, buffer)) = done else { return Ok(0) };
+            self.received = buffer;
+            let before = self.frames.buffer_mut().len();
+            let goes_on = result? > 0 && self.open();
+            let opened = self.frames.buffer_mut().len() - before;
+            if opened > 0 || !goes_on {
+                return Ok(opened);
+            }
+        }
+    }
+
+    /// Opens what was received. False: nothing more will come.
+    fn open(&mut self) -> bool {
+        let opened = self.records.open(&self.received, self.frames.buffer_mut());
+        self.out.nudge();
+        opened.unwrap_or_else(|error| {
+            self.broken = Some(error);
+            false
+        })
+    }
+
+    /// Begins TLS with the first bytes. False: the peer went away.
+    async fn secure(&mut self, acceptor: &Acceptor) -> Result<bool, Refusal> {
+        if !matches!(self.fill_clear().await, Ok(1..)) {
+            return Ok(false);
+        }
+        let first = std::mem::take(self.frames.buffer_mut());
+        if first.first() != Some(&moor_tls::FIRST_BYTE) {
+            return Err(Refusal::protocol("this port speaks TLS only"));
+        }
+        self.records.begin(acceptor).map_err(|error| Refusal::new(Code::Internal, error.to_string()))?;
+        self.received = first.into();
+        Ok(self.open())
+    }
+
+    /// Reads once, straight behind what is left of the last read. `Ok(0)`: the end, theirs or ours.
+    async fn fill_clear(&mut self) -> io::Result<usize> {
         let mut buffer = std::mem::take(self.frames.buffer_mut());
         if buffer.capacity() - buffer.len() < READ_BYTES / 4 {
             buffer.reserve(READ_BYTES);
         }
         let (start, end) = (buffer.len(), buffer.capacity());
-        let mut read = pin!(self.half.read(buffer.slice_mut(start..end)));
-        let out = &self.out;
-        let done = poll_fn(|context| {
-            if out.poll_closing(context).is_ready() {
-                return Poll::Ready(None);
-            }
-            read.as_mut().poll(context).map(Some)
-        })
-        .await;
+        let done = read_once(&mut self.half, &self.out, buffer.slice_mut(start..end)).await;
         let Some((result, slice)) = done else { return Ok(0) };
         *self.frames.buffer_mut() = slice.into_inner();
         result
@@ -126,9 +173,29 @@ impl Receiver {
     }
 }
 
+/// Reads once. `None`: the link is closing, and the buffer is gone with the request.
+async fn read_once<B: IoBufMut>(
+    half: &mut OwnedReadHalf<TcpStream>,
+    out: &LinkOut,
+    buffer: B,
+) -> Option<(io::Result<usize>, B)> {
+    let mut read = pin!(half.read(buffer));
+    poll_fn(|context| {
+        if out.poll_closing(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        read.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
 /// Writes until the queue is closed and empty, or abandoned.
-async fn write_all(mut half: OwnedWriteHalf<TcpStream>, out: Rc<LinkOut>) {
-    while let Some(buffer) = poll_fn(|context| out.poll_take(context)).await {
+async fn write_all(mut half: OwnedWriteHalf<TcpStream>, out: Rc<LinkOut>, records: Rc<Records>) {
+    while let Some(queued) = poll_fn(|context| out.poll_take(context)).await {
+        let buffer = records.seal(queued);
+        if buffer.is_empty() {
+            continue;
+        }
         let mut write = pin!(half.write_all(buffer));
         let done = poll_fn(|context| {
             if out.poll_abandoned(context).is_ready() {
@@ -146,6 +213,10 @@ async fn write_all(mut half: OwnedWriteHalf<TcpStream>, out: Rc<LinkOut>) {
             None => break,
         }
     }
+    let last = records.close();
+    if !last.is_empty() {
+        monoio::time::timeout(Duration::from_millis(CLOSE_LINGER_MS), half.write_all(last)).await.ok();
+    }
     // Fails when the peer is gone already, which is what we wanted.
     half.shutdown().await.ok();
 }
@@ -158,13 +229,26 @@ pub async fn serve(stream: TcpStream, node: Rc<RefCell<Node>>) {
     let (idle, interval) = (Duration::from_secs(idle_s), Duration::from_secs(interval_s));
     stream.set_tcp_keepalive(Some(idle), Some(interval), Some(probes)).ok();
     let (read_half, write_half) = stream.into_split();
-    let out = Rc::new(LinkOut::default());
-    monoio::spawn(write_all(write_half, out.clone()));
-    let mut receiver =
-        Receiver { half: read_half, frames: FrameReader::new(CONTROL_BODY_BYTES_MAX), out: out.clone() };
+    let (out, records) = (Rc::new(LinkOut::default()), Rc::new(Records::default()));
+    monoio::spawn(write_all(write_half, out.clone(), records.clone()));
+    let mut receiver = Receiver {
+        half: read_half,
+        frames: FrameReader::new(CONTROL_BODY_BYTES_MAX),
+        out: out.clone(),
+        records,
+        received: Vec::new(),
+        broken: None,
+    };
 
     let deadline = Duration::from_millis(HELLO_TIMEOUT_MS);
-    let greeting = monoio::time::timeout(deadline, greet(&mut receiver, &node)).await;
+    let acceptor = node.borrow().shared.gate.acceptor();
+    let greeting = monoio::time::timeout(deadline, async {
+        match &acceptor {
+            Some(acceptor) if !receiver.secure(acceptor).await? => Ok(None),
+            _ => greet(&mut receiver, &node).await,
+        }
+    })
+    .await;
     let ending = match greeting {
         Ok(Ok(Some(link))) => {
             let ending = receive(&mut receiver, &node, &link).await;
@@ -180,6 +264,12 @@ pub async fn serve(stream: TcpStream, node: Rc<RefCell<Node>>) {
         Err(_) => Err(Refusal::protocol("no HELLO in time")),
     };
     match ending {
+        Ok(()) if receiver.broken.is_some() => {
+            node.borrow().metrics.links_refused.increment();
+            tracing::info!(error = receiver.broken.take().map(tracing::field::display), "link refused");
+            out.close();
+            receiver.linger().await;
+        }
         Ok(()) => out.close(),
         Err(refusal) => {
             node.borrow().metrics.links_refused.increment();
@@ -228,10 +318,9 @@ async fn greet(receiver: &mut Receiver, node: &Rc<RefCell<Node>>) -> Result<Opti
     };
     let mut node = node.borrow_mut();
     let node = &mut *node;
-    if let Some(token) = &node.shared.token
-        && !is_equal(token.as_bytes(), &hello.token)
-    {
-        return Err(Refusal::new(Code::Unauthorized, "the token is not the one expected here"));
+    let names = receiver.records.certificate_names();
+    if let Err(why) = node.shared.gate.check(&hello.token, names.as_deref()) {
+        return Err(Refusal::new(Code::Unauthorized, why));
     }
     let peer = Peer {
         role,
@@ -259,11 +348,6 @@ async fn greet(receiver: &mut Receiver, node: &Rc<RefCell<Node>>) -> Result<Opti
     node.shard.outbox.put_local(link.id, Weight::Answer, |out| put_control(out, Verb::Welcome, &welcome));
     tracing::debug!(node = %link.node, epoch = link.epoch, worker = link.worker, "link opened");
     Ok(Some(link))
-}
-
-/// Compares without telling by its time how far the two agree.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
 /// Decodes and hands on until the link ends.
