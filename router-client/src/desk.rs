@@ -1,5 +1,5 @@
-//! What every face keeps beside its socket: the core, the answers nobody has taken yet, and what the socket
-//! is to do next.
+//! What every face keeps beside its socket: the core, TLS around its bytes, the answers nobody has taken yet, and what the
+//! socket is to do next.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
@@ -9,6 +9,7 @@ use moor_wire::internal::{Receipt, Welcome};
 
 use crate::core::{Answer, Config, Connection, Error, Event, Request, Ticket};
 use crate::limits::{CATCH_UP_EVENTS_MAX, RECEIPTS_MAX};
+use crate::tls::Wrap;
 
 /// What the socket is to do next.
 #[derive(Debug)]
@@ -29,6 +30,9 @@ pub(crate) enum Step {
 pub(crate) struct Desk {
     address: String,
     core: Connection,
+    wrap: Wrap,
+    /// TLS is over before its time: the socket is to be closed once what TLS has to say is written.
+    broken: bool,
     welcome: Option<Welcome>,
     /// Why the last connection was lost, until there is another.
     lost: Option<Error>,
@@ -46,6 +50,8 @@ impl Desk {
         Self {
             address: address.into(),
             core: Connection::new(config, fastrand::u64(..), 0),
+            wrap: Wrap::default(),
+            broken: false,
             welcome: None,
             lost: None,
             stopped: None,
@@ -85,16 +91,27 @@ impl Desk {
     /// The next thing to do, after time has passed.
     pub(crate) fn step(&mut self, now: u64) -> Step {
         self.core.handle_timeout(now);
+        let records = self.wrap.output();
+        if !records.is_empty() {
+            return Step::Write(records);
+        }
+        if std::mem::take(&mut self.broken) {
+            self.wrap.end();
+            return Step::Close;
+        }
         let mut noted = false;
         while let Some(event) = self.core.poll_event() {
             match event {
                 Event::Connect => return Step::Connect,
-                Event::Close => return Step::Close,
+                Event::Close => {
+                    self.wrap.end();
+                    return Step::Close;
+                }
                 event => self.note(event),
             }
             noted = true;
         }
-        match self.core.poll_transmit() {
+        match self.core.poll_transmit().map(|bytes| self.wrap.seal(bytes)).filter(|bytes| !bytes.is_empty()) {
             Some(bytes) => Step::Write(bytes),
             None if noted => Step::Look,
             None => Step::Wait(self.core.poll_timeout()),
@@ -167,11 +184,32 @@ impl Desk {
     }
 
     pub(crate) fn handle_connected(&mut self, now: u64) {
-        self.core.handle_connected(now);
+        match self.wrap.begin(self.core.config().tls.as_ref(), &self.address) {
+            Ok(()) => self.core.handle_connected(now),
+            Err(reason) => self.handle_broken(now, reason),
+        }
     }
 
     pub(crate) fn handle_bytes(&mut self, now: u64, bytes: &[u8]) {
-        self.core.handle_bytes(now, bytes);
+        if self.broken {
+            return;
+        }
+        match self.wrap.open(bytes) {
+            None => self.core.handle_bytes(now, bytes),
+            Some((plain, end)) => {
+                if !plain.is_empty() {
+                    self.core.handle_bytes(now, &plain);
+                }
+                if let Some(reason) = end {
+                    self.handle_broken(now, reason);
+                }
+            }
+        }
+    }
+
+    fn handle_broken(&mut self, now: u64, reason: String) {
+        self.broken = true;
+        self.core.handle_disconnected(now, Error::Tls { address: self.address.clone(), reason });
     }
 
     pub(crate) fn handle_timeout(&mut self, now: u64) {
@@ -180,6 +218,8 @@ impl Desk {
 
     /// The socket could not be connected, or is gone.
     pub(crate) fn handle_lost(&mut self, now: u64, error: &std::io::Error) {
+        self.broken = false;
+        self.wrap.end();
         let address = self.address.clone();
         let why = match error.kind() {
             ErrorKind::ConnectionRefused if self.config().worker.is_some() => Error::NoGateway { address },

@@ -3,6 +3,7 @@
 //!
 //! * [`blocking`]: over a socket of the standard library; no runtime.
 //! * [`tokio`] and [`monoio`] (features of the same names): the same methods, async.
+//! * [`Tls`]: over TLS, with a certificate or without, as one of the settings in [`Config`].
 //! * [`core`]: the connection itself without socket and clock, which all of them drive.
 //! * [`backoff`]: when to try again; [`limits`]: how much and how long at most.
 //!
@@ -26,10 +27,13 @@ pub mod limits;
 mod methods;
 #[cfg(feature = "monoio")]
 pub mod monoio;
+mod tls;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
 pub use core::{Answer, Config, Error, Request, Sent, Ticket, transient_body};
+
+pub use tls::Tls;
 
 pub use moor_wire::Code;
 pub use moor_wire::internal::{Location, LookupResult, Receipt, Welcome};

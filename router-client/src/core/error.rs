@@ -26,6 +26,14 @@ pub enum Error {
         /// What the operating system says.
         reason: String,
     },
+    /// TLS cannot be spoken with the other side, or one of the two does not trust the other.
+    #[error("no TLS with {address}: {reason}")]
+    Tls {
+        /// Where.
+        address: String,
+        /// What is the matter: a file, a certificate, or what the other side says.
+        reason: String,
+    },
     /// The connection broke after a request that must not be repeated was on its way.
     #[error("the connection broke while {what} was under way: it may have happened or not")]
     Uncertain {

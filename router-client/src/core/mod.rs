@@ -16,6 +16,7 @@ pub use error::Error;
 use moor_wire::internal::{Receipt, Welcome};
 pub use request::{Answer, Request, Sent, transient_body};
 
+use crate::Tls;
 pub use crate::limits::CONNECT_MS;
 use crate::limits::{BACKOFF_BASE_MS, BACKOFF_CAP_MS, DEAD_MS, DEADLINE_MS, IN_FLIGHT_MAX, PING_MS};
 
@@ -28,6 +29,8 @@ pub struct Config {
     pub token: Vec<u8>,
     /// At a gateway: which worker to reach.
     pub worker: Option<u32>,
+    /// How faces wrap the connection's bytes; `None`: not at all.
+    pub tls: Option<Tls>,
     /// How long a request may take, reconnects included, milliseconds.
     pub deadline_ms: u64,
     /// Most requests under way at once.
@@ -50,6 +53,7 @@ impl Config {
             node: "moor-router-client".into(),
             token: token.unwrap_or_default().to_vec(),
             worker: None,
+            tls: None,
             deadline_ms: DEADLINE_MS,
             in_flight_max: IN_FLIGHT_MAX,
             ping_ms: PING_MS,
@@ -67,6 +71,7 @@ impl std::fmt::Debug for Config {
             .field("node", &self.node)
             .field("token", &format_args!("{} bytes", self.token.len()))
             .field("worker", &self.worker)
+            .field("tls", &self.tls)
             .field("deadline_ms", &self.deadline_ms)
             .field("in_flight_max", &self.in_flight_max)
             .field("ping_ms", &self.ping_ms)
