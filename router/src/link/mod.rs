@@ -124,7 +124,9 @@ impl Receiver {
     /// Opens what was received. False: nothing more will come.
     fn open(&mut self) -> bool {
         let opened = self.records.open(&self.received, self.frames.buffer_mut());
-        self.out.nudge();
+        if self.records.has_output() {
+            self.out.nudge();
+        }
         opened.unwrap_or_else(|error| {
             self.broken = Some(error);
             false

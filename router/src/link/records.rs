@@ -35,6 +35,11 @@ impl Records {
         Ok(!peer.is_closed())
     }
 
+    /// Whether TLS has something to say for itself.
+    pub fn has_output(&self) -> bool {
+        self.0.borrow().as_ref().is_some_and(|peer| peer.has_output())
+    }
+
     /// What is to be written for what was queued.
     pub fn seal(&self, queued: BytesMut) -> BytesMut {
         let mut peer = self.0.borrow_mut();

@@ -225,6 +225,12 @@ impl Peer {
         }
     }
 
+    /// Whether there is something in [`Peer::output`].
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.connection.wants_write()
+    }
+
     /// The other side is to be told, behind everything else, that nothing more will come.
     pub fn close(&mut self) {
         self.connection.send_close_notify();
