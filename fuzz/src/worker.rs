@@ -61,6 +61,8 @@ fn settings(input: &mut Input<'_>) -> Settings {
         router: SocketAddr::from(([127, 0, 0, 1], 7300)),
         internal_address: "127.0.0.1:7200".into(),
         internal_token: None,
+        internal_tls: None,
+        router_tls: None,
         router_token: Arc::default(),
         connections_max: [4, 12, 64][usize::from(first) % 3],
         frame_bytes_max: 4096,

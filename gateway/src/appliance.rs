@@ -17,18 +17,19 @@ use moor_ring::{Doorbell, Feature, RingConfig, RingError, RingHandle};
 use moor_router::{RouterConfig, RouterHandle};
 
 use crate::config::{self, Config, RouterChoice};
-use crate::control::logging::{self, LogHandle, ReloadPart};
+use crate::control::logging::{self, LogHandle};
 use crate::control::memory::Watch;
-use crate::control::{self, ControlContext, Listening, WorkerControl, signals, systemd};
+use crate::control::{self, ControlContext, Listening, signals, systemd};
 use crate::credential_files;
 use crate::limits::{COMPLETION_ENTRIES, RESERVED_SLOTS, SUBMISSION_ENTRIES};
+use crate::remote::{self, Remote};
 use crate::tls_files::{self, TlsError};
 use crate::worker::access::Access;
-use crate::worker::counters::{Board, Counter};
+use crate::worker::counters::Board;
 use crate::worker::door::Shared;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
-use crate::worker::mailbox::{Mail, Mailboxes};
+use crate::worker::mailbox::Mailboxes;
 use crate::worker::settings::{Heartbeat, HotTier, Settings};
 use crate::worker::{WorkerParts, WorkerSpec, run as run_worker};
 
@@ -119,6 +120,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     let signals =
         signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
     let tls = tls_files::load(&config.tls)?;
+    let (internal_tls, router_tls) = (tls_files::internal(config)?, tls_files::router(config)?);
     let access = credential_files::load(&config.credentials)?;
     let descriptors = config::descriptors_raise();
     let workers = config.workers();
@@ -149,6 +151,8 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     let settings = Settings {
         access,
         tls,
+        internal_tls,
+        router_tls,
         ..worker_settings(config, router_address(config, &listening)?, descriptors, &listening)
     };
     let ring = ring_config(config, &settings);
@@ -172,7 +176,12 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         signals,
         reload: logging::reload(
             log,
-            vec![reload_tls(crew.remote(board.clone())), reload_credentials(crew.remote(board.clone()))],
+            vec![
+                remote::reload_tls(crew.remote(board.clone())),
+                remote::reload_internal_tls(crew.remote(board.clone())),
+                remote::reload_router_tls(crew.remote(board.clone()), router.as_ref()),
+                remote::reload_credentials(crew.remote(board.clone())),
+            ],
         ),
     })?;
     crew.join();
@@ -246,7 +255,7 @@ impl Crew {
     }
 
     fn remote(&self, board: Board) -> Remote {
-        Remote { mailboxes: self.mailboxes.clone(), doorbells: self.doorbells.clone(), board }
+        Remote::new(self.mailboxes.clone(), Arc::clone(&self.doorbells), board)
     }
 
     fn join(self) {
@@ -256,68 +265,6 @@ impl Crew {
             }
         }
     }
-}
-
-/// How the control thread speaks to the workers.
-struct Remote {
-    mailboxes: Mailboxes,
-    doorbells: Arc<[Doorbell]>,
-    board: Board,
-}
-
-impl Remote {
-    fn tell_all(&self, mail: impl Fn() -> Mail) {
-        for (index, doorbell) in (0..).zip(self.doorbells.iter()) {
-            let Some(mailbox) = self.mailboxes.of(WorkerId(index)) else { continue };
-            if mailbox.try_put(mail()).is_err() {
-                tracing::warn!(worker = index, "the mailbox is full; the order is lost");
-            }
-            doorbell.ring();
-        }
-    }
-}
-
-impl WorkerControl for Remote {
-    fn drain(&self, plan: DrainPlan) {
-        self.tell_all(|| Mail::Drain(plan));
-    }
-
-    fn stop(&self) {
-        self.tell_all(|| Mail::Stop);
-    }
-
-    fn finished(&self) -> bool {
-        self.mailboxes.running() == 0
-    }
-
-    fn links_up(&self) -> usize {
-        usize::try_from(self.board.sum(Counter::LinkUp)).unwrap_or(usize::MAX)
-    }
-}
-
-/// What SIGHUP does for TLS: whoever comes from now on is shown the certificates that the files hold now.
-fn reload_tls(workers: Remote) -> ReloadPart {
-    Box::new(move |config| match tls_files::load(&config.tls) {
-        Ok(None) => Ok("no TLS".to_owned()),
-        Ok(Some(server)) => {
-            workers.tell_all(|| Mail::Tls(server.clone()));
-            Ok(format!("{} TLS certificates", config.tls.certificates.0.len()))
-        }
-        Err(error) => Err(format!("TLS goes on with the former files: {error}")),
-    })
-}
-
-/// What SIGHUP does for credentials: whoever comes from now on is checked against what the file says now. Who is in stays
-/// until its credential expires or it is kicked.
-fn reload_credentials(workers: Remote) -> ReloadPart {
-    Box::new(move |config| match credential_files::load(&config.credentials) {
-        Ok(access) => {
-            let apps = access.verifier.as_ref().map_or(0, |verifier| verifier.apps());
-            workers.tell_all(|| Mail::Access(access.clone()));
-            Ok(format!("credentials of {apps} apps"))
-        }
-        Err(error) => Err(format!("credentials go on as they were: {error}")),
-    })
 }
 
 /// One listener per worker on the same address; the kernel spreads connections over them.
@@ -387,6 +334,8 @@ fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartErro
         retention: config.embedded.retention_messages_per_account,
         retention_days: config.embedded.retention_days,
         token: config.internal_token.as_ref().map(|_| String::from_utf8_lossy(config.token()).into_owned()),
+        tls: config.router_tls.files(),
+        tls_names: config.router_tls.names.0.clone(),
         apps: apps.unwrap_or_default(),
         ..RouterConfig::default()
     })
@@ -426,6 +375,8 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         plain: config.plain,
         access: Access::default(),
         tls: None,
+        internal_tls: None,
+        router_tls: None,
         tls_required: config.tls.required,
         websocket: config.websocket.policy().map(Arc::new),
         heartbeat: Heartbeat {

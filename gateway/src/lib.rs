@@ -12,5 +12,6 @@ pub mod config;
 pub mod control;
 mod credential_files;
 pub mod limits;
+mod remote;
 mod tls_files;
 pub mod worker;

@@ -63,6 +63,9 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 pub const PROXY_LINE_BYTES_MAX: usize = 107;
 /// TLS handshakes that may wait for their turn: so many seconds of their rate. Who waited longer would be gone.
 pub const TLS_WAIT_S: u32 = 2;
+/// TLS handshakes of services that a worker begins in a second; more are reset. Some 150 µs each with certificates on both
+/// sides: whoever reaches the internal port takes 3 % of a worker from its clients at the most.
+pub const SERVICE_HANDSHAKES_PER_S: u32 = 200;
 /// Receives within `hot.window_ms` from which a connection is metered.
 pub const BUSY_RECEIVES: u8 = 32;
 /// Frames in one receive from which a hot connection is metered.

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use moor_credentials::{LoadError, read_public, read_secret};
+use moor_tls::peer::{Acceptor, Dialer, FilesError};
 use moor_tls::{Pair, Records, Server, Settings, SettingsError, Text};
 
-use crate::config::{Tls, TlsRecords};
+use crate::config::{Config, RouterChoice, Tls, TlsRecords};
 
 /// ALPN: the protocol's own name, and what browsers ask for before they upgrade.
 const PROTOCOLS: [&[u8]; 2] = [b"moor.v1", b"http/1.1"];
@@ -19,6 +20,50 @@ pub enum TlsError {
     /// What they hold cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// Likewise, of services or the router.
+    #[error("{table}: {error}")]
+    Peers {
+        /// Which table of the configuration names them.
+        table: &'static str,
+        /// What is wrong.
+        error: FilesError,
+    },
+}
+
+/// Loads what the internal port shows and asks for; `None`: it speaks clear text.
+///
+/// # Errors
+/// [`TlsError`], which names the file and says what to do.
+pub fn internal(config: &Config) -> Result<Option<Acceptor>, TlsError> {
+    let files = config.internal_tls.files();
+    let wrong = |error| TlsError::Peers { table: "internal_tls", error };
+    if files.is_empty() { Ok(None) } else { files.acceptor().map(Some).map_err(wrong) }
+}
+
+/// Loads what is shown to the router and asked of it; `None`: clear text is spoken with it.
+///
+/// # Errors
+/// [`TlsError`], which names the file and says what to do.
+pub fn router(config: &Config) -> Result<Option<Dialer>, TlsError> {
+    let files = config.router_tls.files();
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |error| TlsError::Peers { table: "router_tls", error };
+    let name = match (&config.router_tls.name, &config.router) {
+        (Some(name), _) => name.clone(),
+        (None, RouterChoice::Address(address)) => host(address).to_owned(),
+        (None, RouterChoice::Embedded) => {
+            files.names().map_err(wrong)?.into_iter().next().unwrap_or_else(|| "localhost".to_owned())
+        }
+    };
+    files.dialer(&name).map(Some).map_err(wrong)
+}
+
+/// The host of a host and port.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 /// Loads what the configuration names; `None`: no certificate, no TLS.

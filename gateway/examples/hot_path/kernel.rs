@@ -120,6 +120,8 @@ impl Bench {
             router: SocketAddr::from(([127, 0, 0, 1], 7300)),
             internal_address: "127.0.0.1:7200".into(),
             internal_token: None,
+            internal_tls: None,
+            router_tls: None,
             router_token: [].into(),
             connections_max: 10_000,
             frame_bytes_max: 64 * 1024,

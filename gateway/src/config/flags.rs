@@ -22,7 +22,7 @@ const AFTER_HELP: &str = "Examples:
   moor-gateway --print-config > gateway.toml        a file with every setting explained
 
 A setting comes from its flag, else from the file, else it has its default.
-Signals: SIGTERM or SIGINT drains, a second one stops at once, SIGHUP reads the log level again.
+Signals: SIGTERM or SIGINT drains, a second one stops at once, SIGHUP reads log level, certificates and credentials again.
 Exit codes: 0 drained, 1 stopped in another way, 2 could not start (one sentence says why).";
 
 /// The connection gateway: clients keep one long connection here, with many logged-in accounts on it.
@@ -102,6 +102,8 @@ where
 fn check_files(config: &Config) -> Result<(), ConfigError> {
     let wrong = |error: &dyn std::fmt::Display| ConfigError::Wrong(error.to_string());
     crate::tls_files::load(&config.tls).map_err(|error| wrong(&error))?;
+    crate::tls_files::internal(config).map_err(|error| wrong(&error))?;
+    crate::tls_files::router(config).map_err(|error| wrong(&error))?;
     crate::credential_files::load(&config.credentials).map(drop).map_err(|error| wrong(&error))
 }
 

@@ -75,7 +75,7 @@ pub const KEYS: &[Key] = &[
         "internal",
         "ADDR:PORT",
         "Where backend services connect to push, kick and query",
-        "Beyond loopback it needs a token."
+        "Beyond loopback it needs a token or `internal_tls.authorities`."
     ),
     key!(
         internal_advertise,
@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
         "router-listen",
         "ADDR:PORT",
         "Where the embedded router listens",
-        "For other gateways and for services. Beyond loopback it needs a token."
+        "For other gateways and for services. Beyond loopback it needs a token or `router_tls.authorities`."
     ),
     key!(
         data,
@@ -289,6 +289,67 @@ pub const KEYS: &[Key] = &[
         "true|false",
         "Whether clients without TLS are turned away",
         "Needs a certificate."
+    ),
+    key!(
+        internal_tls.certificate,
+        "internal-tls-certificate",
+        "FILE",
+        "Certificate of the internal port",
+        "PEM, the host's own first. With it the port speaks TLS 1.3 and nothing else. SIGHUP reads it, its key and the \
+         authorities again, for services that come from then on; files that cannot be used leave the old ones in place."
+    ),
+    key!(
+        internal_tls.key,
+        "internal-tls-key",
+        "FILE",
+        "Its key",
+        "PEM. Nobody but its owner may be able to read it."
+    ),
+    key!(
+        internal_tls.authorities,
+        "internal-tls-authorities",
+        "LIST",
+        "Authorities of services' certificates",
+        "PEM files, separated by commas. A service without a certificate of theirs is refused; one with it needs no \
+         token. Unless the credentials file declares services, it may do everything."
+    ),
+    key!(
+        router_tls.certificate,
+        "router-tls-certificate",
+        "FILE",
+        "Certificate shown to the router",
+        "PEM. With an embedded router also the one it shows, and then needed. SIGHUP reads it, its key and the \
+         authorities again, for connections made from then on."
+    ),
+    key!(
+        router_tls.key,
+        "router-tls-key",
+        "FILE",
+        "Its key",
+        "PEM. Nobody but its owner may be able to read it."
+    ),
+    key!(
+        router_tls.authorities,
+        "router-tls-authorities",
+        "LIST",
+        "Authorities of the router's certificate",
+        "PEM files, separated by commas. With them TLS 1.3 is spoken with the router. An embedded router asks whoever \
+         connects for a certificate of theirs, which stands for the token and for everything it allows: have an authority \
+         for it alone."
+    ),
+    key!(
+        router_tls.name,
+        "router-tls-name",
+        "NAME",
+        "Name that the router's certificate must be for",
+        "Unset, it is the host of `router`; with an embedded router the first name of its certificate."
+    ),
+    key!(
+        router_tls.names,
+        "router-tls-names",
+        "LIST",
+        "Names of certificates that may connect to the embedded router",
+        "Separated by commas. Empty: all of the authorities. This gateway's own must be among them."
     ),
     key!(
         websocket.enabled,

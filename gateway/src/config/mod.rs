@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use moor_ring::FeatureMask;
+use moor_tls::peer::Files;
 use moor_websocket::upgrade::{Origins, Policy};
 
 pub use crate::worker::door::Limits;
@@ -27,7 +28,9 @@ pub use keys::{KEYS, Key};
 pub use print::{keys_markdown, summary, to_toml};
 pub use resources::{descriptors_raise, workers_auto};
 pub use validate::{open_to_anybody, validate, warnings};
-pub use value::{Announce, Auto, Fsync, LogFormat, Paths, RouterChoice, Secret, Setting, Shape, TlsRecords};
+pub use value::{
+    Announce, Auto, Fsync, LogFormat, Names, Paths, RouterChoice, Secret, Setting, Shape, TlsRecords,
+};
 
 /// Why the configuration cannot be used. Displays as one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +80,8 @@ pub struct Config {
     pub disable_features: FeatureMask,
     pub credentials: Credentials,
     pub tls: Tls,
+    pub internal_tls: InternalTls,
+    pub router_tls: RouterTls,
     pub websocket: WebSocket,
     pub heartbeat: Heartbeat,
     pub hot: Hot,
@@ -114,6 +119,50 @@ impl Tls {
     #[must_use]
     pub const fn is_enabled(&self) -> bool {
         !self.certificates.0.is_empty()
+    }
+}
+
+/// Services over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct InternalTls {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub authorities: Paths,
+}
+
+impl InternalTls {
+    /// The files; none: clear text.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            authorities: self.authorities.0.clone(),
+        }
+    }
+}
+
+/// TLS with the router, whichever side it is on: inside, it is the router's as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct RouterTls {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub authorities: Paths,
+    pub name: Option<String>,
+    pub names: Names,
+}
+
+impl RouterTls {
+    /// The files; none: clear text.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            authorities: self.authorities.0.clone(),
+        }
     }
 }
 
@@ -236,6 +285,8 @@ impl Default for Config {
             disable_features: FeatureMask::NONE,
             credentials: Credentials::default(),
             tls: Tls { tls12: true, ..Tls::default() },
+            internal_tls: InternalTls::default(),
+            router_tls: RouterTls::default(),
             websocket: WebSocket { enabled: true, path: "/".to_owned(), origins: Origins::None },
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },

@@ -46,12 +46,19 @@ pub fn summary(config: &Config) -> String {
         ),
         RouterChoice::Address(address) => address.clone(),
     };
-    let token = if config.internal_token.is_some() { "token required" } else { "no token" };
+    let (internal, token) = (&config.internal_tls, config.internal_token.is_some());
+    let asks = match (internal.certificate.is_some(), internal.authorities.0.is_empty(), token) {
+        (_, false, _) => "TLS, certificate required",
+        (true, true, true) => "TLS, token required",
+        (true, true, false) => "TLS, no token",
+        (false, true, true) => "token required",
+        (false, true, false) => "no token",
+    };
     let lines = [
         ("node", config.node()),
         ("clients", config.listen.to_string()),
-        ("internal", format!("{} ({token})", config.internal)),
-        ("router", router),
+        ("internal", format!("{} ({asks})", config.internal)),
+        ("router", if config.router_tls.authorities.0.is_empty() { router } else { router + ", TLS" }),
         ("admin", format!("http://{}/", config.admin)),
         ("workers", format!("{workers}{}", if config.pin { ", one core each" } else { "" })),
         ("connections", format!("{} ({each} per worker)", u64::from(workers) * u64::from(each))),
@@ -119,6 +126,8 @@ mod tests {
         config.router = RouterChoice::Address("router-1:7300".to_owned());
         config.log.level = "info,moor_gateway=debug".to_owned();
         config.drain.retry_max_ms = crate::config::Auto::Set(9000);
+        config.router_tls.names.0 = vec!["edge-1".into(), "edge \"2\"".into()];
+        config.internal_tls.authorities.0 = vec!["ca.pem".into()];
         config.tls.keys.0 = vec!["a.key".into(), "b \"2\".key".into()];
         config.websocket.origins =
             Origins::Listed(vec!["https://a.example".into(), "https://b.example:8443".into()]);

@@ -96,18 +96,21 @@ impl Complaints {
         });
         let embedded = config.router == RouterChoice::Embedded;
         let mut ports = vec![("internal", config.internal)];
+        let mut asked = vec![("internal_tls", &config.internal_tls.authorities)];
         if embedded {
             ports.push(("router_listen", config.router_listen));
+            asked.push(("router_tls", &config.router_tls.authorities));
         }
-        for (path, address) in &ports {
-            self.unless(token || address.ip().is_loopback(), || {
+        for ((path, address), (table, authorities)) in ports.iter().zip(asked) {
+            self.unless(token || !authorities.0.is_empty() || address.ip().is_loopback(), || {
                 format!(
-                    "`{path}` would listen on {address}, beyond loopback, without a token: set \
-                     internal_token_file, or listen on 127.0.0.1:{}",
+                    "`{path}` would listen on {address}, beyond loopback, without a token and without asking for \
+                     certificates: set internal_token_file or {table}.authorities, or listen on 127.0.0.1:{}",
                     address.port()
                 )
             });
         }
+        self.peers(config);
         let open = config.credentials.file.is_none() && !config.credentials.anonymous;
         self.unless(config.listen.ip().is_loopback() || !open, || open_to_anybody(config.listen));
         self.unless(!config.internal.ip().is_unspecified() || config.internal_advertise.is_some(), || {
@@ -125,6 +128,36 @@ impl Complaints {
                 });
             }
         }
+    }
+
+    /// TLS with services and the router.
+    fn peers(&mut self, config: &Config) {
+        let (internal, router) = (config.internal_tls.files(), config.router_tls.files());
+        for (table, files) in [("internal_tls", &internal), ("router_tls", &router)] {
+            self.unless(files.certificate.is_none() == files.key.is_none(), || {
+                format!("`{table}.certificate` and `{table}.key` belong together: set both or none")
+            });
+        }
+        self.unless(internal.authorities.is_empty() || internal.certificate.is_some(), || {
+            "`internal_tls.authorities` is set and there is no certificate to show: set internal_tls.certificate and \
+             internal_tls.key"
+                .to_owned()
+        });
+        let (name, names) = (&config.router_tls.name, &config.router_tls.names.0);
+        let is_meant = !router.is_empty() || name.is_some() || !names.is_empty();
+        self.unless(!is_meant || !router.authorities.is_empty(), || {
+            "`router_tls` says nothing about whom to trust: set router_tls.authorities".to_owned()
+        });
+        let is_embedded = config.router == RouterChoice::Embedded;
+        self.unless(!is_embedded || router.authorities.is_empty() || router.certificate.is_some(), || {
+            "`router_tls.authorities` is set and the embedded router has no certificate to show: set \
+             router_tls.certificate and router_tls.key"
+                .to_owned()
+        });
+        self.unless(is_embedded || names.is_empty(), || {
+            "`router_tls.names` is for an embedded router: set tls_names in the file of moor-router"
+                .to_owned()
+        });
     }
 
     fn workers(&mut self, config: &Config) {
@@ -314,6 +347,52 @@ mod tests {
             config.internal = "0.0.0.0:7200".parse().unwrap();
         };
         assert!(complaint(nameless).contains("internal_advertise"));
+    }
+
+    #[test]
+    fn certificates_stand_for_a_token_and_need_each_other() {
+        let open = |config: &mut Config| {
+            config.internal = "10.0.0.7:7200".parse().unwrap();
+            config.router_listen = "10.0.0.7:7300".parse().unwrap();
+        };
+        let pairs = |config: &mut Config| {
+            open(config);
+            let path = || Some("a.pem".into());
+            (config.internal_tls.certificate, config.internal_tls.key) = (path(), path());
+            (config.router_tls.certificate, config.router_tls.key) = (path(), path());
+            config.router_tls.authorities.0 = vec!["ca.pem".into()];
+        };
+        assert!(complaint(pairs).contains("set internal_token_file or internal_tls.authorities"));
+        let mutual = |config: &mut Config| {
+            pairs(config);
+            config.internal_tls.authorities.0 = vec!["ca.pem".into()];
+        };
+        assert_eq!(complaint(mutual), "");
+        let said = |change: fn(&mut Config)| {
+            complaint(|config| {
+                mutual(config);
+                change(config);
+            })
+        };
+        assert!(said(|c| c.internal_tls.key = None).contains("`internal_tls.key` belong together"));
+        assert!(said(|c| c.router_tls.certificate = None).contains("`router_tls.key` belong together"));
+        assert!(said(|c| c.router_tls.authorities.0.clear()).contains("whom to trust"));
+        let elsewhere = |config: &mut Config| {
+            config.router = RouterChoice::Address("router-1:7300".to_owned());
+            config.router_tls.authorities.0 = vec!["ca.pem".into()];
+        };
+        assert_eq!(complaint(elsewhere), "", "who it is need not be shown");
+        assert!(
+            complaint(|c| c.router_tls.authorities.0 = vec!["ca.pem".into()])
+                .contains("embedded router has no")
+        );
+        assert!(complaint(|c| c.internal_tls.authorities.0 = vec!["ca.pem".into()]).contains("to show"));
+        assert!(complaint(|c| c.router_tls.name = Some("x".into())).contains("whom to trust"));
+        let names = |config: &mut Config| {
+            elsewhere(config);
+            config.router_tls.names.0 = vec!["edge-1".into()];
+        };
+        assert!(complaint(names).contains("for an embedded router"));
     }
 
     #[test]

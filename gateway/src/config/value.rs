@@ -308,6 +308,22 @@ impl Setting for Paths {
     }
 }
 
+/// Names, in any order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
+impl Setting for Names {
+    const SHAPE: Shape = Shape::List;
+    fn parse(text: &str) -> Result<Self, String> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        Ok(Self(names.map(str::to_owned).collect()))
+    }
+    fn to_toml(&self) -> Option<String> {
+        let names: Vec<_> = self.0.iter().map(|name| quoted(name)).collect();
+        Some(format!("[{}]", names.join(", ")))
+    }
+}
+
 impl Setting for Networks {
     const SHAPE: Shape = Shape::List;
     fn parse(text: &str) -> Result<Self, String> {

@@ -30,7 +30,7 @@ pub type Scope = Option<Arc<Service>>;
 pub struct Access {
     /// Clients' credentials; `None`: everybody is whoever they say.
     pub verifier: Option<Arc<Verifier>>,
-    /// Services' tokens, beside the one that all may share.
+    /// Services' tokens and certificates, beside the one token that all may share.
     pub services: Option<Arc<ServiceKeys>>,
 }
 
@@ -115,27 +115,25 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// What the holder of a token may do.
-    pub(super) fn scope_of(&mut self, token: &[u8], now: Now) -> Result<Scope, Denial> {
+    /// What a service may do that shows this token, or none: then its certificate stands for one.
+    pub(super) fn scope_of(&mut self, slot: Slot, token: &[u8], now: Now) -> Result<Scope, Denial> {
         let shared = self.settings.internal_token.as_deref();
         if shared.is_some_and(|shared| super::service::equal_in_constant_time(shared, token)) {
             return Ok(None);
         }
-        match &self.settings.access.services {
-            Some(services) => match services.check(token) {
-                Ok(service) => Ok(Some(service)),
-                Err(denial) => {
-                    self.counters.add(Counter::ServicesUnauthorized);
-                    self.log_denial(denial, "a service", now);
-                    Err(denial)
-                }
-            },
-            None if shared.is_none() => Ok(None),
-            None => {
-                self.counters.add(Counter::ServicesUnauthorized);
-                Err(Denial::UnknownService)
-            }
+        let certificate = if token.is_empty() { self.certificate_names(slot) } else { None };
+        let scope = match (&self.settings.access.services, certificate) {
+            (Some(services), Some(names)) => services.check_certificate(&names).map(Some),
+            (Some(services), None) => services.check(token).map(Some),
+            (None, Some(_)) => Ok(None),
+            (None, None) if shared.is_none() => Ok(None),
+            (None, None) => Err(Denial::UnknownService),
+        };
+        if let Err(denial) = scope {
+            self.counters.add(Counter::ServicesUnauthorized);
+            self.log_denial(denial, "a service", now);
         }
+        scope
     }
 
     /// What a connected service may do.

@@ -85,8 +85,8 @@ counters! {
     OpensLimited Total "opens_limited_total" "Channels among them refused because of limits.sessions_per_app or limits.logins_per_app_per_s.";
     OpensUnauthorized Total "opens_unauthorized_total" "Channels among them refused because of their credential.";
     CredentialsExpired Total "credentials_expired_total" "Channels closed because their credential expired.";
-    ServicesUnauthorized Total "services_unauthorized_total" "Services turned away because of their token.";
-    ServicesDenied Total "services_denied_total" "Requests of services for apps or verbs that their token does not cover.";
+    ServicesUnauthorized Total "services_unauthorized_total" "Services turned away because of their token or certificate.";
+    ServicesDenied Total "services_denied_total" "Requests of services for apps or verbs that they have no right to.";
     Upstream Total "upstream_total" "Client frames forwarded to the router.";
     UpstreamRefused Total "upstream_refused_total" "Submits answered UNAVAILABLE or OVERLOADED because the router was away or slow.";
     MessagesLimited Total "messages_limited_total" "Submits answered OVERLOADED because the channel sent more than limits.messages_per_channel_per_s.";

@@ -110,16 +110,25 @@ impl JobResult {
 impl<I: Io> Worker<I> {
     /// Puts mail into another worker's box and wakes it; false when the box is full.
     pub(super) fn put_mail(&mut self, worker: WorkerId, mail: Mail) -> bool {
-        match self.mailboxes.of(worker).map(|mailbox| mailbox.try_put(mail)) {
-            Some(Ok(ring)) => {
+        self.try_mail(worker, mail).is_ok()
+    }
+
+    /// Likewise; with the mail itself when the box is full.
+    pub(super) fn try_mail(&mut self, worker: WorkerId, mail: Mail) -> Result<(), Mail> {
+        let put = match self.mailboxes.of(worker) {
+            Some(mailbox) => mailbox.try_put(mail),
+            None => Err(mail),
+        };
+        match put {
+            Ok(ring) => {
                 if ring {
                     self.io.wake(worker);
                 }
-                true
+                Ok(())
             }
-            _ => {
+            Err(mail) => {
                 self.counters.add(Counter::MailboxFull);
-                false
+                Err(mail)
             }
         }
     }

@@ -210,6 +210,9 @@ impl<I: Io> Worker<I> {
                 self.wheel.remove(&mut self.connections, slot.0);
                 self.link.state = State::Greeting(slot);
                 self.link.heard_ms = now.0;
+                if !self.dial_tls(slot) {
+                    return self.abort(slot, now);
+                }
                 let hello = Hello {
                     version: INTERNAL_VERSION,
                     role: PeerRole::Gateway as i32,

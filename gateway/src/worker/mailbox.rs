@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use moor_tls::peer::{Acceptor, Dialer, Peer};
 use moor_wire::Code;
 use moor_wire::internal::Location;
 use moor_wire::session::SessionHandle;
@@ -79,6 +80,15 @@ pub struct JobResult {
     pub sessions: Vec<Location>,
 }
 
+/// A service that moves to another worker, but for its descriptor.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What it has said, its HELLO first, out of records if there were any.
+    pub received: Vec<u8>,
+    /// Its TLS; `None`: clear text.
+    pub tls: Option<Box<Peer>>,
+}
+
 /// A message in a mailbox.
 #[derive(Debug)]
 pub enum Mail {
@@ -102,13 +112,18 @@ pub enum Mail {
     Service {
         /// Comes with the descriptor.
         ticket: u64,
-        /// Bytes received, its HELLO first.
-        received: Vec<u8>,
+        /// What moves beside it.
+        arrival: Arrival,
     },
     /// From the control thread: whoever comes from now on is checked against this.
     Access(Access),
     /// From the control thread: whoever comes from now on is shown these certificates.
     Tls(moor_tls::Server),
+    /// From the control thread: services that come from now on are shown this certificate, and asked for one of these
+    /// authorities.
+    InternalTls(Acceptor),
+    /// From the control thread: likewise the router, with the next connection.
+    RouterTls(Dialer),
     /// From the control thread: finish gracefully.
     Drain(DrainPlan),
     /// From the control thread: stop at once.

@@ -54,7 +54,7 @@ use drain::Drain;
 use io::{Io, Listener, WorkerId};
 use jobs::Jobs;
 use link::RouterLink;
-use mailbox::{Mail, Mailboxes};
+use mailbox::{Arrival, Mail, Mailboxes};
 use names::Names;
 use outbox::Pool;
 use service::Service;
@@ -94,8 +94,8 @@ pub struct Worker<I: Io> {
     starved: VecDeque<Token>,
     link: RouterLink,
     services: HashMap<Slot, Service>,
-    /// What services on their way here have sent so far, by ticket.
-    arriving: HashMap<u64, Vec<u8>>,
+    /// Services on their way here, by ticket.
+    arriving: HashMap<u64, Arrival>,
     expiries: Expiries,
     door: Door,
     /// Frames received before the piece that is being handled.
@@ -292,11 +292,13 @@ impl<I: Io> Worker<I> {
             match mailbox.take() {
                 Some(Mail::Job { origin, ticket, job }) => self.handle_job(origin, ticket, &job, now),
                 Some(Mail::Done { ticket, result }) => self.handle_job_done(ticket, result, now),
-                Some(Mail::Service { ticket, received }) => {
-                    self.arriving.insert(ticket, received);
+                Some(Mail::Service { ticket, arrival }) => {
+                    self.arriving.insert(ticket, arrival);
                 }
                 Some(Mail::Access(access)) => self.settings.access = access,
                 Some(Mail::Tls(server)) => self.settings.tls = Some(server),
+                Some(Mail::InternalTls(acceptor)) => self.settings.internal_tls = Some(acceptor),
+                Some(Mail::RouterTls(dialer)) => self.settings.router_tls = Some(dialer),
                 Some(Mail::Drain(plan)) => self.drain_begin(plan, now),
                 Some(Mail::Stop) => self.stopped = true,
                 None => break,

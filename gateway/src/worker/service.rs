@@ -23,7 +23,7 @@ use super::connection::{Phase, Receive, Role};
 use super::counters::{COUNTERS, Counter};
 use super::io::{Io, WorkerId};
 use super::jobs::Asker;
-use super::mailbox::{Job, Mail};
+use super::mailbox::{Arrival, Job, Mail};
 use super::{Now, Worker};
 
 /// Heartbeat interval expected of a service, milliseconds.
@@ -133,8 +133,13 @@ impl<I: Io> Worker<I> {
                 now,
             );
         }
-        let Ok(may) = self.scope_of(&hello.token, now) else {
-            return self.refuse_bytes(slot, Code::Unauthorized, "no service has this token", now);
+        let Ok(may) = self.scope_of(slot, &hello.token, now) else {
+            return self.refuse_bytes(
+                slot,
+                Code::Unauthorized,
+                "no service has this token or certificate",
+                now,
+            );
         };
         let workers = self.mailboxes.workers();
         match hello.worker.map(WorkerId) {
@@ -167,8 +172,9 @@ impl<I: Io> Worker<I> {
         self.queue_internal(slot, Verb::Welcome, &welcome, now);
     }
 
-    /// Sends a service's descriptor and what it has said to the worker it asked for. Nothing is armed on it:
-    /// its HELLO came by a single read, which was the cold tier's.
+    /// Sends a service's descriptor, what it has said and its TLS to the worker it asked for. Nothing is armed on it: its
+    /// HELLO came by a single read, which was the cold tier's. Nothing is being sent either: over TLS the last that was
+    /// sent is what the service has answered.
     fn pass_service(
         &mut self,
         slot: Slot,
@@ -182,8 +188,16 @@ impl<I: Io> Worker<I> {
         let mut received = header.to_bytes().to_vec();
         received.extend_from_slice(body);
         received.extend_from_slice(rest);
+        if self.connections[slot.0].outbox.is_some() {
+            // Its kernel was told of the end of the send later than of the answer: a next try will do.
+            return self.finish_with(slot, Code::Overloaded, "the connection is not ready to move", now);
+        }
         let ticket = self.jobs.ticket(self.id);
-        if !self.put_mail(worker, Mail::Service { ticket, received }) {
+        let arrival = Arrival { received, tls: self.take_peer(slot) };
+        if let Err(mail) = self.try_mail(worker, Mail::Service { ticket, arrival }) {
+            if let Mail::Service { arrival: Arrival { tls: Some(peer), .. }, .. } = mail {
+                self.give_peer_back(slot, peer);
+            }
             return self.finish_with(slot, Code::Overloaded, "the worker asked for is busy", now);
         }
         let connection = &mut self.connections[slot.0];
@@ -210,11 +224,14 @@ impl<I: Io> Worker<I> {
         if !self.arriving.contains_key(&value) {
             self.mail_step(now);
         }
-        let received = self.arriving.remove(&value);
+        let arrival = self.arriving.remove(&value);
         let Ok(slot) = result else { return };
         self.occupy(slot, Role::Service, now);
-        match received {
-            Some(received) => {
+        match arrival {
+            Some(Arrival { received, tls }) => {
+                if let Some(peer) = tls {
+                    self.hold_peer(slot, peer);
+                }
                 self.services.insert(slot, Service::default());
                 self.handle_stream(slot, &received, now);
                 self.arm(slot);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moor_tls::Server;
+use moor_tls::peer::{Acceptor, Dialer};
 use moor_websocket::upgrade::Policy;
 
 use super::access::Access;
@@ -53,8 +54,12 @@ pub struct Settings {
     pub internal_address: Arc<str>,
     /// What a service must show; `None`: nothing.
     pub internal_token: Option<Arc<[u8]>>,
+    /// TLS of services; `None`: they come in clear text.
+    pub internal_tls: Option<Acceptor>,
     /// What is shown to the router.
     pub router_token: Arc<[u8]>,
+    /// TLS with the router; `None`: clear text.
+    pub router_tls: Option<Dialer>,
     /// Client connections accepted; more are refused with a word.
     pub connections_max: u32,
     /// Longest body of DATA, bytes.

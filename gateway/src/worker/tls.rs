@@ -1,12 +1,15 @@
-//! Clients over TLS: handshakes within a budget, records in, records out.
+//! Clients over TLS: handshakes within a budget, records in, records out. Services and the router: `peers`.
 //!
 //! A client says by its first byte how it comes: 22 begins a record of a handshake. What the records carry is what it
 //! would say without them, frames or HTTP. An idle connection keeps its session (216 bytes where `tls.records` is
 //! compact) and a place of 16 bytes; the start of a record has memory only while its rest is missing.
 
+mod peers;
+
 use std::collections::{HashMap, VecDeque};
 
 use moor_ring::{SendBuffer, Slot, Token};
+use moor_tls::peer::Peer;
 use moor_tls::{Established, Handshake, Progress, Server, Session};
 
 use super::chunked::{Chunked, Entry};
@@ -26,11 +29,46 @@ enum Place {
     /// Its handshake is under way.
     Greeting(Box<Handshake>),
     Open(Session),
+    /// A service, of which nothing has come yet.
+    Awaited,
+    /// A service or the router.
+    Peer(Box<Peer>),
     /// It broke; what is still queued is not for the peer.
     Broken,
 }
 
 const _: () = assert!(size_of::<Place>() <= 16);
+
+impl Place {
+    /// Appends what `plain` is as records. Without a session it is for nobody.
+    fn seal(&mut self, plain: &[u8], records: &mut Vec<u8>) {
+        let is_sealed = match self {
+            Self::Open(session) => session.seal(plain, records).is_ok(),
+            Self::Peer(peer) => {
+                let is_taken = peer.send(plain).is_ok();
+                peer.output(records);
+                is_taken
+            }
+            _ => true,
+        };
+        if !is_sealed {
+            *self = Self::Broken;
+        }
+    }
+
+    /// Appends that nothing more will come, and makes it so.
+    fn close(&mut self, records: &mut Vec<u8>) {
+        match std::mem::replace(self, Self::Broken) {
+            // What cannot be said is not said.
+            Self::Open(mut session) => session.close(records).unwrap_or_default(),
+            Self::Peer(mut peer) => {
+                peer.close();
+                peer.output(records);
+            }
+            other => *self = other,
+        }
+    }
+}
 
 impl Entry for Place {
     // The slot's connection has the generations.
@@ -132,6 +170,11 @@ impl<I: Io> Worker<I> {
                     (true, true) => return self.refuse_handshake(slot, now),
                 }
                 self.tls_step(now);
+            }
+            Place::Peer(peer) => self.handle_peer(slot, peer, bytes, now),
+            Place::Awaited => {
+                *place = Place::Awaited;
+                self.handle_awaited(slot, bytes, now);
             }
             gone @ (Place::Broken | Place::Vacant) => *place = gone,
         }
@@ -299,19 +342,13 @@ impl<I: Io> Worker<I> {
             records = self.pool.buffer();
         }
         for plain in [std::mem::take(&mut outbox.sealed), std::mem::take(&mut outbox.queued)] {
-            if let Place::Open(session) = &mut self.tls.places[slot.0]
-                && !plain.is_empty()
-                && session.seal(&plain, &mut records).is_err()
-            {
-                self.tls.places[slot.0] = Place::Broken;
+            if !plain.is_empty() {
+                self.tls.places[slot.0].seal(&plain, &mut records);
             }
             self.pool.give_buffer(plain);
         }
-        if connection.phase == Phase::Finishing
-            && let Place::Open(mut session) = std::mem::replace(&mut self.tls.places[slot.0], Place::Broken)
-        {
-            // What cannot be said is not said.
-            session.close(&mut records).unwrap_or_default();
+        if connection.phase == Phase::Finishing {
+            self.tls.places[slot.0].close(&mut records);
         }
         if records.is_empty() {
             self.pool.give_buffer(records);
@@ -328,11 +365,18 @@ impl<I: Io> Worker<I> {
     pub(super) fn tls_forget(&mut self, slot: Slot) {
         self.tls.begun.remove(&slot);
         self.tls.places.vacate(slot.0, 0);
-        self.counters[Counter::ConnectionsTls] -= 1;
+        if self.connections[slot.0].role.is_client() {
+            self.counters[Counter::ConnectionsTls] -= 1;
+        }
     }
 
     /// Whether what is queued for a connection can reach its peer as frames.
     pub(super) fn is_greeting_tls(&self, slot: Slot) -> bool {
-        self.connections[slot.0].tls && !matches!(self.tls.places[slot.0], Place::Open(_))
+        self.connections[slot.0].tls
+            && match &self.tls.places[slot.0] {
+                Place::Open(_) => false,
+                Place::Peer(peer) => !peer.is_established(),
+                _ => true,
+            }
     }
 }

@@ -104,6 +104,7 @@ impl<I: Io> Worker<I> {
                     self.close_join(slot);
                 } else {
                     self.services.insert(slot, Service::default());
+                    self.await_tls(slot);
                     self.arm(slot);
                 }
             }

@@ -24,7 +24,7 @@ pub use notices::{Notice, Notices};
 pub use pace::Pace;
 pub use pressure::Pressure;
 
-use crate::limits::{ACCEPTS_PER_S_ASSUMED, REFUSED_BURST_MS, WAITING_BURST_MS};
+use crate::limits::{ACCEPTS_PER_S_ASSUMED, REFUSED_BURST_MS, SERVICE_HANDSHAKES_PER_S, WAITING_BURST_MS};
 
 /// What is limited, of one worker where nothing else is said. 0: no limit. It is the configuration's table of this name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,8 @@ pub struct Door {
     pub accepts: Pace,
     /// Of TLS handshakes.
     pub handshakes: Pace,
+    /// Of TLS handshakes of services.
+    pub services: Pace,
     /// Of channels.
     pub logins: Pace,
     /// Of busy connections.
@@ -113,6 +115,7 @@ impl Door {
         Self {
             accepts: pace(limits.accepts_per_s, WAITING_BURST_MS),
             handshakes: pace(limits.handshakes_per_s, WAITING_BURST_MS),
+            services: Pace::new(SERVICE_HANDSHAKES_PER_S, REFUSED_BURST_MS, 0),
             logins: pace(limits.logins_per_s, REFUSED_BURST_MS),
             meters: Meters::default(),
             notices: Notices::default(),

@@ -26,6 +26,8 @@ pub enum Notice {
     Messages,
     /// A load balancer does not say who is behind it.
     Proxy,
+    /// A service and TLS.
+    Services,
     /// Memory is short.
     Memory,
 }

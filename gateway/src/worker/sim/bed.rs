@@ -28,6 +28,8 @@ pub fn settings() -> Settings {
         router: "127.0.0.1:7300".parse().unwrap(),
         internal_address: "127.0.0.1:7200".into(),
         internal_token: None,
+        internal_tls: None,
+        router_tls: None,
         router_token: Arc::default(),
         connections_max: 32,
         frame_bytes_max: 65_536,

@@ -8,6 +8,7 @@ mod chaos;
 mod clients;
 mod door;
 mod kernel;
+mod peer_tls;
 mod peers;
 mod tls;
 mod trouble;
