@@ -60,8 +60,8 @@ fn check(summary: &mut Summary) -> Result<()> {
     let gateway = std::path::absolute(release_dir().join("moor-gateway"))?;
     for (name, script) in [
         ("web client: core and face", "test"),
-        ("web client: Node and npm ws with a gateway", "test:gateway"),
-        ("web client: Chromium with a gateway", "test:browser"),
+        ("web client: Node and npm ws with a gateway, ws:// and wss://", "test:gateway"),
+        ("web client: Chromium with a gateway, ws:// and wss://", "test:browser"),
         ("web client: package, types, example", "test:package"),
     ] {
         let step = Step::program(name, "npm", &["run", "--silent", script], WEB);

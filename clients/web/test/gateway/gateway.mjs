@@ -55,12 +55,17 @@ export class Gateway {
     return Number(this.listening.clients.split(":").at(-1));
   }
 
+  /** A number of the gateway's own, as its workers published it last. */
+  async stat(name) {
+    const answer = await fetch(`http://${this.listening.admin}/v1/stats`);
+    return (await answer.json()).gateway[name];
+  }
+
   /** Waits until a number of the gateway's own, which its workers publish now and then, is as wanted. */
   async waitStat(name, wanted) {
     let value;
     for (let turn = 0; turn < 1000; turn++) {
-      const answer = await fetch(`http://${this.listening.admin}/v1/stats`);
-      value = (await answer.json()).gateway[name];
+      value = await this.stat(name);
       if (value === wanted) {
         return;
       }
@@ -95,6 +100,11 @@ export class Proxy {
 
   get url() {
     return `ws://127.0.0.1:${this.server.address().port}/`;
+  }
+
+  /** The same over TLS, by the name that certificates are made for. */
+  get secureUrl() {
+    return `wss://localhost:${this.server.address().port}/`;
   }
 
   /** Resets what stands. */
