@@ -1,17 +1,16 @@
 //! The session on tokio: one task drives it, a handle speaks to the task.
 
-use std::io;
-use std::time::Duration;
-
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::Class;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Conversation, Event, Options, Sending};
+use crate::core::{Conversation, DialError, Event, Options, Sending};
+use crate::dial::dial;
 use crate::driver::Driver;
-use crate::limits::{DIAL_MS, EVENTS_CHANNEL_MAX, REQUESTS_MAX};
+use crate::limits::{EVENTS_CHANNEL_MAX, REQUESTS_MAX};
+use crate::places::Places;
+use crate::tls::{Tls, TlsError};
 
 /// The router has the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +34,19 @@ pub enum ClientError {
         /// What was tried.
         addresses: String,
         /// The last reason.
-        source: io::Error,
+        source: DialError,
     },
+    /// An address takes connections, but none of them has a server that can be trusted.
+    #[error("{address}: {source}")]
+    NotSecure {
+        /// Which.
+        address: String,
+        /// Whether it is its certificate, and what of it.
+        source: DialError,
+    },
+    /// TLS cannot be spoken as wished.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The router refused the message.
     #[error("refused with {code}: {detail}")]
     Refused {
@@ -94,20 +104,57 @@ impl Client {
         addresses: &[String],
         options: Options,
     ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        Self::connect_over(addresses, options, None).await
+    }
+
+    /// Likewise over TLS: every address, the one that a server names included, or none. A later connection resumes
+    /// with the ticket of an earlier one.
+    ///
+    /// # Errors
+    /// [`ClientError::NotSecure`] when a server is there at first, but none that can be trusted;
+    /// [`ClientError::Tls`] when an address holds no name to ask for. Afterwards [`Event::NotConnected`] says so.
+    pub async fn connect_tls(
+        addresses: &[String],
+        options: Options,
+        tls: Tls,
+    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+        for address in addresses {
+            tls.name_at(address)?;
+        }
+        Self::connect_over(addresses, options, Some(tls)).await
+    }
+
+    async fn connect_over(
+        addresses: &[String],
+        options: Options,
+        tls: Option<Tls>,
+    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+        let mut failed = ClientError::Unreachable {
+            addresses: addresses.join(", "),
+            source: DialError::Network {
+                kind: std::io::ErrorKind::AddrNotAvailable,
+                detail: "no address is given".to_owned(),
+            },
+        };
         for (index, address) in addresses.iter().enumerate() {
-            match dial(address).await {
-                Ok(stream) => {
+            match (dial(address, tls.as_ref()).await, &mut failed) {
+                (Ok(stream), _) => {
                     let (requests, from_app) = mpsc::channel(REQUESTS_MAX);
                     let (to_app, events) = mpsc::channel(EVENTS_CHANNEL_MAX);
-                    let driver = Driver::new(options, addresses.to_vec(), index + 1, from_app, to_app);
+                    let places = Places::new(addresses.to_vec(), index + 1, tls);
+                    let driver = Driver::new(options, places, from_app, to_app);
                     tokio::spawn(driver.run(stream));
                     return Ok((Self { requests }, events));
                 }
-                Err(error) => last = error,
+                (Err(error @ DialError::Network { .. }), ClientError::Unreachable { source, .. }) => {
+                    *source = error;
+                }
+                // A server that is there says more than one that is away.
+                (Err(DialError::Network { .. }), _) => {}
+                (Err(source), _) => failed = ClientError::NotSecure { address: address.clone(), source },
             }
         }
-        Err(ClientError::Unreachable { addresses: addresses.join(", "), source: last })
+        Err(failed)
     }
 
     /// Logs an account in on a channel; see [`Session::open`](crate::core::Session::open). [`Event::Opened`] or [`Event::Closed`] follows.
@@ -237,13 +284,4 @@ impl Client {
     async fn request(&self, request: Request) -> Result<(), ClientError> {
         self.requests.send(request).await.map_err(|_| ClientError::Closed)
     }
-}
-
-pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
-    let limit = Duration::from_millis(DIAL_MS);
-    let stream = tokio::time::timeout(limit, TcpStream::connect(address))
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

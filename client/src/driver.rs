@@ -5,57 +5,29 @@
 //! processed before the app's channel has it.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::pending;
-use std::io;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::{Accepted, Answer, ClientError, Request, dial};
+use crate::client::{Accepted, Answer, ClientError, Request};
 use crate::core::{Disconnect, Event, Options, Session};
+use crate::dial::Duplex;
 use crate::limits::{EVENTS_MAX, EVENTS_WAITING_MAX, FAREWELL_MS, READ_BYTES, SLEEP_MS_MAX};
+use crate::link::{Happened, Link};
+use crate::places::Places;
 
 pub(crate) struct Driver {
     session: Session,
     /// As the app asked for; the session itself is told by the driver, once the app's channel has a message.
     auto_acknowledge: bool,
-    addresses: Vec<String>,
-    next_address: usize,
-    /// From GOAWAY: the address to try first.
-    alternate: Option<String>,
+    places: Places,
     started: Instant,
     answers: HashMap<(u16, Bytes), Answer>,
     from_app: mpsc::Receiver<Request>,
     to_app: mpsc::Sender<Event>,
     /// Events that have no place in the channel yet.
     waiting: VecDeque<Event>,
-}
-
-/// The way to the server.
-enum Link {
-    Down,
-    Dialling(Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>),
-    Up(Wire),
-}
-
-/// A connection and what is left to write of the last piece.
-struct Wire {
-    stream: TcpStream,
-    out: Vec<u8>,
-    written: usize,
-}
-
-/// What happened on a link.
-enum Happened {
-    Dialled(io::Result<TcpStream>),
-    /// This many bytes are in the buffer.
-    Read(usize),
-    Lost,
-    Wrote,
 }
 
 /// What the loop woke up for.
@@ -68,59 +40,10 @@ enum Step {
     Gone,
 }
 
-impl Link {
-    const fn up(stream: TcpStream) -> Self {
-        Self::Up(Wire { stream, out: Vec::new(), written: 0 })
-    }
-
-    /// Waits for the next thing; may be dropped at any time without losing it.
-    async fn happen(&mut self, read: bool, buffer: &mut [u8]) -> Happened {
-        match self {
-            Self::Down => pending().await,
-            Self::Dialling(dialled) => Happened::Dialled(dialled.await),
-            Self::Up(wire) => wire.happen(read, buffer).await.unwrap_or(Happened::Lost),
-        }
-    }
-}
-
-impl Wire {
-    async fn happen(&mut self, read: bool, buffer: &mut [u8]) -> io::Result<Happened> {
-        let interest = match (read, self.written < self.out.len()) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, true) => Interest::WRITABLE,
-            (false, false) => return pending().await,
-        };
-        let ready = self.stream.ready(interest).await?;
-        if ready.is_writable() && self.written < self.out.len() {
-            self.written += none_if_blocked(self.stream.try_write(&self.out[self.written..]))?.unwrap_or(0);
-        }
-        if ready.is_readable() && read {
-            match none_if_blocked(self.stream.try_read(buffer))? {
-                Some(0) => return Ok(Happened::Lost),
-                Some(length) => return Ok(Happened::Read(length)),
-                None => {}
-            }
-        }
-        Ok(Happened::Wrote)
-    }
-}
-
-fn none_if_blocked(done: io::Result<usize>) -> io::Result<Option<usize>> {
-    match done {
-        Ok(length) => Ok(Some(length)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
 impl Driver {
     pub(crate) fn new(
         options: Options,
-        addresses: Vec<String>,
-        next_address: usize,
+        places: Places,
         from_app: mpsc::Receiver<Request>,
         to_app: mpsc::Sender<Event>,
     ) -> Self {
@@ -129,9 +52,7 @@ impl Driver {
         Self {
             session: Session::new(options, fastrand::u64(..)),
             auto_acknowledge,
-            addresses,
-            next_address,
-            alternate: None,
+            places,
             started: Instant::now(),
             answers: HashMap::new(),
             from_app,
@@ -145,7 +66,7 @@ impl Driver {
     }
 
     /// Until the app drops its handle or its events, or says so.
-    pub(crate) async fn run(mut self, first: TcpStream) {
+    pub(crate) async fn run(mut self, first: Box<dyn Duplex>) {
         let mut link = Link::up(first);
         let mut buffer = vec![0; READ_BYTES];
         self.session.handle_connected(self.now());
@@ -191,22 +112,14 @@ impl Driver {
         self.take_events();
         if matches!(link, Link::Down) && self.session.wants_connection(now) {
             self.session.handle_dialling();
-            let address = self.next_address();
-            *link = Link::Dialling(Box::pin(async move { dial(&address).await }));
+            *link = Link::Dialling(self.places.dial());
         }
         if let Link::Up(wire) = link
-            && wire.written == wire.out.len()
+            && wire.is_idle()
+            && let Some(piece) = self.session.poll_transmit(now)
         {
-            (wire.out, wire.written) = (self.session.poll_transmit(now).unwrap_or_default(), 0);
+            wire.transmit(piece);
         }
-    }
-
-    fn next_address(&mut self) -> String {
-        if let Some(alternate) = self.alternate.take() {
-            return alternate;
-        }
-        self.next_address += 1;
-        self.addresses[(self.next_address - 1) % self.addresses.len()].clone()
     }
 
     fn sleep(&self) -> Duration {
@@ -221,7 +134,11 @@ impl Driver {
                 *link = Link::up(stream);
                 self.session.handle_connected(now);
             }
-            Happened::Dialled(Err(_)) | Happened::Lost => {
+            Happened::Dialled(Err((address, why))) => {
+                *link = Link::Down;
+                self.session.handle_not_connected(address, why, now);
+            }
+            Happened::Lost => {
                 *link = Link::Down;
                 self.session.handle_disconnected(now);
             }
@@ -274,7 +191,7 @@ impl Driver {
             if let Event::Disconnected(Disconnect::SentAway { alternate, .. }) = &event
                 && !alternate.is_empty()
             {
-                self.alternate = Some(alternate.clone());
+                self.places.prefer(alternate.clone());
             }
             let answered = match &event {
                 Event::Accepted { channel, client_id, sync_id, duplicate } => {
@@ -305,13 +222,8 @@ impl Driver {
         self.answers.clear();
         self.session.close_all();
         let last = self.session.poll_transmit(self.now()).unwrap_or_default();
-        if let Link::Up(mut wire) = link {
-            let farewell = async {
-                wire.stream.write_all(&wire.out[wire.written..]).await?;
-                wire.stream.write_all(&last).await?;
-                wire.stream.shutdown().await
-            };
-            let farewell = tokio::time::timeout(Duration::from_millis(FAREWELL_MS), farewell);
+        if let Link::Up(wire) = link {
+            let farewell = tokio::time::timeout(Duration::from_millis(FAREWELL_MS), wire.part(&last));
             // Without it nothing is lost: what was not acknowledged comes again at the next login.
             let _said: bool = farewell.await.is_ok();
         }
@@ -339,6 +251,7 @@ const fn may_be_dropped(event: &Event) -> bool {
             | Event::DeviceAck { .. }
             | Event::Connected { .. }
             | Event::Disconnected(_)
+            | Event::NotConnected { .. }
             | Event::Opened { .. }
             | Event::Closed { reopens: true, .. }
     )

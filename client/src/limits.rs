@@ -47,7 +47,7 @@ pub(crate) const EVENTS_CHANNEL_MAX: usize = 1024;
 pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
 /// Bytes the tokio face reads at once.
 pub(crate) const READ_BYTES: usize = 16 * 1024;
-/// Time for a TCP connection to be made, milliseconds.
+/// Time for a connection to be made, its TLS handshake included, milliseconds.
 pub(crate) const DIAL_MS: u64 = 10_000;
 /// Time for the last bytes to be written when the app is done, milliseconds.
 pub(crate) const FAREWELL_MS: u64 = 2000;

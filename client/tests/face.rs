@@ -1,118 +1,17 @@
 //! The tokio face against a gateway made of a socket and the wire crate.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use moor_client::core::Disconnect;
 use moor_client::{Client, ClientError, Event, Options};
 use moor_wire::Code;
-use moor_wire::client::{
-    Close, Connected, Delivery, GoAway, Kind, Open, Opened, Submit, SubmitResult, frame_reader, put_control,
-    sync_id,
-};
-use moor_wire::frame::{Frame, FrameReader};
+use moor_wire::client::{Close, GoAway, Kind, Opened, Submit, sync_id};
 use prost::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::Receiver;
-
-/// Longest any step may take: far above what it takes, so that only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-async fn soon<T>(what: &str, step: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, step).await.unwrap_or_else(|_| panic!("{what} never came"))
-}
-
-struct Gateway {
-    listener: TcpListener,
-    address: String,
-}
-
-impl Gateway {
-    async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        Self { listener, address }
-    }
-
-    /// The next connection, logged in, and its first OPEN, answered.
-    async fn accept(&self) -> (Peer, Open) {
-        let (stream, _) = soon("a connection", self.listener.accept()).await.unwrap();
-        let mut peer = Peer { stream, reader: frame_reader() };
-        peer.take(Kind::Connect).await;
-        peer.say(Kind::Connected, 0, &Connected { heartbeat_ms: 60_000, ..Connected::default() }).await;
-        let open = Open::decode(peer.take(Kind::Open).await.body).unwrap();
-        peer.say(Kind::Opened, 1, &Opened { session: 7 }).await;
-        (peer, open)
-    }
-}
-
-struct Peer {
-    stream: TcpStream,
-    reader: FrameReader,
-}
-
-impl Peer {
-    async fn say<M: Message>(&mut self, kind: Kind, channel: u16, body: &M) {
-        let mut out = Vec::new();
-        put_control(&mut out, kind, channel, body);
-        self.stream.write_all(&out).await.unwrap();
-    }
-
-    async fn deliver(&mut self, sync_id: u64) {
-        self.say(Kind::Data, 1, &Delivery { sync_id, floor: 1, ..Delivery::default() }).await;
-    }
-
-    async fn accepted(&mut self, submit: &Submit) {
-        let client_id = submit.client_id.clone();
-        self.say(Kind::Ack, 1, &SubmitResult { client_id, sync_id: 9, ..SubmitResult::default() }).await;
-    }
-
-    /// The next frame; `None` when the client has hung up.
-    async fn next(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(frame) = self.reader.try_next().unwrap() {
-                return Some(frame);
-            }
-            let mut buffer = [0; 4096];
-            let length = soon("a frame", self.stream.read(&mut buffer)).await.unwrap_or(0);
-            if length == 0 {
-                return None;
-            }
-            self.reader.push(&buffer[..length]);
-        }
-    }
-
-    /// The next frame of a kind.
-    async fn take(&mut self, kind: Kind) -> Frame {
-        loop {
-            let frame = self.next().await.expect("the client is still there");
-            if frame.header.kind == kind.byte() {
-                return frame;
-            }
-        }
-    }
-
-    async fn take_submit(&mut self) -> Submit {
-        Submit::decode(self.take(Kind::Data).await.body).unwrap()
-    }
-}
-
-async fn start(addresses: &[&Gateway], options: Options) -> (Client, Receiver<Event>) {
-    let addresses: Vec<_> = addresses.iter().map(|g| g.address.clone()).collect();
-    let (client, events) = Client::connect(&addresses, options).await.unwrap();
-    client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
-    (client, events)
-}
-
-async fn message(events: &mut Receiver<Event>) -> Option<u64> {
-    loop {
-        if let Event::Message { sync_id, .. } = soon("an event", events.recv()).await.unwrap() {
-            return sync_id;
-        }
-    }
-}
+use support::{Gateway, message, soon, start};
 
 #[tokio::test]
 async fn messages_and_answers_survive_a_lost_connection_and_go_on_at_the_next_address() {

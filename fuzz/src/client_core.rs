@@ -185,6 +185,7 @@ impl Bench {
                 }
                 Event::Connected { .. }
                 | Event::Disconnected(_)
+                | Event::NotConnected { .. }
                 | Event::Opened { .. }
                 | Event::Closed { .. }
                 | Event::Message { sync_id: None, .. } => {}

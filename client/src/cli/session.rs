@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use moor_client::core::Disconnect;
+use moor_client::core::{DialError, Disconnect};
 use moor_client::{Accepted, Client, Conversation, Event, Options, Sending};
 use moor_wire::Code;
 use moor_wire::client::Class;
@@ -220,6 +220,14 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         Event::DeviceAck { device, sync_id, .. } => {
             let line = format!("device {device} has everything up to #{sync_id}");
             let object = json!({ "event": "device_ack", "device": device, "sync_id": sync_id });
+            output::line(global, &line, &object)?;
+        }
+        // That the network is away is news once, and was said.
+        Event::NotConnected { why: DialError::Network { .. }, .. } => {}
+        Event::NotConnected { address, why } => {
+            let why = why.to_string();
+            let line = format!("no connection to {address} ({why}); trying again");
+            let object = json!({ "event": "not_connected", "address": address, "why": why });
             output::line(global, &line, &object)?;
         }
         Event::Closed { .. }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moor_wire::Code;
 
+use super::DialError;
 use super::marks::Conversation;
 
 /// Something the app should know.
@@ -17,6 +18,14 @@ pub enum Event {
     },
     /// The connection is gone; the session comes back by itself.
     Disconnected(Disconnect),
+    /// A try to connect failed; the session tries again by itself, less and less often. That goes for a certificate
+    /// that is not trusted too, since only its operator can renew it: an app shows this event to whoever can.
+    NotConnected {
+        /// Where.
+        address: String,
+        /// Why.
+        why: DialError,
+    },
     /// A channel is logged in.
     Opened {
         /// Which.

@@ -6,6 +6,7 @@
 //! accepted that the router did not accept.
 
 mod channel;
+mod dial_error;
 mod event;
 mod marks;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use prost::Message;
 
 pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
 pub use channel::{Sending, SubmitError};
+pub use dial_error::{CertificateProblem, DialError};
 pub use event::{Disconnect, Event};
 pub use marks::Conversation;
 
@@ -365,7 +367,7 @@ impl Session {
         }
     }
 
-    /// The connection is gone, or could not be made.
+    /// The connection is gone.
     pub fn handle_disconnected(&mut self, now: u64) {
         if matches!(self.state, State::Greeting { .. } | State::Live) {
             self.events.push_back(Event::Disconnected(Disconnect::HungUp));
@@ -384,6 +386,12 @@ impl Session {
         for channel in &mut self.channels {
             channel.handle_disconnected(&mut self.events);
         }
+    }
+
+    /// The driver could not connect.
+    pub fn handle_not_connected(&mut self, address: String, why: DialError, now: u64) {
+        self.events.push_back(Event::NotConnected { address, why });
+        self.handle_disconnected(now);
     }
 
     /// Bytes arrived.
