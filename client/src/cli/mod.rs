@@ -4,6 +4,7 @@ mod http;
 mod output;
 mod service;
 mod session;
+mod target;
 mod token;
 
 use clap::{Args, Parser, Subcommand};
@@ -19,6 +20,10 @@ Examples (with the appliance running: cargo run --release):
   moor push --to alice \"look up\"              transient, to every session of alice right now
   moor who alice                              where she is
   moor stats --json | jq .router
+  moor listen --account alice --target edge.example.net:7100 --tls
+                                              encrypted, if edge.example.net shows a certificate this host trusts
+  moor listen --account alice --target tls://127.0.0.1:7100 --ca edge.pem --server-name edge.example.net
+                                              likewise, by a certificate of your own and for the name in it
 
 With --json failures are objects too, on standard error.
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage.";
@@ -39,9 +44,8 @@ pub struct Arguments {
 /// Where things are, and how to answer.
 #[derive(Clone, Debug, Args)]
 pub struct Global {
-    /// Gateways' client addresses, the first that listens is used: HOST:PORT[,HOST:PORT...]
-    #[arg(long, global = true, env = "MOOR_TARGET", default_value = "127.0.0.1:7100", value_delimiter = ',')]
-    target: Vec<String>,
+    #[command(flatten)]
+    target: target::Target,
     /// The router.
     #[arg(long, global = true, env = "MOOR_ROUTER", default_value = "127.0.0.1:7300")]
     router: String,

@@ -118,7 +118,7 @@ async fn log_in(
     check_account(account)?;
     check_device(device)?;
     let options = Options { auto_acknowledge, read_marks: true, ..Options::new(device) };
-    let (client, events) = Client::connect(&global.target, options).await?;
+    let (client, events) = global.target.connect(options).await?;
     let last_sync_id = match from {
         From::Resume => None,
         From::New => Some(head_of(account, global).await?),
@@ -147,7 +147,7 @@ fn final_refusal(event: &Event) -> Result<(), Failure> {
             Err(format!("the server closed the channel: {code}{}", colon(reason)).into())
         }
         Event::Disconnected(Disconnect::Refused { code, detail })
-            if matches!(code, Code::Invalid | Code::Version | Code::Unauthorized) =>
+            if matches!(code, Code::Invalid | Code::Version | Code::Unauthorized | Code::ProtocolError) =>
         {
             Err(format!("the gateway refuses this client: {code}{}", colon(detail)).into())
         }
