@@ -633,7 +633,7 @@ mod tests {
     #[test]
     fn flags_are_spelled_like_their_keys() {
         // The embedded router's flags are those of the moor-router binary.
-        let own = ["shards", "fsync", "retention", ""];
+        let own = ["shards", "fsync", "retention", "retention-days", ""];
         for key in KEYS.iter().filter(|key| !own.contains(&key.flag)) {
             assert_eq!(key.flag, key.path.replace(['.', '_'], "-"));
         }
