@@ -85,6 +85,8 @@ fn an_app_at_ten_times_its_quota_is_refused_and_costs_the_other_nothing() -> Res
     let gateway = gateway("east", router.address("router"), &unmetered)?;
     let mut quiet = open(&gateway, "desk", "shop", "bob")?;
     let mut alice = open(&gateway, "phone", "shop", "alice")?;
+    // Whoever is registered has a worker whose link is up.
+    router.wait_stat("stats.router_sessions", LIMIT, |sessions| sessions == 2)?;
     round(&mut quiet, "warm")?;
     let calm = round(&mut quiet, "calm")?;
 

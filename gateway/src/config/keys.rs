@@ -588,7 +588,7 @@ pub const KEYS: &[Key] = &[
     ),
     key!(
         embedded.apps,
-        "apps",
+        "embedded-apps",
         "FILE",
         "How the embedded router treats each app",
         "A TOML file with tables [apps.NAME]: which devices of an account may be logged in together, and more. The \
