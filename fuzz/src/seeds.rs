@@ -38,6 +38,7 @@ pub(crate) fn submit(channel: u16, to: &str, payload: &[u8]) -> Vec<u8> {
         to: to.into(),
         payload: payload.to_vec().into(),
         level: Some(1),
+        ..Submit::default()
     };
     bytes(|out| put_message(out, Kind::Data.byte(), Class::Reliable.flags(), channel, &submit))
 }
@@ -153,6 +154,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
                 class: 1,
                 payload: b"hi".to_vec().into(),
                 level: Some(2),
+                group: String::new(),
             },
         ),
         control(

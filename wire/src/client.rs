@@ -7,8 +7,10 @@ use bytes::BufMut;
 use crate::frame::{FrameReader, put_frame, put_message};
 use crate::limits;
 pub use crate::proto::moor::v1::{
-    Close, Connect, Connected, ConversationKind, Delivery, DeviceAck, Error, GoAway, Open, Opened, ReadMark,
-    ReadMarks, Submit, SubmitResult,
+    Close, Connect, Connected, ConversationKind, Delivery, DeviceAck, Error, GoAway, GroupAck, GroupAnswer,
+    GroupCreate, GroupDelivery, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames, GroupNothing,
+    GroupPage, GroupPosition, GroupPreference, GroupRequest, GroupRole, Membership, Open, Opened, Pull,
+    Pulled, ReadMark, ReadMarks, Submit, SubmitResult, group_request::Act,
 };
 
 /// Kind of a client frame.
@@ -43,6 +45,18 @@ pub enum Kind {
     GoAway = 0x0b,
     /// The connection is about to be closed by the server; body [`Error`]; channel 0.
     Error = 0x0c,
+    /// Client to server: body [`GroupRequest`]. Server to client: body [`GroupAnswer`].
+    Group = 0x10,
+    /// Server to client: an entry of a group's timeline; body [`GroupDelivery`].
+    GroupDelivery = 0x11,
+    /// Client to server: positions in groups' timelines; body [`GroupAck`].
+    GroupAck = 0x12,
+    /// Server to client: conversations the device is behind in; body [`GroupHeads`].
+    GroupHeads = 0x13,
+    /// Client to server: asks for a range of a timeline; body [`Pull`].
+    Pull = 0x14,
+    /// Its answer; body [`Pulled`].
+    Pulled = 0x15,
     /// An account has read a conversation up to somewhere, either way; body [`ReadMark`].
     Read = 0x28,
     /// Client to server: eight bytes, which version of its read marks a device has. Server to client: body
@@ -72,6 +86,12 @@ impl Kind {
             0x0a => Self::Pong,
             0x0b => Self::GoAway,
             0x0c => Self::Error,
+            0x10 => Self::Group,
+            0x11 => Self::GroupDelivery,
+            0x12 => Self::GroupAck,
+            0x13 => Self::GroupHeads,
+            0x14 => Self::Pull,
+            0x15 => Self::Pulled,
             0x28 => Self::Read,
             0x29 => Self::ReadMarks,
             0x2a => Self::DeviceAck,
@@ -128,7 +148,7 @@ impl Class {
 #[must_use]
 pub const fn body_bytes_max(kind: u8, data_bytes_max: u32) -> u32 {
     match Kind::from_byte(kind) {
-        Some(Kind::Data) => data_bytes_max,
+        Some(Kind::Data | Kind::Group) => data_bytes_max,
         Some(Kind::Ping | Kind::Pong) => limits::PING_BODY_BYTES_MAX,
         _ => limits::CONTROL_BODY_BYTES_MAX,
     }

@@ -1,6 +1,6 @@
 //! Names of apps, accounts and devices, and the hash that places an account.
 
-use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX};
+use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, GROUP_BYTES_MAX, GROUP_MARK};
 
 /// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +61,26 @@ pub fn check_account(name: &str) -> Result<(), NameError> {
 /// [`NameError`] says what is wrong.
 pub fn check_device(name: &str) -> Result<(), NameError> {
     check("device", name, DEVICE_BYTES_MAX)
+}
+
+/// Checks a group's name.
+///
+/// # Errors
+/// [`NameError`] says what is wrong.
+pub fn check_group(name: &str) -> Result<(), NameError> {
+    check("group", name, GROUP_BYTES_MAX)
+}
+
+/// The reserved account name under which a group's timeline lies.
+#[must_use]
+pub fn group_account(group: &str) -> String {
+    format!("{GROUP_MARK}{group}")
+}
+
+/// The group whose timeline lies under an account name; `None`: it is a person's.
+#[must_use]
+pub fn group_of_account(account: &str) -> Option<&str> {
+    account.strip_prefix(GROUP_MARK)
 }
 
 /// What kind of device a name says it is: what precedes its first colon ("phone" of "phone:6f3a"); nothing

@@ -10,8 +10,9 @@ use crate::client::{Class, Kind};
 use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
 use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 pub use crate::proto::moor::internal::v1::{
-    Degrade, Departure, Failure, Hello, Kick, Location, Lookup, LookupResult, Receipt, Register, Registered,
-    Registration, Role, Send, SendResult, Stat, Stats, StatsResult, Subscribe, Unregister, Welcome,
+    Degrade, Departure, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Location, Lookup,
+    LookupResult, Receipt, Register, Registered, Registration, Role, Send, SendResult, Stat, Stats,
+    StatsResult, Subscribe, Unregister, Welcome,
 };
 use crate::session::SessionHandle;
 
@@ -67,6 +68,14 @@ pub enum Verb {
     Subscribe = 0x37,
     /// Router to service; body [`Receipt`].
     Receipt = 0x38,
+    /// Service to router; body [`Group`].
+    Group = 0x40,
+    /// Its answer; body [`GroupResult`].
+    GroupResult = 0x41,
+    /// Service to router; body [`History`].
+    History = 0x42,
+    /// Its answer; body [`HistoryResult`].
+    HistoryResult = 0x43,
     /// Service to router; body [`Degrade`]; answered with [`Outcome`].
     Degrade = 0x68,
 }
@@ -100,6 +109,10 @@ impl Verb {
             0x36 => Self::StatsResult,
             0x37 => Self::Subscribe,
             0x38 => Self::Receipt,
+            0x40 => Self::Group,
+            0x41 => Self::GroupResult,
+            0x42 => Self::History,
+            0x43 => Self::HistoryResult,
             0x68 => Self::Degrade,
             _ => return None,
         })

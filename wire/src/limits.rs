@@ -23,6 +23,23 @@ pub const INTERNAL_BODY_BYTES_MAX: u32 = 1024 * 1024;
 pub const APP_BYTES_MAX: usize = 64;
 /// Longest account name, bytes.
 pub const ACCOUNT_BYTES_MAX: usize = 128;
+/// Longest group name, bytes: one less than an account's, because a group's timeline lies under a reserved account
+/// name that begins with [`GROUP_MARK`].
+pub const GROUP_BYTES_MAX: usize = ACCOUNT_BYTES_MAX - 1;
+/// Begins the account names under which groups' timelines lie. No client's name may hold it.
+pub const GROUP_MARK: char = '\u{1}';
+/// Longest title of a group, bytes.
+pub const GROUP_TITLE_BYTES_MAX: usize = 128;
+/// Most accounts named in one change of a group: its event must fit a message.
+pub const GROUP_NAMES_MAX: usize = 256;
+/// Most names in one page of an answer.
+pub const GROUP_PAGE_NAMES_MAX: usize = 256;
+/// Longest body of a client's PULLED, bytes: above what a message may have, because several are in it.
+pub const PULLED_MESSAGES_BYTES_MAX: usize = 32 * 1024;
+/// Most positions in one GROUP_ACK: they fit a control body.
+pub const GROUP_POSITIONS_MAX: usize = 24;
+/// Most conversations in one GROUP_HEADS.
+pub const GROUP_HEADS_MAX: usize = 128;
 /// Longest device name, bytes.
 pub const DEVICE_BYTES_MAX: usize = 128;
 /// Longest name of a gateway, router or service, bytes.
@@ -41,6 +58,12 @@ pub const REGISTER_BATCH_MAX: usize = 512;
 /// One registration at its longest: names, two ids, a flag, tags.
 const REGISTRATION_BYTES_MAX: usize = APP_BYTES_MAX + ACCOUNT_BYTES_MAX + DEVICE_BYTES_MAX + 50;
 
+// The event of the largest change fits a message, the longest page an answer.
+const _: () = assert!(GROUP_NAMES_MAX * (ACCOUNT_BYTES_MAX + 8) + 512 <= CLIENT_BODY_BYTES_MAX as usize);
+const _: () =
+    assert!(GROUP_PAGE_NAMES_MAX * (ACCOUNT_BYTES_MAX + 24) + 512 <= CLIENT_BODY_BYTES_MAX as usize);
+const _: () = assert!(GROUP_POSITIONS_MAX * (GROUP_BYTES_MAX + 16) <= CONTROL_BODY_BYTES_MAX as usize);
+const _: () = assert!(GROUP_HEADS_MAX * (GROUP_BYTES_MAX + 48) <= SERVER_BODY_BYTES_MAX as usize);
 // Names travel with one-byte lengths in UP and PUSH_ACCOUNT.
 const _: () = assert!(APP_BYTES_MAX < 256 && ACCOUNT_BYTES_MAX < 256 && DEVICE_BYTES_MAX < 256);
 // A full batch fits an internal frame.

@@ -95,6 +95,6 @@ function bodyBytesMax(kind: number): number {
     case Kind.Pong:
       return PING_BODY_BYTES_MAX;
     default:
-      return CONTROL_BODY_BYTES_MAX;
+      return kind >= 0x10 && kind <= 0x15 ? SERVER_BODY_BYTES_MAX : CONTROL_BODY_BYTES_MAX;
   }
 }

@@ -309,8 +309,8 @@ export class Session {
         return this.leave({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
       }
       default:
-        // Of features that this client does not have: not for it.
-        if (kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) {
+        // Of features that this client does not have, groups among them: not for it.
+        if ((kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) || (kind >= 0x10 && kind <= 0x15)) {
           return;
         }
         throw new WireError(`no server sends frames of kind ${kind}`);

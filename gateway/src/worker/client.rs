@@ -41,7 +41,9 @@ impl<I: Io> Worker<I> {
                 self.refuse_bytes(slot, Code::ProtocolError, "the first frame must be CONNECT", now)
             }
             Kind::Open => self.handle_open(slot, header.channel, body, now),
-            Kind::Data | Kind::Ack | Kind::Sync => self.handle_upstream(slot, kind, header, body, now),
+            Kind::Data | Kind::Ack | Kind::Sync | Kind::Group | Kind::GroupAck | Kind::Pull => {
+                self.handle_upstream(slot, kind, header, body, now);
+            }
             Kind::Read | Kind::ReadMarks => self.handle_marks(slot, kind, header, body, now),
             Kind::Close => {
                 // Not answered: whatever the server still sends on the channel precedes its next OPENED.
@@ -51,7 +53,15 @@ impl<I: Io> Worker<I> {
             }
             Kind::Ping => self.queue_pong(slot, body, now),
             Kind::Pong => {}
-            Kind::Connect | Kind::Connected | Kind::Opened | Kind::GoAway | Kind::Error | Kind::DeviceAck => {
+            Kind::Connect
+            | Kind::Connected
+            | Kind::Opened
+            | Kind::GoAway
+            | Kind::Error
+            | Kind::GroupDelivery
+            | Kind::GroupHeads
+            | Kind::Pulled
+            | Kind::DeviceAck => {
                 let detail = format!("{kind:?} is not for a client to send here");
                 self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
             }
@@ -169,12 +179,12 @@ impl<I: Io> Worker<I> {
         self.queue_control(slot, Kind::Close, number, &close, now);
     }
 
-    /// DATA, ACK and SYNC go to the router with who sent them.
+    /// DATA, ACK, SYNC and what is about groups go to the router with who sent them.
     fn handle_upstream(&mut self, slot: Slot, kind: Kind, header: Header, body: &[u8], now: Now) {
         let Some(channel) = self.channel_of(slot, header.channel) else {
             return self.close_frame(slot, header.channel, Code::NotFound, "no such channel is open", now);
         };
-        if kind != Kind::Data {
+        if matches!(kind, Kind::Ack | Kind::Sync) {
             let Some(id) = sync_id(body) else {
                 return self.refuse_bytes(slot, Code::ProtocolError, "ACK and SYNC carry eight bytes", now);
             };
@@ -184,8 +194,13 @@ impl<I: Io> Worker<I> {
                 entry.set_acked(Some(known.map_or(id, |known| known.max(id))));
             }
         }
-        if kind == Kind::Data && self.is_metered(slot) && !self.meter_message(slot, header.channel, now) {
-            return self.refuse_submit(slot, header.channel, body, Some("the channel sends too much"), now);
+        // Questions cost the router as much as messages do. One that is dropped is asked again.
+        let is_metered = matches!(kind, Kind::Data | Kind::Group | Kind::Pull) && self.is_metered(slot);
+        if is_metered && !self.meter_message(slot, header.channel, now) {
+            if kind == Kind::Data {
+                self.refuse_submit(slot, header.channel, body, Some("the channel sends too much"), now);
+            }
+            return;
         }
         if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {
             self.refuse_submit(slot, header.channel, body, None, now);
