@@ -36,4 +36,8 @@ pub use core::{Answer, Config, Error, Request, Sent, Ticket, transient_body};
 pub use tls::Tls;
 
 pub use moor_wire::Code;
+pub use moor_wire::client::{
+    Act, GroupAnswer, GroupCreate, GroupMember, GroupNames, GroupNothing, GroupPage, GroupPreference,
+    GroupRole, Membership, Pulled,
+};
 pub use moor_wire::internal::{Location, LookupResult, Receipt, Welcome};

@@ -178,6 +178,64 @@ macro_rules! methods {
                 self.call(Request::kick(app, account, device, reason)?) $($await)*?.into_reached()
             }
 
+            /// Sends a reliable message to a group, as [`Self::send`] does to an account.
+            ///
+            /// # Errors
+            /// As [`Self::send`].
+            pub $($async)* fn send_group(
+                &mut self,
+                app: &str,
+                from: &str,
+                group: &str,
+                client_id: Option<&[u8]>,
+                payload: &[u8],
+            ) -> Result<Sent, Error> {
+                self.call(Request::send_group(app, from, group, client_id, payload)?) $($await)*?.into_sent()
+            }
+
+            /// Makes, changes or looks at a group: on behalf of an account, or as the operator, whom everything
+            /// is allowed. Asked twice, the second time changes nothing.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn group(
+                &mut self,
+                app: &str,
+                account: Option<&str>,
+                group: &str,
+                act: Act,
+            ) -> Result<GroupAnswer, Error> {
+                self.call(Request::group(app, account, group, act)?) $($await)*?.into_group()
+            }
+
+            /// A page of an account's timeline: messages behind `after`, `limit` at most (0: what fits).
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn history(
+                &mut self,
+                app: &str,
+                account: &str,
+                after: u64,
+                limit: u32,
+            ) -> Result<Pulled, Error> {
+                self.call(Request::history(app, account, after, limit)?) $($await)*?.into_history()
+            }
+
+            /// A page of a group's timeline.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn group_history(
+                &mut self,
+                app: &str,
+                group: &str,
+                after: u64,
+                limit: u32,
+            ) -> Result<Pulled, Error> {
+                self.call(Request::group_history(app, group, after, limit)?) $($await)*?.into_history()
+            }
+
             /// The counters of the process this is connected to.
             ///
             /// # Errors

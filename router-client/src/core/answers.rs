@@ -3,7 +3,8 @@
 use moor_wire::Code;
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
-    Failure, LookupResult, NotHere, Outcome, SendResult, StatsResult, Subscribe, Verb, Welcome, put_empty,
+    Failure, GroupResult, HistoryResult, LookupResult, NotHere, Outcome, SendResult, StatsResult, Subscribe,
+    Verb, Welcome, put_empty,
 };
 use prost::Message;
 
@@ -44,6 +45,18 @@ impl Connection {
                 for miss in NotHere::parse(body).map_err(|e| Error::Protocol(e.to_string()))? {
                     self.judged(now, miss.cookie, Code::NotHere as i32, "", Answer::Reached(0));
                 }
+            }
+            Some(Verb::GroupResult) => {
+                let result: GroupResult = read(body)?;
+                let mut answer = result.answer.unwrap_or_default();
+                let (code, detail) = (answer.code, std::mem::take(&mut answer.detail));
+                self.judged(now, result.cookie, code, &detail, Answer::Group(answer));
+            }
+            Some(Verb::HistoryResult) => {
+                let result: HistoryResult = read(body)?;
+                let mut pulled = result.pulled.unwrap_or_default();
+                let (code, detail) = (pulled.code, std::mem::take(&mut pulled.detail));
+                self.judged(now, result.cookie, code, &detail, Answer::History(pulled));
             }
             Some(Verb::Receipt) => self.events.push_back(Event::Receipt(read(body)?)),
             // PONG has done its work by arriving; later versions may say more than this one knows.
@@ -99,7 +112,7 @@ impl Connection {
         let detail = detail.to_owned();
         let refused = Error::Refused { what: pending.request.name(), code, detail };
         // Nobody waits for a subscription after a reconnect who could ask again.
-        let again = ticket & OWN != 0 || matches!(pending.request, Request::Send(_));
+        let again = ticket & OWN != 0 || matches!(pending.request, Request::Send(_) | Request::Group(_));
         match code {
             Code::Ok => self.answer(ticket, Ok(answer)),
             // Nobody is there: that is a count, not a failure.

@@ -1,10 +1,10 @@
 //! What can be asked and what is answered.
 
-use moor_wire::client::{Class, Delivery, Kind};
-use moor_wire::identity::{check_account, check_app, check_device};
+use moor_wire::client::{Act, Class, Delivery, GroupAnswer, GroupRequest, Kind, Pulled};
+use moor_wire::identity::{check_account, check_app, check_device, check_group};
 use moor_wire::internal::{
-    Broadcast, Degrade, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats, Subscribe, Verb,
-    put_control,
+    Broadcast, Degrade, Group, History, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats,
+    Subscribe, Verb, put_control,
 };
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX};
 use moor_wire::session::SessionHandle;
@@ -34,6 +34,10 @@ pub enum Answer {
     Reached(u32),
     /// Of STATS.
     Stats(Vec<(String, u64)>),
+    /// Of GROUP.
+    Group(GroupAnswer),
+    /// Of HISTORY.
+    History(Pulled),
 }
 
 fn other<T>() -> Result<T, Error> {
@@ -51,6 +55,14 @@ impl Answer {
 
     pub(crate) fn into_reached(self) -> Result<u32, Error> {
         if let Self::Reached(reached) = self { Ok(reached) } else { other() }
+    }
+
+    pub(crate) fn into_group(self) -> Result<GroupAnswer, Error> {
+        if let Self::Group(answer) = self { Ok(answer) } else { other() }
+    }
+
+    pub(crate) fn into_history(self) -> Result<Pulled, Error> {
+        if let Self::History(pulled) = self { Ok(pulled) } else { other() }
     }
 
     pub(crate) fn into_stats(self) -> Result<Vec<(String, u64)>, Error> {
@@ -97,6 +109,10 @@ pub enum Request {
     Stats,
     /// Ask for receipts.
     Subscribe(Subscribe),
+    /// Make, change or look at a group.
+    Group(Group),
+    /// Read a range of a timeline.
+    History(History),
     /// Switch business levels off or on.
     Degrade(Degrade),
 }
@@ -148,8 +164,75 @@ impl Request {
             client_id: client_id.into(),
             class: u32::from(Class::Reliable.flags()),
             payload: bytes::Bytes::copy_from_slice(payload),
+            group: String::new(),
             level: None,
         }))
+    }
+
+    /// SEND to a group; without a client id one is made up.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn send_group(
+        app: &str,
+        from: &str,
+        group: &str,
+        client_id: Option<&[u8]>,
+        payload: &[u8],
+    ) -> Result<Self, Error> {
+        check_group(group)?;
+        // Checked as a message to its sender, then readdressed.
+        let mut request = Self::send(app, from, from, client_id, payload)?;
+        if let Self::Send(send) = &mut request {
+            send.to.clear();
+            send.group = group.into();
+        }
+        Ok(request)
+    }
+
+    /// GROUP, on behalf of an account or, without one, as the operator.
+    ///
+    /// # Errors
+    /// When a name is not allowed.
+    pub fn group(app: &str, account: Option<&str>, group: &str, act: Act) -> Result<Self, Error> {
+        check_app(app)?;
+        if let Some(account) = account {
+            check_account(account)?;
+        }
+        if !matches!(act, Act::List(_)) {
+            check_group(group)?;
+        } else if account.is_none() {
+            // Whose list it is stands in the account.
+            check_account("")?;
+        }
+        Ok(Self::Group(Group {
+            cookie: 0,
+            app: app.into(),
+            account: account.unwrap_or_default().into(),
+            request: Some(GroupRequest { id: 0, group: group.into(), act: Some(act) }),
+        }))
+    }
+
+    /// HISTORY of an account's timeline.
+    ///
+    /// # Errors
+    /// When a name is not allowed.
+    pub fn history(app: &str, account: &str, after: u64, limit: u32) -> Result<Self, Error> {
+        check_app(app)?;
+        check_account(account)?;
+        let (app, account) = (app.into(), account.into());
+        Ok(Self::History(History { app, account, after, limit, ..History::default() }))
+    }
+
+    /// HISTORY of a group's timeline.
+    ///
+    /// # Errors
+    /// When a name is not allowed.
+    pub fn group_history(app: &str, group: &str, after: u64, limit: u32) -> Result<Self, Error> {
+        check_app(app)?;
+        check_group(group)?;
+        let (app, group) = (app.into(), group.into());
+        Ok(Self::History(History { app, group, after, limit, ..History::default() }))
     }
 
     /// DEGRADE: messages of this business level and above are refused from now on, 1 or 2; `None`: all are taken.
@@ -239,6 +322,8 @@ impl Request {
             Self::Kick(_) => "KICK",
             Self::Stats => "STATS",
             Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Group(_) => "GROUP",
+            Self::History(_) => "HISTORY",
             Self::Degrade(_) => "DEGRADE",
         }
     }
@@ -250,7 +335,16 @@ impl Request {
 
     /// Whether asking twice does no harm.
     pub(super) const fn repeatable(&self) -> bool {
-        matches!(self, Self::Send(_) | Self::Lookup(_) | Self::Stats | Self::Subscribe(_) | Self::Degrade(_))
+        matches!(
+            self,
+            Self::Send(_)
+                | Self::Lookup(_)
+                | Self::Stats
+                | Self::Subscribe(_)
+                | Self::Group(_)
+                | Self::History(_)
+                | Self::Degrade(_)
+        )
     }
 
     /// Appends the frame under a cookie.
@@ -280,6 +374,14 @@ impl Request {
             Self::Subscribe(subscribe) => {
                 subscribe.cookie = cookie;
                 put_control(out, Verb::Subscribe, subscribe);
+            }
+            Self::Group(group) => {
+                group.cookie = cookie;
+                put_control(out, Verb::Group, group);
+            }
+            Self::History(history) => {
+                history.cookie = cookie;
+                put_control(out, Verb::History, history);
             }
             Self::Degrade(degrade) => {
                 degrade.cookie = cookie;
