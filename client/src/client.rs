@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::Class;
+use moor_wire::client::{Act, Class, GroupAnswer};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Conversation, DialError, Event, Options, Sending};
+use crate::core::{Conversation, DialError, Event, Options, Sending, Target};
 use crate::dial::dial;
 use crate::driver::Driver;
 use crate::limits::{EVENTS_CHANNEL_MAX, REQUESTS_MAX};
@@ -75,8 +75,10 @@ pub enum ClientError {
 pub(crate) enum Request {
     Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
     Close { channel: u16 },
-    Submit { sending: Sending, channel: u16, client_id: Bytes, to: String, payload: Bytes, answer: Answer },
+    Submit { sending: Sending, channel: u16, client_id: Bytes, to: Target, payload: Bytes, answer: Answer },
     Acknowledge { channel: u16, sync_id: u64 },
+    AcknowledgeGroup { channel: u16, group: String, sync_id: u64 },
+    Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<GroupAnswer> },
     MarkRead { channel: u16, conversation: Conversation, sync_id: u64 },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
@@ -233,10 +235,49 @@ impl Client {
         to: &str,
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
+        self.send_to(sending, channel, client_id, Target::Account(to.to_owned()), payload).await
+    }
+
+    /// [`Self::send_with`] to an account or a group.
+    ///
+    /// # Errors
+    /// As [`Self::send_with`].
+    pub async fn send_to(
+        &self,
+        sending: impl Into<Sending>,
+        channel: u16,
+        client_id: Bytes,
+        to: Target,
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
         let (answer, answered) = oneshot::channel();
-        let (sending, to) = (sending.into(), to.to_owned());
+        let sending = sending.into();
         self.request(Request::Submit { sending, channel, client_id, to, payload, answer }).await?;
         answered.await.map_err(|_| ClientError::Closed)?
+    }
+
+    /// Makes, changes or looks at a group, and waits for the answer, over reconnects. Asked twice, the second time
+    /// changes nothing. The answer's code says whether it was done.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`], also when the channel is closed or has too many unanswered requests.
+    pub async fn group(&self, channel: u16, group: &str, act: Act) -> Result<GroupAnswer, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::Group { channel, group: group.to_owned(), act, answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)
+    }
+
+    /// Says that everything of a group up to `sync_id` is processed; only where options say that the app does.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn acknowledge_group(
+        &self,
+        channel: u16,
+        group: &str,
+        sync_id: u64,
+    ) -> Result<(), ClientError> {
+        self.request(Request::AcknowledgeGroup { channel, group: group.to_owned(), sync_id }).await
     }
 
     /// Says that everything up to `sync_id` is processed; only where options say that the app does.

@@ -16,6 +16,7 @@ use crate::dial::Duplex;
 use crate::limits::{EVENTS_MAX, EVENTS_WAITING_MAX, FAREWELL_MS, READ_BYTES, SLEEP_MS_MAX};
 use crate::link::{Happened, Link};
 use crate::places::Places;
+use moor_wire::client::{GroupAnswer, GroupRequest};
 
 pub(crate) struct Driver {
     session: Session,
@@ -24,6 +25,8 @@ pub(crate) struct Driver {
     places: Places,
     started: Instant,
     answers: HashMap<(u16, Bytes), Answer>,
+    group_answers: HashMap<u64, (u16, oneshot::Sender<GroupAnswer>)>,
+    next_request: u64,
     from_app: mpsc::Receiver<Request>,
     to_app: mpsc::Sender<Event>,
     /// Events that have no place in the channel yet.
@@ -34,10 +37,17 @@ pub(crate) struct Driver {
 enum Step {
     Link(Happened),
     /// The app's channel has an event, which stands for this place in a timeline; or time has passed.
-    Gave(Option<(u16, u64)>),
+    Gave(Option<Place>),
     Request(Request),
     /// The app has dropped its end.
     Gone,
+}
+
+/// A place in an account's timeline or in a group's.
+struct Place {
+    channel: u16,
+    group: Option<String>,
+    sync_id: u64,
 }
 
 impl Driver {
@@ -55,6 +65,8 @@ impl Driver {
             places,
             started: Instant::now(),
             answers: HashMap::new(),
+            group_answers: HashMap::new(),
+            next_request: 1,
             from_app,
             to_app,
             waiting: VecDeque::new(),
@@ -89,8 +101,12 @@ impl Driver {
             };
             match step {
                 Step::Link(happened) => self.handle_link(&mut link, happened, &buffer),
-                Step::Gave(Some((channel, sync_id))) if self.auto_acknowledge => {
-                    self.session.acknowledge(channel, sync_id, self.now());
+                Step::Gave(Some(Place { channel, group, sync_id })) if self.auto_acknowledge => {
+                    let now = self.now();
+                    match group {
+                        None => self.session.acknowledge(channel, sync_id, now),
+                        Some(group) => self.session.acknowledge_group(channel, &group, sync_id, now),
+                    }
                 }
                 Step::Gave(_) => {}
                 Step::Request(Request::Shutdown { done }) => break Some(done),
@@ -159,7 +175,7 @@ impl Driver {
                 self.forget(channel);
             }
             Request::Submit { sending, channel, client_id, to, payload, answer } => {
-                match self.session.submit_as(sending, channel, client_id.clone(), &to, payload, now) {
+                match self.session.submit_to(sending, channel, client_id.clone(), to, payload, now) {
                     Ok(()) => {
                         self.answers.insert((channel, client_id), answer);
                     }
@@ -168,6 +184,18 @@ impl Driver {
                 }
             }
             Request::Acknowledge { channel, sync_id } => self.session.acknowledge(channel, sync_id, now),
+            Request::AcknowledgeGroup { channel, group, sync_id } => {
+                self.session.acknowledge_group(channel, &group, sync_id, now);
+            }
+            Request::Group { channel, group, act, answer } => {
+                let id = self.next_request;
+                self.next_request += 1;
+                let request = GroupRequest { id, group, act: Some(act) };
+                // A refusal drops the answer's sender, which tells whoever waits.
+                if self.session.ask_group(channel, request, now).is_ok() {
+                    self.group_answers.insert(id, (channel, answer));
+                }
+            }
             Request::MarkRead { channel, conversation, sync_id } => {
                 // Documented: what cannot be said is not said.
                 self.session.mark_read(channel, conversation, sync_id, now).ok();
@@ -182,7 +210,10 @@ impl Driver {
     /// app does not have stay unacknowledged, so that they come again.
     fn forget(&mut self, number: u16) {
         self.answers.retain(|(other, _), _| *other != number);
-        self.waiting.retain(|event| !matches!(event, Event::Message { channel, .. } if *channel == number));
+        self.group_answers.retain(|_, (other, _)| *other != number);
+        self.waiting.retain(|event| {
+            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } if *channel == number)
+        });
     }
 
     /// Answers go to whoever waits for them, everything else waits for a place in the app's channel.
@@ -192,6 +223,12 @@ impl Driver {
                 && !alternate.is_empty()
             {
                 self.places.prefer(alternate.clone());
+            }
+            if let Event::GroupAnswer { answer, .. } = &event
+                && let Some((_, waiting)) = self.group_answers.remove(&answer.id)
+            {
+                drop(waiting.send(answer.clone()));
+                continue;
             }
             let answered = match &event {
                 Event::Accepted { channel, client_id, sync_id, duplicate } => {
@@ -235,9 +272,14 @@ impl Driver {
 }
 
 /// The place in the timeline an event stands for, once the app has it.
-const fn processed(event: &Event) -> Option<(u16, u64)> {
+fn processed(event: &Event) -> Option<Place> {
     match event {
-        Event::Message { channel, sync_id: Some(id), .. } => Some((*channel, *id)),
+        Event::Message { channel, sync_id: Some(id), .. } => {
+            Some(Place { channel: *channel, group: None, sync_id: *id })
+        }
+        Event::GroupMessage { channel, group, sync_id, .. } => {
+            Some(Place { channel: *channel, group: Some(group.clone()), sync_id: *sync_id })
+        }
         _ => None,
     }
 }

@@ -22,6 +22,14 @@ pub(crate) const RESEND_BACKLOG_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const RETRY_MS: (u64, u64) = (50, 5000);
 /// A SYNC that brought nothing is repeated after this, milliseconds.
 pub(crate) const SYNC_REPEAT_MS: u64 = 2000;
+/// Groups of one channel that are followed: more than a router lets an account be in.
+pub(crate) const CONVERSATIONS_MAX: usize = 1024;
+/// Ranges of groups asked for at once on one channel; what is more important goes first.
+pub(crate) const PULLS_IN_FLIGHT_MAX: usize = 4;
+/// The pause after a range that was refused, milliseconds.
+pub(crate) const PULL_RETRY_MS: u64 = 1000;
+/// Requests about groups on one channel that may be unanswered.
+pub(crate) const GROUP_REQUESTS_PENDING_MAX: usize = 64;
 
 /// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
 /// doubles from base to cap (full jitter).

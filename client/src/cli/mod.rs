@@ -1,5 +1,6 @@
 //! Arguments of `moor`, and which command does what.
 
+mod group;
 mod http;
 mod output;
 mod service;
@@ -19,6 +20,8 @@ Examples (with the appliance running: cargo run --release):
   echo hello | moor send --from bob --to alice -
   moor push --to alice \"look up\"              transient, to every session of alice right now
   moor who alice                              where she is
+  moor group create friends --owner alice bob carol
+  moor send --from bob --group friends \"hi all\"
   moor stats --json | jq .router
   moor listen --account alice --target edge.example.net:7100 --tls
                                               encrypted, if edge.example.net shows a certificate this host trusts
@@ -30,8 +33,8 @@ Exit codes: 0 done, 1 it could not be done, 2 wrong usage.";
 
 /// Talk to a Moor gateway and its router.
 ///
-/// `listen` and `send` are clients like any app: they log in at a gateway. `push`, `who`, `kick` and `stats` are
-/// what a backend service does: they speak to the router.
+/// `listen` and `send` are clients like any app: they log in at a gateway. `push`, `who`, `kick`, `group`,
+/// `history` and `stats` are what a backend service does: they speak to the router.
 #[derive(Debug, Parser)]
 #[command(name = "moor", version, after_help = EXAMPLES)]
 pub struct Arguments {
@@ -83,6 +86,10 @@ enum Command {
     Who(service::Who),
     /// Close an account's sessions.
     Kick(service::Kick),
+    /// Make a group, change it, look at it, send to it.
+    Group(group::Group),
+    /// Show messages of an account's or a group's timeline.
+    History(group::History),
     /// Refuse messages of lower business levels, so that the core keeps its promise.
     Degrade(service::Degrade),
     /// Show the router's and the gateway's counters.
@@ -108,6 +115,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Push(push) => service::push(push, global),
         Command::Who(who) => service::who(who, global),
         Command::Kick(kick) => service::kick(kick, global),
+        Command::Group(group) => group::group(group, global),
+        Command::History(history) => group::history(history, global),
         Command::Degrade(degrade) => service::degrade(degrade, global),
         Command::Stats => service::stats(global),
         Command::Token(token) => token::token(token, global),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use moor_client::core::{DialError, Disconnect};
+use moor_client::core::{DialError, Disconnect, Target};
 use moor_client::{Accepted, Client, Conversation, Event, Options, Sending};
 use moor_wire::Code;
 use moor_wire::client::Class;
@@ -84,8 +84,11 @@ pub struct Send {
     #[arg(long)]
     from: String,
     /// Account that receives.
-    #[arg(long)]
-    to: String,
+    #[arg(long, required_unless_present = "group")]
+    to: Option<String>,
+    /// Group that receives, of which the sender is a member.
+    #[arg(long, conflicts_with = "to")]
+    group: Option<String>,
     /// Name of this device.
     #[arg(long, default_value = "cli-send")]
     device: String,
@@ -172,6 +175,8 @@ pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
         let printed = print_event(&event, listen, global)?;
         if let Event::Message { sync_id: Some(id), .. } = event {
             client.acknowledge(CHANNEL, id).await?;
+        } else if let Event::GroupMessage { group, sync_id, .. } = event {
+            client.acknowledge_group(CHANNEL, &group, sync_id).await?;
         }
         left -= u64::from(printed);
     }
@@ -191,6 +196,26 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             let object = json!({ "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text });
             output::line(global, &line, &object)?;
             return Ok(true);
+        }
+        Event::GroupMessage { group, sync_id, from, sent_at_ms, payload, is_event, .. } => {
+            let time = output::time_of_day(*sent_at_ms);
+            let text = if *is_event { super::group::describe(payload) } else { output::payload(payload) };
+            let line = format!("{time} {group} #{sync_id} {from}: {text}");
+            let object = json!({
+                "event": if *is_event { "group_changed" } else { "group_message" },
+                "group": group, "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
+            });
+            output::line(global, &line, &object)?;
+            return Ok(!is_event);
+        }
+        Event::GroupExpired { group, from, to, .. } => {
+            let line = format!("{group}: messages #{from} to #{to} are past retention");
+            let object = json!({ "event": "group_expired", "group": group, "from": from, "to": to });
+            output::line(global, &line, &object)?;
+        }
+        Event::GroupLeft { group, .. } => {
+            let line = format!("{group}: no longer a member");
+            output::line(global, &line, &json!({ "event": "group_left", "group": group }))?;
         }
         Event::Opened { session, .. } => {
             let line = format!(
@@ -233,6 +258,7 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         Event::Closed { .. }
         | Event::Connected { .. }
         | Event::Accepted { .. }
+        | Event::GroupAnswer { .. }
         | Event::Refused { .. }
         | Event::Abandoned { .. } => {}
     }
@@ -321,16 +347,21 @@ async fn send_one(
         ClassName::Transient => Some(Class::Transient),
     };
     let sending = Sending { class: class.unwrap_or_default(), level: send.level };
+    let (to, name) = match (&send.to, &send.group) {
+        (Some(to), _) => (Target::Account(to.clone()), to),
+        (None, Some(group)) => (Target::Group(group.clone()), group),
+        (None, None) => return Err("say --to ACCOUNT or --group GROUP".into()),
+    };
     if class.is_some() {
         let id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
-        client.send_with(sending, CHANNEL, id, &send.to, Bytes::copy_from_slice(text.as_bytes())).await?;
-        let line = format!("on its way to whoever is logged in as {}", send.to);
+        client.send_to(sending, CHANNEL, id, to, Bytes::copy_from_slice(text.as_bytes())).await?;
+        let line = format!("on its way to whoever is logged in as {name}");
         return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
     }
     // Text, so that it can be given back with --id.
     let id = id.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned);
     let payload = Bytes::copy_from_slice(text.as_bytes());
-    let sent = client.send_with(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), &send.to, payload);
+    let sent = client.send_to(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), to, payload);
     let Ok(sent) = tokio::time::timeout(Duration::from_secs(send.timeout), sent).await else {
         return Err(format!(
             "the router did not take the message within {} s; it may still have it: \
@@ -341,8 +372,8 @@ async fn send_one(
     };
     let Accepted { sync_id, duplicate, .. } = sent?;
     let again = if duplicate { ", as before" } else { "" };
-    let line = format!("accepted as #{sync_id} of {}{again}", send.to);
+    let line = format!("accepted as #{sync_id} of {name}{again}");
     let object =
-        json!({ "event": "accepted", "to": send.to, "id": id, "sync_id": sync_id, "duplicate": duplicate });
+        json!({ "event": "accepted", "to": name, "id": id, "sync_id": sync_id, "duplicate": duplicate });
     output::line(global, &line, &object)
 }

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Delivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
+    Class, Delivery, GroupDelivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
 };
 use moor_wire::frame::put_message;
-use moor_wire::identity::{NameError, check_account, check_app};
+use moor_wire::identity::{NameError, check_account, check_app, check_group};
 use moor_wire::limits::{CLIENT_ID_BYTES_MAX, CREDENTIAL_BYTES_MAX};
 use prost::Message;
 
+use super::conversations::Conversations;
 use super::event::Event;
 use super::full_jitter;
 use super::marks::Marks;
@@ -65,6 +66,15 @@ enum State {
     Closed,
 }
 
+/// Whom a message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An account.
+    Account(String),
+    /// A group.
+    Group(String),
+}
+
 /// How a message is to be treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sending {
@@ -84,7 +94,7 @@ impl From<Class> for Sending {
 struct Pending {
     sending: Sending,
     client_id: Bytes,
-    to: String,
+    to: Target,
     payload: Bytes,
     attempt: u32,
     /// On the wire: when it is sent again. Not on the wire: when it may be sent.
@@ -98,11 +108,16 @@ impl Pending {
     }
 
     fn body(&self) -> Submit {
+        let (to, group) = match &self.to {
+            Target::Account(account) => (account.clone(), String::new()),
+            Target::Group(group) => (String::new(), group.clone()),
+        };
         Submit {
             client_id: self.client_id.clone(),
-            to: self.to.clone(),
+            to,
             payload: self.payload.clone(),
             level: self.sending.level,
+            group,
         }
     }
 }
@@ -130,6 +145,10 @@ pub(super) struct Channel {
     pending: VecDeque<Pending>,
     /// Payload bytes in `pending`.
     pending_bytes: usize,
+    /// Received ids that hold copies of groups' entries: they wait for nobody, because the group's own timeline
+    /// says what is processed of it.
+    copies: VecDeque<u64>,
+    pub(super) conversations: Conversations,
     pub(super) marks: Marks,
 }
 
@@ -156,6 +175,8 @@ impl Channel {
             synced: None,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            copies: VecDeque::new(),
+            conversations: Conversations::new(number, account),
             marks: Marks::default(),
         }
     }
@@ -212,8 +233,9 @@ impl Channel {
         let full = self.in_flight() >= SUBMITS_IN_FLIGHT_MAX;
         let waiting = self.pending.iter().filter(|p| p.in_flight || !full);
         let submit = waiting.map(|p| p.due_ms).min().filter(|_| self.is_open());
+        let groups = self.conversations.next_ms().filter(|_| self.is_open());
         let marks = self.marks.next_ms().filter(|_| self.is_open());
-        [reopen, submit, marks, self.ack_due_ms].into_iter().flatten().min()
+        [reopen, submit, marks, groups, self.ack_due_ms].into_iter().flatten().min()
     }
 
     /// Says OPEN on a new connection, or again on this one. It says what was processed, not what was received:
@@ -242,6 +264,7 @@ impl Channel {
         self.ack_due_ms = None;
         self.acked = 0;
         self.synced = None;
+        self.conversations.handle_disconnected();
         for pending in &mut self.pending {
             pending.in_flight = false;
             pending.due_ms = 0;
@@ -279,6 +302,7 @@ impl Channel {
         events.push_back(Event::Opened { channel: self.number, session: opened.session });
         self.marks.handle_opened(self.number, now, out);
         self.send_due(now, out);
+        self.conversations.handle_timeout(now, out);
     }
 
     pub(super) fn handle_close(
@@ -359,7 +383,47 @@ impl Channel {
             self.begun = id - 1;
         }
         self.received = Some(id);
-        events.push_back(self.message(delivery, Some(id)));
+        if delivery.group.is_empty() {
+            events.push_back(self.message(delivery, Some(id)));
+        } else {
+            self.handle_copy(delivery, now, out, events);
+        }
+    }
+
+    /// A copy of a group's entry. Lost after this, it is pulled from the group's timeline.
+    fn handle_copy(&mut self, delivery: Delivery, now: u64, out: &mut Vec<u8>, events: &mut VecDeque<Event>) {
+        let id = delivery.sync_id;
+        let entry = GroupDelivery {
+            group: delivery.group,
+            sync_id: delivery.group_sync_id,
+            from: delivery.from,
+            client_id: delivery.client_id,
+            sent_at_ms: delivery.sent_at_ms,
+            floor: 0,
+            payload: delivery.payload,
+            is_event: delivery.is_event,
+        };
+        self.conversations.handle_entry(entry, now, out, events);
+        self.copies.push_back(id);
+        let before = self.processed;
+        self.pass_copies();
+        if self.processed != before {
+            self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
+        }
+    }
+
+    /// Copies right behind what is processed are processed as well.
+    fn pass_copies(&mut self) {
+        while let Some(first) = self.copies.front().copied() {
+            let next = self.processed.unwrap_or(self.begun) + 1;
+            if first > next {
+                return;
+            }
+            if first == next {
+                self.processed = Some(first);
+            }
+            self.copies.pop_front();
+        }
     }
 
     fn message(&self, delivery: Delivery, sync_id: Option<u64>) -> Event {
@@ -390,8 +454,9 @@ impl Channel {
         let Some(received) = self.received.filter(|_| self.processed.is_none_or(|p| p < sync_id)) else {
             return;
         };
-        let processed = sync_id.min(received);
-        self.processed = Some(processed);
+        self.processed = Some(sync_id.min(received));
+        self.pass_copies();
+        let processed = self.processed.unwrap_or(received);
         if !self.is_open() {
             return;
         }
@@ -417,7 +482,7 @@ impl Channel {
         &mut self,
         sending: Sending,
         client_id: Bytes,
-        to: &str,
+        to: Target,
         payload: Bytes,
         data_bytes_max: u32,
         now: u64,
@@ -429,17 +494,12 @@ impl Channel {
         if !(1..=CLIENT_ID_BYTES_MAX).contains(&client_id.len()) {
             return Err(SubmitError::ClientId { length: client_id.len() });
         }
-        check_account(to)?;
+        match &to {
+            Target::Account(account) => check_account(account)?,
+            Target::Group(group) => check_group(group)?,
+        }
         let bytes = payload.len();
-        let pending = Pending {
-            sending,
-            client_id,
-            to: to.to_owned(),
-            payload,
-            attempt: 0,
-            due_ms: 0,
-            in_flight: false,
-        };
+        let pending = Pending { sending, client_id, to, payload, attempt: 0, due_ms: 0, in_flight: false };
         let length = pending.body().encoded_len();
         if length > data_bytes_max as usize {
             return Err(SubmitError::TooLarge { length, max: data_bytes_max });
@@ -555,6 +615,7 @@ impl Channel {
             self.put_ack(out);
         }
         if self.is_open() {
+            self.conversations.handle_timeout(now, out);
             self.marks.handle_timeout(self.number, now, out);
         }
         self.give_up("no answer came in time", |pending| pending.in_flight && pending.due_ms <= now, events);

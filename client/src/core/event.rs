@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use moor_wire::Code;
+use moor_wire::client::GroupAnswer;
 
 use super::DialError;
 use super::marks::Conversation;
 
 /// Something the app should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The connection is logged in.
     Connected {
@@ -58,6 +59,50 @@ pub enum Event {
         sent_at_ms: u64,
         /// What it says.
         payload: Bytes,
+    },
+    /// An entry of a group's timeline, once, in order.
+    GroupMessage {
+        /// On which channel.
+        channel: u16,
+        /// The group.
+        group: String,
+        /// Its place in the group's timeline.
+        sync_id: u64,
+        /// Who sent it; empty for a change of the group.
+        from: String,
+        /// The sender's id of it.
+        client_id: Bytes,
+        /// When the router took it, milliseconds since 1970.
+        sent_at_ms: u64,
+        /// What it says.
+        payload: Bytes,
+        /// The payload is a `GroupEvent`.
+        is_event: bool,
+    },
+    /// Entries of a group that are past retention, or from before the account joined, and will not come.
+    GroupExpired {
+        /// On which channel.
+        channel: u16,
+        /// The group.
+        group: String,
+        /// First of them.
+        from: u64,
+        /// Last of them.
+        to: u64,
+    },
+    /// The account is no member of a group any more, or there is no such group any more.
+    GroupLeft {
+        /// On which channel.
+        channel: u16,
+        /// The group.
+        group: String,
+    },
+    /// The answer to a request about groups.
+    GroupAnswer {
+        /// On which channel.
+        channel: u16,
+        /// The answer, with the request's id.
+        answer: GroupAnswer,
     },
     /// Messages that are past retention and will not come.
     Expired {

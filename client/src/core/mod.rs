@@ -6,6 +6,7 @@
 //! accepted that the router did not accept.
 
 mod channel;
+mod conversations;
 mod dial_error;
 mod event;
 mod marks;
@@ -18,15 +19,16 @@ use bytes::Bytes;
 use moor_router_client::backoff;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Close, Connect, Connected, Delivery, DeviceAck, Error, GoAway, Kind, OPTIONAL_KINDS, Opened,
-    ReadMark, ReadMarks, SubmitResult, frame_reader, put, put_control,
+    Class, Close, Connect, Connected, Delivery, DeviceAck, Error, GoAway, GroupAnswer, GroupDelivery,
+    GroupHeads, GroupRequest, Kind, OPTIONAL_KINDS, Opened, Pulled, ReadMark, ReadMarks, SubmitResult,
+    frame_reader, put, put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_MAX};
 use prost::Message;
 
 pub use crate::limits::{SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX};
-pub use channel::{Sending, SubmitError};
+pub use channel::{Sending, SubmitError, Target};
 pub use dial_error::{CertificateProblem, DialError};
 pub use event::{Disconnect, Event};
 pub use marks::Conversation;
@@ -170,7 +172,9 @@ impl Session {
     pub fn close(&mut self, number: u16) {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
         let mut channel = self.channels.swap_remove(at);
-        self.events.retain(|event| !matches!(event, Event::Message { channel, .. } if *channel == number));
+        self.events.retain(|event| {
+            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } if *channel == number)
+        });
         if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
             if channel.is_opening() {
                 self.answers_owed.push(number);
@@ -178,6 +182,7 @@ impl Session {
             // What is processed but not acknowledged yet would come again at the next login.
             if channel.is_open() {
                 channel.put_ack(&mut self.out);
+                channel.conversations.put_acks(&mut self.out);
             }
             put_control(
                 &mut self.out,
@@ -226,6 +231,22 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
+        self.submit_to(sending, number, client_id, Target::Account(to.to_owned()), payload, now)
+    }
+
+    /// [`Self::submit_as`] to an account or a group.
+    ///
+    /// # Errors
+    /// As [`Self::submit_as`].
+    pub fn submit_to(
+        &mut self,
+        sending: impl Into<Sending>,
+        number: u16,
+        client_id: Bytes,
+        to: Target,
+        payload: Bytes,
+        now: u64,
+    ) -> Result<(), SubmitError> {
         let channel = self.channels.iter_mut().find(|c| c.number == number);
         let channel = channel.ok_or(SubmitError::NoChannel(number))?;
         channel.submit(sending.into(), client_id, to, payload, self.data_bytes_max, now, &mut self.out)
@@ -235,6 +256,45 @@ impl Session {
     pub fn acknowledge(&mut self, number: u16, sync_id: u64, now: u64) {
         if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
             channel.acknowledge(sync_id, now, &mut self.out);
+        }
+    }
+
+    /// Says that everything of a group up to `sync_id` is processed and will not be lost.
+    pub fn acknowledge_group(&mut self, number: u16, group: &str, sync_id: u64, now: u64) {
+        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+            channel.conversations.acknowledge(group, sync_id, now);
+        }
+    }
+
+    /// Tells what the app holds of a group from an earlier run; without it the router's knowledge counts. To be
+    /// called right after [`Self::open`].
+    pub fn resume_group(&mut self, number: u16, group: &str, sync_id: u64) {
+        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+            channel.conversations.resume(group, sync_id);
+        }
+    }
+
+    /// What a channel holds of its groups, for the next [`Self::resume_group`].
+    #[must_use]
+    pub fn group_positions(&self, number: u16) -> Vec<(String, u64)> {
+        let channel = self.channels.iter().find(|c| c.number == number);
+        let positions = channel.into_iter().flat_map(|channel| channel.conversations.processed());
+        positions.map(|(group, sync_id)| (group.to_owned(), sync_id)).collect()
+    }
+
+    /// Asks something about groups; [`Event::GroupAnswer`] with the request's id follows, if need be after a
+    /// reconnect. Ids are the app's choice and differ among unanswered requests.
+    ///
+    /// # Errors
+    /// [`SubmitError`] when the channel does not exist or has too many unanswered requests.
+    pub fn ask_group(&mut self, number: u16, request: GroupRequest, now: u64) -> Result<(), SubmitError> {
+        let channel = self.channels.iter_mut().find(|c| c.number == number);
+        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        let is_open = channel.is_open();
+        if channel.conversations.ask(request, is_open, now, &mut self.out) {
+            Ok(())
+        } else {
+            Err(SubmitError::QueueFull)
         }
     }
 
@@ -315,6 +375,11 @@ impl Session {
     /// Something the app should know.
     pub fn poll_event(&mut self, now: u64) -> Option<Event> {
         let event = self.events.pop_front()?;
+        if let (true, Event::GroupMessage { channel, group, sync_id, .. }) =
+            (self.options.auto_acknowledge, &event)
+        {
+            self.acknowledge_group(*channel, &group.clone(), *sync_id, now);
+        }
         if let (true, Event::Message { channel, sync_id: Some(id), .. }) =
             (self.options.auto_acknowledge, &event)
         {
@@ -517,6 +582,10 @@ impl Session {
             | Kind::Close
             | Kind::Data
             | Kind::Ack
+            | Kind::Group
+            | Kind::GroupDelivery
+            | Kind::GroupHeads
+            | Kind::Pulled
             | Kind::Read
             | Kind::ReadMarks
             | Kind::DeviceAck => {
@@ -536,6 +605,25 @@ impl Session {
                     Kind::Data => {
                         channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events)
                     }
+                    Kind::Group if channel.is_open() => {
+                        channel
+                            .conversations
+                            .handle_answer(GroupAnswer::decode(frame.body.clone()).ok()?, events);
+                    }
+                    Kind::GroupDelivery if channel.is_open() => {
+                        let entry = GroupDelivery::decode(frame.body.clone()).ok()?;
+                        channel.conversations.handle_entry(entry, now, out, events);
+                    }
+                    Kind::GroupHeads if channel.is_open() => {
+                        let heads = GroupHeads::decode(frame.body.clone()).ok()?;
+                        channel.conversations.handle_heads(heads, now, out);
+                    }
+                    Kind::Pulled if channel.is_open() => {
+                        let pulled = Pulled::decode(frame.body.clone()).ok()?;
+                        channel.conversations.handle_pulled(pulled, now, out, events);
+                    }
+                    // Before OPENED it belongs to a login that is over.
+                    Kind::Group | Kind::GroupDelivery | Kind::GroupHeads | Kind::Pulled => {}
                     Kind::Read => {
                         let mark = ReadMark::decode(frame.body.clone()).ok()?;
                         channel.marks.handle_read(number, &mark, now, out, events);
@@ -555,7 +643,7 @@ impl Session {
                     }
                 }
             }
-            Kind::Connect | Kind::Open | Kind::Sync => return None,
+            _ => return None,
         }
         Some(())
     }

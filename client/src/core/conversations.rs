@@ -1,0 +1,354 @@
+//! The groups of one channel: what of each has been received, what the app has processed, what is being pulled.
+//!
+//! Entries come by three ways: copied into the account's own timeline, pushed from the group's, and pulled. All of
+//! them carry the place in the group's timeline, and only that counts here: the next one is handed on, a known one
+//! is dropped, and anything further ahead is pulled up to.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use moor_wire::Code;
+use moor_wire::client::{
+    Class, GroupAck, GroupAnswer, GroupDelivery, GroupEvent, GroupHeads, GroupPosition, GroupRequest, Kind,
+    Pull, Pulled, put_control,
+};
+use moor_wire::frame::put_message;
+use moor_wire::limits::GROUP_POSITIONS_MAX;
+use prost::Message as _;
+
+use super::event::Event;
+use crate::limits::{
+    ACK_DELAY_MS, ANSWER_MS, CONVERSATIONS_MAX, GROUP_REQUESTS_PENDING_MAX, PULL_RETRY_MS,
+    PULLS_IN_FLIGHT_MAX,
+};
+
+#[derive(Debug, Default)]
+struct Conversation {
+    /// Handed to the app without a gap; `None` until the router has said where this device left off.
+    received: Option<u64>,
+    /// The app has processed.
+    processed: Option<u64>,
+    /// Acknowledged on this connection.
+    acked: u64,
+    /// The newest entry heard of.
+    head: u64,
+    priority: u32,
+    /// Something is to be pulled, not before this time.
+    wanted_ms: Option<u64>,
+    /// The PULL under way, and when it is said again.
+    pull: Option<(u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Ask {
+    request: GroupRequest,
+    /// On the wire: when it is said again.
+    due_ms: Option<u64>,
+}
+
+/// A channel's groups.
+#[derive(Debug, Default)]
+pub(super) struct Conversations {
+    channel: u16,
+    account: Box<str>,
+    list: BTreeMap<String, Conversation>,
+    ack_due_ms: Option<u64>,
+    next_id: u64,
+    asks: VecDeque<Ask>,
+}
+
+impl Conversations {
+    pub(super) fn new(channel: u16, account: &str) -> Self {
+        Self { channel, account: account.into(), ..Self::default() }
+    }
+
+    /// When something is due, while the channel is open.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let is_full = self.pulls() >= PULLS_IN_FLIGHT_MAX;
+        let wanted =
+            self.list.values().filter(|_| !is_full).filter_map(|conversation| conversation.wanted_ms);
+        let pulls = self.list.values().filter_map(|conversation| conversation.pull.map(|(_, due)| due));
+        let asks = self.asks.iter().filter_map(|ask| ask.due_ms);
+        wanted.chain(pulls).chain(asks).chain(self.ack_due_ms).min()
+    }
+
+    fn pulls(&self) -> usize {
+        self.list.values().filter(|conversation| conversation.pull.is_some()).count()
+    }
+
+    pub(super) fn handle_disconnected(&mut self) {
+        self.ack_due_ms = None;
+        for conversation in self.list.values_mut() {
+            conversation.acked = 0;
+            if conversation.pull.take().is_some() {
+                conversation.wanted_ms = Some(0);
+            }
+        }
+        for ask in &mut self.asks {
+            ask.due_ms = None;
+        }
+    }
+
+    /// What an app holds of a group from an earlier run.
+    pub(super) fn resume(&mut self, group: &str, sync_id: u64) {
+        if let Some(conversation) = self.conversation(group) {
+            conversation.received = Some(sync_id);
+            conversation.processed = Some(sync_id);
+        }
+    }
+
+    pub(super) fn processed(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.list.iter().filter_map(|(group, conversation)| Some((group.as_str(), conversation.processed?)))
+    }
+
+    fn conversation(&mut self, group: &str) -> Option<&mut Conversation> {
+        if !self.list.contains_key(group) {
+            if self.list.len() >= CONVERSATIONS_MAX {
+                return None;
+            }
+            self.list.insert(group.to_owned(), Conversation::default());
+        }
+        self.list.get_mut(group)
+    }
+
+    /// An entry came, pushed or in the account's own timeline.
+    pub(super) fn handle_entry(
+        &mut self,
+        entry: GroupDelivery,
+        now: u64,
+        out: &mut Vec<u8>,
+        events: &mut VecDeque<Event>,
+    ) {
+        let id = entry.sync_id;
+        let Some(conversation) = self.conversation(&entry.group) else { return };
+        conversation.head = conversation.head.max(id);
+        match conversation.received {
+            Some(received) if id <= received => {
+                // The router has not heard of what is here: tell it again.
+                if let Some(processed) = conversation.processed {
+                    conversation.acked = conversation.acked.min(processed.saturating_sub(1));
+                    self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
+                }
+            }
+            Some(received) if id == received + 1 => self.hand_on(entry, events),
+            _ => {
+                conversation.wanted_ms.get_or_insert(now);
+                self.send_pulls(now, out);
+            }
+        }
+    }
+
+    /// The next entry of a group goes to the app.
+    fn hand_on(&mut self, entry: GroupDelivery, events: &mut VecDeque<Event>) {
+        if let Some(conversation) = self.list.get_mut(&entry.group) {
+            conversation.received = Some(entry.sync_id);
+        }
+        let is_last = entry.is_event && self.ends_here(&entry.payload);
+        let (channel, group) = (self.channel, entry.group.clone());
+        events.push_back(Event::GroupMessage {
+            channel,
+            group: entry.group,
+            sync_id: entry.sync_id,
+            from: entry.from,
+            client_id: entry.client_id,
+            sent_at_ms: entry.sent_at_ms,
+            payload: entry.payload,
+            is_event: entry.is_event,
+        });
+        if is_last {
+            self.list.remove(&group);
+            events.push_back(Event::GroupLeft { channel, group });
+        }
+    }
+
+    fn ends_here(&self, payload: &Bytes) -> bool {
+        GroupEvent::decode(payload.clone())
+            .is_ok_and(|event| event.dissolved || event.removed.iter().any(|name| **name == *self.account))
+    }
+
+    /// Where the device is behind, the most important first.
+    pub(super) fn handle_heads(&mut self, heads: GroupHeads, now: u64, out: &mut Vec<u8>) {
+        for head in heads.heads {
+            let Some(conversation) = self.conversation(&head.group) else { continue };
+            conversation.head = conversation.head.max(head.head);
+            conversation.priority = head.priority;
+            if let Some(acked) = head.acked {
+                conversation.received.get_or_insert(acked);
+                conversation.processed.get_or_insert(acked);
+            }
+            if conversation.received.is_none_or(|received| received < conversation.head) {
+                conversation.wanted_ms.get_or_insert(now);
+            }
+            let is_told_less =
+                conversation.processed.is_some_and(|processed| head.acked.unwrap_or(0) < processed);
+            if is_told_less {
+                conversation.acked = 0;
+                self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
+            }
+        }
+        self.send_pulls(now, out);
+    }
+
+    /// A range came.
+    pub(super) fn handle_pulled(
+        &mut self,
+        pulled: Pulled,
+        now: u64,
+        out: &mut Vec<u8>,
+        events: &mut VecDeque<Event>,
+    ) {
+        let (channel, group) = (self.channel, pulled.group.clone());
+        let Some(conversation) = self.list.get_mut(&group) else { return };
+        // The answer to one that was said again finds nothing.
+        if conversation.pull.is_none_or(|(id, _)| id != pulled.id) {
+            return;
+        }
+        conversation.pull = None;
+        match pulled.code() {
+            Code::Ok => {}
+            Code::NotFound | Code::Unauthorized => {
+                self.list.remove(&group);
+                events.push_back(Event::GroupLeft { channel, group });
+                return self.send_pulls(now, out);
+            }
+            _ => {
+                conversation.wanted_ms = Some(now + PULL_RETRY_MS);
+                return;
+            }
+        }
+        conversation.head = conversation.head.max(pulled.head);
+        if conversation.received.is_none() {
+            conversation.received = Some(pulled.after);
+            conversation.processed = Some(pulled.after);
+        }
+        self.skip_to(&group, pulled.after, events);
+        for message in pulled.messages {
+            let received = self.list.get(&group).and_then(|conversation| conversation.received);
+            if received.is_none_or(|received| message.sync_id <= received) {
+                continue;
+            }
+            self.skip_to(&group, message.sync_id - 1, events);
+            let entry = GroupDelivery {
+                group: group.clone(),
+                sync_id: message.sync_id,
+                from: message.from,
+                client_id: message.client_id,
+                sent_at_ms: message.sent_at_ms,
+                floor: 0,
+                payload: message.payload,
+                is_event: message.is_event,
+            };
+            self.hand_on(entry, events);
+        }
+        self.skip_to(&group, pulled.through, events);
+        if let Some(conversation) = self.list.get_mut(&group)
+            && conversation.received < Some(conversation.head)
+        {
+            conversation.wanted_ms = Some(now);
+        }
+        self.send_pulls(now, out);
+    }
+
+    /// What lies between is past retention, or from before the account joined, and will not come.
+    fn skip_to(&mut self, group: &str, sync_id: u64, events: &mut VecDeque<Event>) {
+        let channel = self.channel;
+        let Some(conversation) = self.list.get_mut(group) else { return };
+        let Some(received) = conversation.received.filter(|received| *received < sync_id) else { return };
+        events.push_back(Event::GroupExpired {
+            channel,
+            group: group.to_owned(),
+            from: received + 1,
+            to: sync_id,
+        });
+        conversation.received = Some(sync_id);
+        // Only when nothing the app still works on would be acknowledged with it.
+        if conversation.processed == Some(received) {
+            conversation.processed = Some(sync_id);
+        }
+    }
+
+    /// Asks for ranges, of the most important conversations first.
+    fn send_pulls(&mut self, now: u64, out: &mut Vec<u8>) {
+        while self.pulls() < PULLS_IN_FLIGHT_MAX {
+            let due = self.list.iter_mut().filter(|(_, conversation)| {
+                conversation.pull.is_none() && conversation.wanted_ms.is_some_and(|wanted| wanted <= now)
+            });
+            let Some((group, conversation)) = due.max_by_key(|(_, conversation)| conversation.priority)
+            else {
+                return;
+            };
+            let id = self.next_id;
+            self.next_id += 1;
+            conversation.wanted_ms = None;
+            conversation.pull = Some((id, now + ANSWER_MS));
+            let pull = Pull { id, group: group.clone(), after: conversation.received, limit: 0 };
+            put_control(out, Kind::Pull, self.channel, &pull);
+        }
+    }
+
+    /// The app has processed everything up to here.
+    pub(super) fn acknowledge(&mut self, group: &str, sync_id: u64, now: u64) {
+        let Some(conversation) = self.list.get_mut(group) else { return };
+        let Some(received) = conversation.received else { return };
+        let processed = sync_id.min(received);
+        if conversation.processed.is_none_or(|known| known < processed) {
+            conversation.processed = Some(processed);
+            self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
+        }
+    }
+
+    pub(super) fn put_acks(&mut self, out: &mut Vec<u8>) {
+        self.ack_due_ms = None;
+        let mut positions = Vec::new();
+        for (group, conversation) in &mut self.list {
+            if let Some(sync_id) = conversation.processed.filter(|processed| *processed > conversation.acked)
+            {
+                conversation.acked = sync_id;
+                positions.push(GroupPosition { group: group.clone(), sync_id });
+            }
+        }
+        for positions in positions.chunks(GROUP_POSITIONS_MAX) {
+            let ack = GroupAck { positions: positions.to_vec() };
+            put_control(out, Kind::GroupAck, self.channel, &ack);
+        }
+    }
+
+    /// Asks something about groups, again and again until it is answered. False: too much is unanswered.
+    pub(super) fn ask(&mut self, request: GroupRequest, is_open: bool, now: u64, out: &mut Vec<u8>) -> bool {
+        if self.asks.len() >= GROUP_REQUESTS_PENDING_MAX {
+            return false;
+        }
+        self.asks.push_back(Ask { request, due_ms: None });
+        if is_open {
+            self.handle_timeout(now, out);
+        }
+        true
+    }
+
+    pub(super) fn handle_answer(&mut self, answer: GroupAnswer, events: &mut VecDeque<Event>) {
+        let Some(at) = self.asks.iter().position(|ask| ask.request.id == answer.id) else { return };
+        self.asks.remove(at);
+        events.push_back(Event::GroupAnswer { channel: self.channel, answer });
+    }
+
+    /// Says what is due; called while the channel is open only.
+    pub(super) fn handle_timeout(&mut self, now: u64, out: &mut Vec<u8>) {
+        if self.ack_due_ms.is_some_and(|due| now >= due) {
+            self.put_acks(out);
+        }
+        for conversation in self.list.values_mut() {
+            if conversation.pull.is_some_and(|(_, due)| now >= due) {
+                conversation.pull = None;
+                conversation.wanted_ms = Some(now);
+            }
+        }
+        self.send_pulls(now, out);
+        for ask in &mut self.asks {
+            if ask.due_ms.is_none_or(|due| now >= due) {
+                ask.due_ms = Some(now + ANSWER_MS);
+                let flags = Class::Command.flags();
+                put_message(out, Kind::Group.byte(), flags, self.channel, &ask.request);
+            }
+        }
+    }
+}
