@@ -332,6 +332,7 @@ fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartErro
             config::Fsync::Off => moor_router::Fsync::Off,
         },
         retention: config.embedded.retention_messages_per_account,
+        group_read_threshold: u32::try_from(config.embedded.group_read_threshold).unwrap_or(u32::MAX),
         retention_days: config.embedded.retention_days,
         token: config.internal_token.as_ref().map(|_| String::from_utf8_lossy(config.token()).into_owned()),
         tls: config.router_tls.files(),

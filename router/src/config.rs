@@ -62,6 +62,9 @@ pub struct RouterConfig {
     pub tls_names: Vec<String>,
     /// How the shard threads wait.
     pub driver: Driver,
+    /// From so many members on a group's messages stay in the group's timeline and are not copied into each
+    /// member's. May be changed with any restart: what was accepted before is spread as was decided then.
+    pub group_read_threshold: u32,
     /// How each app is treated.
     pub apps: Apps,
 }
@@ -81,6 +84,7 @@ impl Default for RouterConfig {
             tls: Files::default(),
             tls_names: Vec::new(),
             driver: Driver::Auto,
+            group_read_threshold: limits::GROUP_READ_THRESHOLD_DEFAULT,
             apps: Apps::default(),
         }
     }
@@ -169,9 +173,11 @@ pub struct ConfigFile {
     pub driver: Option<Driver>,
     /// See [`RouterConfig::apps`].
     pub apps: Option<AppTables>,
+    /// See [`RouterConfig::group_read_threshold`].
+    pub group_read_threshold: Option<u32>,
 }
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "listen",
     "data",
     "admin",
@@ -187,6 +193,7 @@ const KEYS: [&str; 15] = [
     "tls_names",
     "driver",
     "apps",
+    "group_read_threshold",
 ];
 
 impl ConfigFile {
@@ -243,6 +250,7 @@ impl ConfigFile {
         lay(self.tls_authorities, &mut config.tls.authorities);
         lay(self.tls_names, &mut config.tls_names);
         lay(self.driver, &mut config.driver);
+        lay(self.group_read_threshold, &mut config.group_read_threshold);
         lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
         Ok(())
     }
@@ -262,7 +270,7 @@ mod tests {
     #[test]
     fn every_key_is_known_to_both_lists_and_lands() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
-                    retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\n\
+                    retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\ngroup_read_threshold = 9\n\
                     tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
                     apps = { shop = { devices = \"latest\" } }\n";
         assert_eq!(text.lines().count(), KEYS.len());
@@ -270,6 +278,7 @@ mod tests {
         ConfigFile::parse(text).unwrap().apply_to(&mut config).unwrap();
         assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
         assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
+        assert_eq!(config.group_read_threshold, 9);
         assert_eq!(config.retention_days, 30);
         assert_eq!(config.apps.of("shop").devices, DevicePolicy::Latest);
         let files =

@@ -9,6 +9,7 @@
 //! * `lease`: links, their leases, incarnations of gateways
 //! * `registry`: (app, account) → sessions
 //! * `delivery`: cursors, window and retries of one session
+//! * `group`: who is in a group, and who may change it
 //! * `shard`: the owner of all that, without I/O or clock
 //! * `store`: the traits behind which messages and locations are kept, and the engines
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ mod datadir;
 mod delivery;
 mod error;
 mod gate;
+mod group;
 mod lease;
 mod limits;
 mod link;
@@ -212,6 +214,7 @@ pub fn start_with(
             mailbox,
             peers: mailboxes.clone(),
             driver: config.driver,
+            group_read_threshold: config.group_read_threshold,
         };
         handle.threads.push(spawn_shard(seed)?);
     }

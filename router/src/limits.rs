@@ -126,9 +126,58 @@ pub const LOCATION_CHANGES_WAITING_MAX: usize = 65_536;
 /// Registry slots per tick in the walk that tells a location store everything: 80,000 a second.
 pub const ANNOUNCE_SESSIONS_PER_TICK: u32 = 4_096;
 
+/// Members of one group: a list of them stays below 2 MiB.
+pub const GROUP_MEMBERS_MAX: usize = 10_000;
+/// Groups one account can be in. Joins that meet in the same moment may go past it by their number.
+pub const GROUPS_PER_ACCOUNT_MAX: usize = 512;
+/// Groups of one app on one shard.
+pub const GROUPS_PER_APP_MAX: u64 = 1_000_000;
+/// Groups a shard holds in memory: with 20 members each some 2 KiB.
+pub const GROUPS_LOADED_MAX: usize = 65_536;
+/// Nobody asked for a group for this long: it leaves memory.
+pub const GROUP_IDLE_MS: u64 = 60_000;
+/// What waits for one group to be read from the store, or for its change to be written.
+pub const GROUP_WAITING_MAX: usize = 1_024;
+/// Members from which on a group's messages are no longer copied, by default.
+pub const GROUP_READ_THRESHOLD_DEFAULT: u32 = 100;
+/// Entries of a group handed to its members in one round.
+pub const SPREAD_ENTRIES_MAX: usize = 64;
+/// Payload bytes of those.
+pub const SPREAD_BYTES_MAX: usize = 256 * 1024;
+/// Copies in members' timelines that one round leads to, unless one entry alone leads to more.
+pub const SPREAD_COPIES_MAX: usize = 4_096;
+/// Bytes of stored entries kept at hand for a group's next rounds; what is beyond is read from the store.
+pub const SPREAD_QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of those of all groups of a shard.
+pub const SPREAD_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Payload bytes of messages that wait for their groups to be read from the store, all groups together.
+pub const GROUPS_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A round that is not confirmed by then is begun again.
+pub const SPREAD_TIMEOUT_MS: u64 = 10_000;
+/// The pause after a round that failed.
+pub const SPREAD_RETRY_MS: u64 = 1_000;
+/// Groups per read when those are looked for that a former process left unspread.
+pub const UNSPREAD_PAGE: usize = 256;
+/// Positions in groups that wait to be sent to the groups' shards.
+pub const POSITIONS_WAITING_MAX: usize = 8_192;
+/// Questions about groups' heads of sessions that came, not yet answered by all shards; others are told without.
+pub const HEADS_OUTSTANDING_MAX: usize = 16_384;
+/// How long the answers of other shards are waited for.
+pub const HEADS_TIMEOUT_MS: u64 = 2_000;
+/// Ranges asked for by clients and services and not yet read.
+pub const HISTORIES_OUTSTANDING_MAX: usize = 1_024;
+/// Messages in one such range.
+pub const HISTORY_MESSAGES_MAX: usize = 64;
+/// Payload bytes read for it.
+pub const HISTORY_BYTES: usize = 48 * 1024;
+
 /// Messages kept per account by default.
 pub const RETENTION_DEFAULT: u64 = 10_000;
 
+// One entry's copies fit among the writes, and leave room for others.
+const _: () = assert!(GROUP_MEMBERS_MAX * 2 <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(SPREAD_COPIES_MAX * 4 <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(SPREAD_QUEUE_BYTES_MAX >= SPREAD_BYTES_MAX);
 // A tick must be well inside the 2 s promise.
 const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);
 const _: () = assert!(STALL_MS < LEASE_MS as u64 && STALL_MS > TICK_MS * 4);

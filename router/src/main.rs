@@ -74,6 +74,10 @@ struct Flags {
     /// How threads wait for the kernel: io_uring where there is one, or epoll. Default auto.
     #[arg(long, value_name = "DRIVER")]
     driver: Option<Driver>,
+    /// From so many members on a group's messages are stored once, in the group's timeline; below, a copy goes into
+    /// each member's. 0: never copied. Default 100.
+    #[arg(long, value_name = "MEMBERS")]
+    group_read_threshold: Option<u32>,
     /// Check the settings, say so and exit.
     #[arg(long)]
     check: bool,
@@ -116,6 +120,7 @@ impl Flags {
             tls_authorities: self.tls_authorities,
             tls_names: self.tls_names,
             driver: self.driver,
+            group_read_threshold: self.group_read_threshold,
             // Tables of the file.
             apps: None,
         };

@@ -115,6 +115,18 @@ metrics! {
     trimmed_age, Counter, "router_store_trimmed_age_total", "Messages among them removed for their age";
     retention_rounds, Counter, "router_store_retention_rounds_total", "Times the walk that removes messages past their age has come to every account";
     checkpoints, Counter, "router_store_checkpoints_total", "Copies of the log into the message file";
+    groups_loaded, Gauge, "router_groups_loaded", "Groups in memory";
+    group_messages, Counter, "router_group_messages_total", "Messages stored in groups' timelines";
+    group_changes, Counter, "router_group_changes_total", "Changes of groups stored";
+    group_refused, Counter, "router_group_requests_refused_total", "Requests about groups that were refused";
+    group_copies, Counter, "router_group_copies_total", "Copies of groups' entries stored in members' timelines";
+    group_pushes, Counter, "router_group_pushes_total", "Entries of groups pushed to sessions from the group's timeline";
+    group_rounds, Counter, "router_group_rounds_total", "Rounds in which entries were handed to members' shards";
+    group_round_failures, Counter, "router_group_round_failures_total", "Rounds that failed or were not confirmed in time, and came again";
+    group_heads, Counter, "router_group_heads_total", "Conversations that sessions were told they are behind in";
+    group_acks, Counter, "router_group_acks_total", "Positions in groups acknowledged by devices";
+    pulls, Counter, "router_pulls_total", "Ranges asked for by clients and services";
+    pulls_refused, Counter, "router_pulls_refused_total", "Ranges refused because too many were asked for";
     writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";
 }
 

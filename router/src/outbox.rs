@@ -199,6 +199,11 @@ impl Outbox {
         Self { here, local: HashMap::new(), crossings, metrics }
     }
 
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.crossings.len()
+    }
+
     /// A link of this thread has a queue from now on.
     pub fn add(&mut self, link: LinkId, out: Rc<LinkOut>) {
         self.local.insert(link, out);

@@ -195,6 +195,8 @@ pub struct Seed {
     pub peers: Vec<flume::Sender<Mail>>,
     /// How to wait.
     pub driver: Driver,
+    /// Members from which on a group's messages are not copied.
+    pub group_read_threshold: u32,
 }
 
 /// Runs a shard's thread to its end. `ready` learns once whether the loop could be made.
@@ -228,9 +230,12 @@ pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
 
 async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     let Seed { index, shared, metrics, listener, store, locations, mailbox, peers, .. } = seed;
+    let group_read_threshold = seed.group_read_threshold;
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
     let (events, location_events) = (store.events(), locations.events());
     let mut shard = Shard::new(index, outbox, metrics.clone());
+    shard.set_group_read_threshold(group_read_threshold);
+    shard.begin();
     shard.set_apps(shared.apps.clone());
     if locations.wants_changes() {
         shard.tell_locations();

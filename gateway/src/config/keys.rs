@@ -580,6 +580,13 @@ pub const KEYS: &[Key] = &[
         "The oldest beyond it are removed, also when a device has not fetched them. At least 1."
     ),
     key!(
+        embedded.group_read_threshold,
+        "group-read-threshold",
+        "MEMBERS",
+        "From so many members on a group's messages are stored once",
+        "Smaller groups have a copy in each member's timeline. 0: never copied. May be changed with any restart."
+    ),
+    key!(
         embedded.retention_days,
         "retention-days",
         "DAYS",
@@ -633,7 +640,7 @@ mod tests {
     #[test]
     fn flags_are_spelled_like_their_keys() {
         // The embedded router's flags are those of the moor-router binary.
-        let own = ["shards", "fsync", "retention", "retention-days", ""];
+        let own = ["shards", "fsync", "retention", "retention-days", "group-read-threshold", ""];
         for key in KEYS.iter().filter(|key| !own.contains(&key.flag)) {
             assert_eq!(key.flag, key.path.replace(['.', '_'], "-"));
         }

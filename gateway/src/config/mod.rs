@@ -241,6 +241,7 @@ pub struct Embedded {
     pub shards: Auto,
     pub fsync: Fsync,
     pub retention_messages_per_account: u64,
+    pub group_read_threshold: u64,
     pub retention_days: u32,
     pub apps: Option<PathBuf>,
 }
@@ -316,6 +317,7 @@ impl Default for Config {
                 shards: Auto::Auto,
                 fsync: Fsync::Full,
                 retention_messages_per_account: 10_000,
+                group_read_threshold: 100,
                 retention_days: 0,
                 apps: None,
             },

@@ -177,6 +177,8 @@ impl Complaints {
         self.between("register.per_s", config.register.per_s, 100, 10_000_000);
         let retention = config.embedded.retention_messages_per_account;
         self.between("embedded.retention_messages_per_account", retention, 1, 1 << 40);
+        let threshold = config.embedded.group_read_threshold;
+        self.between("embedded.group_read_threshold", threshold, 0, u64::from(u32::MAX));
         self.between("embedded.retention_days", config.embedded.retention_days, 0, 36_500);
         self.unless(level_is_known(&config.log.level), || {
             format!(

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Class, Kind, ReadMark, Submit as SubmitBody, sync_id};
-use moor_wire::identity::{account_hash, check_account, check_app, check_conversation};
+use moor_wire::client::{
+    Act, Class, GroupAnswer, GroupRequest, Kind, Pull, ReadMark, Submit as SubmitBody, sync_id,
+};
+use moor_wire::identity::{account_hash, check_account, check_app, check_conversation, check_group};
 use moor_wire::internal::{
-    Degrade, Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats, StatsResult,
-    Subscribe, Unregister, Up, Verb, put_control, put_empty,
+    Degrade, Group, History, Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats,
+    StatsResult, Subscribe, Unregister, Up, Verb, put_control, put_empty,
 };
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REGISTER_BATCH_MAX};
 use prost::Message as _;
@@ -20,8 +22,8 @@ use crate::lease::{Link, ShardIndex};
 use crate::link::Refusal;
 use crate::outbox::Weight;
 use crate::shard::credit::{Answer, Credit};
-use crate::shard::work::Work;
-use crate::store::{AccountKey, Origin, Submit};
+use crate::shard::work::{GroupAsk, PullAsk, Work};
+use crate::store::{AccountKey, Entry, Origin, Submit};
 use crate::thread::Node;
 
 fn wrong_role(verb: Verb) -> Refusal {
@@ -31,7 +33,13 @@ fn wrong_role(verb: Verb) -> Refusal {
 fn key(app: &str, account: &str) -> Result<AccountKey, Refusal> {
     check_app(app)?;
     check_account(account)?;
-    Ok(AccountKey { hash: account_hash(app, account), app: app.into(), account: account.into() })
+    Ok(AccountKey::new(app, account))
+}
+
+fn group_key(app: &str, group: &str) -> Result<AccountKey, Refusal> {
+    check_app(app)?;
+    check_group(group)?;
+    Ok(AccountKey::of_group(app, group))
 }
 
 /// A frame of a gateway's worker.
@@ -79,10 +87,36 @@ pub fn handle_service(
         Verb::Ping => pong(node, link),
         Verb::Pong => {}
         Verb::Send => {
-            let Send { cookie, app, from, to, client_id, class, payload, level } = Send::decode(body)?;
+            let Send { cookie, app, from, to, client_id, class, payload, level, group } = Send::decode(body)?;
             let origin = Origin::Service { link: link.clone(), cookie };
             let class = Class::from_flags(u8::try_from(class).unwrap_or(Class::FLAGS_MASK));
-            submit(node, origin, &app, &from, class, SubmitBody { client_id, to, payload, level }, now_ms);
+            submit(
+                node,
+                origin,
+                &app,
+                &from,
+                class,
+                SubmitBody { client_id, to, payload, level, group },
+                now_ms,
+            );
+        }
+        Verb::Group => {
+            let Group { cookie, app, account, request } = Group::decode(body)?;
+            let request = request.ok_or_else(|| Refusal::protocol("GROUP without a request"))?;
+            if !account.is_empty() {
+                check_account(&account)?;
+            }
+            let origin = Origin::Service { link: link.clone(), cookie };
+            ask_group(node, origin, &app, Some(account).filter(|name| !name.is_empty()), request, now_ms)?;
+        }
+        Verb::History => {
+            let History { cookie, app, account, group, after, limit } = History::decode(body)?;
+            let key = if group.is_empty() { key(&app, &account)? } else { group_key(&app, &group)? };
+            let origin = Origin::Service { link: link.clone(), cookie };
+            let pull = Pull { id: 0, group, after: Some(after), limit };
+            let ask = Box::new(PullAsk { origin, actor: None, device: "".into(), pull });
+            let shard = node.shard_of(key.hash);
+            node.hand_to(shard, Work::Pull { key, ask }, now_ms);
         }
         Verb::Lookup => {
             let Lookup { cookie, app, account } = Lookup::decode(body)?;
@@ -203,6 +237,17 @@ fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Re
             let shard = node.shard_of(hash);
             node.hand_to(shard, Work::Cursor { link: link.clone(), hash, up: body.clone() }, now_ms);
         }
+        Some(Kind::GroupAck) => {
+            let shard = node.shard_of(hash);
+            node.hand_to(shard, Work::GroupAck { link: link.clone(), hash, up: body.clone() }, now_ms);
+        }
+        Some(kind @ (Kind::Group | Kind::Pull)) => {
+            let origin = Origin::Session { link: link.clone(), session: up.session, hash };
+            // The client's fault, not the gateway's: the link goes on. What does not even decode is not answered.
+            if handle_request(node, kind, origin, &up, body.slice_ref(up.body), now_ms).is_err() {
+                node.metrics.strays.increment();
+            }
+        }
         Some(Kind::Read | Kind::ReadMarks) if is_about_marks(&up) => {
             let shard = node.shard_of(hash);
             node.hand_to(shard, Work::Marks { link: link.clone(), hash, up: body.clone() }, now_ms);
@@ -212,6 +257,71 @@ fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Re
         Some(Kind::Ack | Kind::Sync) => node.metrics.strays.increment(),
         _ => return Err(Refusal::protocol(format!("UP carries a frame of kind {:#04x}", up.kind))),
     }
+    Ok(())
+}
+
+/// A client's GROUP or PULL.
+fn handle_request(
+    node: &mut Node,
+    kind: Kind,
+    origin: Origin,
+    up: &Up<'_>,
+    body: Bytes,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    check_account(up.account)?;
+    if kind == Kind::Group {
+        let request = GroupRequest::decode(body)?;
+        let (id, back) = (request.id, origin.clone());
+        let actor = Some(up.account.to_owned());
+        return ask_group(node, origin, up.app, actor, request, now_ms).or_else(|refusal| {
+            let (code, detail) = (refusal.code.into(), refusal.detail);
+            node.shard.answer_group(&back, GroupAnswer { id, code, detail, ..GroupAnswer::default() });
+            Ok(())
+        });
+    }
+    let ask = PullAsk {
+        origin,
+        actor: Some(up.account.into()),
+        device: up.device.into(),
+        pull: Pull::decode(body)?,
+    };
+    let key = match ask.pull.group.as_str() {
+        "" => key(up.app, up.account),
+        group => group_key(up.app, group),
+    };
+    let key = match key {
+        Ok(key) => key,
+        Err(refusal) => {
+            node.shard.refuse_pull(&ask, refusal.code, &refusal.detail);
+            return Ok(());
+        }
+    };
+    let shard = node.shard_of(key.hash);
+    node.hand_to(shard, Work::Pull { key, ask: Box::new(ask) }, now_ms);
+    Ok(())
+}
+
+/// Hands a request about groups to the shard of the group, or of the account whose groups are meant.
+fn ask_group(
+    node: &mut Node,
+    origin: Origin,
+    app: &str,
+    actor: Option<String>,
+    request: GroupRequest,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let key = match (&request.act, &actor) {
+        (Some(Act::List(_)), Some(actor)) => key(app, actor)?,
+        (Some(Act::Prefer(_)), Some(actor)) => {
+            check_group(&request.group)?;
+            key(app, actor)?
+        }
+        _ => group_key(app, &request.group)?,
+    };
+    let ask = GroupAsk { origin, actor: actor.map(Into::into), request, at_ms: wall_ms() };
+    let shard = node.shard_of(key.hash);
+    node.hand_to(shard, Work::Group { key, ask: Box::new(ask) }, now_ms);
     Ok(())
 }
 
@@ -241,7 +351,7 @@ fn submit(
     message: SubmitBody,
     now_ms: u64,
 ) {
-    let SubmitBody { client_id, to, payload, level } = message;
+    let SubmitBody { client_id, to, payload, level, group } = message;
     // First, and cheap: what is switched off must cost next to nothing.
     let off_from = node.shared.levels_off_from.load(Ordering::Relaxed);
     if off_from <= LEVEL_MAX {
@@ -265,12 +375,29 @@ fn submit(
             "the payload is longer than a frame may be",
         );
     }
-    let to = match key(app, &to).and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from)) {
+    if !group.is_empty() && matches!(class, Class::Normal | Class::Transient) {
+        let detail = "messages to groups are reliable";
+        return refuse(node, &origin, &client_id, Code::Invalid, detail);
+    }
+    let to = match (to.is_empty(), group.is_empty()) {
+        (true, false) => group_key(app, &group),
+        (false, true) => key(app, &to),
+        _ => Err(Refusal::new(Code::Invalid, "a message is for one account or one group")),
+    };
+    let to = match to.and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from)) {
         Ok(to) => to,
         Err(refusal) => return refuse(node, &origin, &client_id, refusal.code, &refusal.detail),
     };
     let shard = node.shard_of(to.hash);
-    let submit = Submit { to, from: from.into(), client_id, payload, sent_at_ms: wall_ms(), origin };
+    let submit = Submit {
+        to,
+        from: from.into(),
+        client_id,
+        payload,
+        sent_at_ms: wall_ms(),
+        origin,
+        entry: Entry::Personal,
+    };
     let submit = Box::new(submit);
     let work = match class {
         // Nobody but the server commands: what says so is kept like any message.

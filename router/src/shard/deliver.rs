@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use moor_wire::client::{Class, Delivery, Kind, sync_id};
+use moor_wire::client::{Class, Kind, sync_id};
 use moor_wire::internal::{Push, Receipt, Up, Verb, put_control};
 use prost::Message as _;
 
@@ -15,7 +15,8 @@ use crate::limits::READS_OUTSTANDING_MAX;
 use crate::outbox::Weight;
 use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
-use crate::store::{Found, Read, Slot, Stored, Submit};
+use crate::shard::groups::delivery_of;
+use crate::store::{Found, Message, Read, Slot, Stored, Submit};
 
 fn size(payload: &Bytes) -> u32 {
     u32::try_from(payload.len()).unwrap_or(u32::MAX)
@@ -31,14 +32,15 @@ impl Shard {
         account.head = account.head.max(stored.sync_id);
         account.floor = account.floor.max(stored.floor);
         let bytes = size(&submit.payload);
-        let mut delivery = Delivery {
+        let message = Message {
             sync_id: stored.sync_id,
             from: submit.from.into(),
             client_id: submit.client_id,
             sent_at_ms: submit.sent_at_ms,
-            floor: stored.floor,
             payload: submit.payload,
+            entry: submit.entry,
         };
+        let mut delivery = delivery_of(message, stored.floor);
         let mut body: Option<Bytes> = None;
         let sessions = self.list_sessions(index);
         for session in &sessions {
@@ -185,17 +187,7 @@ impl Shard {
             if !session.window_is_open() || self.live_link(session.link).is_none() {
                 return;
             }
-            let body = body.get_or_insert_with(|| {
-                let delivery = Delivery {
-                    sync_id: message.sync_id,
-                    from: message.from.clone(),
-                    client_id: message.client_id.clone(),
-                    sent_at_ms: message.sent_at_ms,
-                    floor,
-                    payload: message.payload.clone(),
-                };
-                delivery.encode_to_vec().into()
-            });
+            let body = body.get_or_insert_with(|| delivery_of(message.clone(), floor).encode_to_vec().into());
             self.push_delivery(index, message.sync_id, body, bytes, now_ms);
         }
         // Ids that the range covers and the store does not have will not come: never ask for them again.

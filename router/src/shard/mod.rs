@@ -4,14 +4,19 @@
 //! time, frames go into the outbox, writes and reads are collected for the store and taken by the thread
 //! that drives it. Nothing here waits.
 
+mod conversations;
 pub mod credit;
 mod deliver;
 mod devices;
+mod groups;
+#[cfg(test)]
+mod groups_test;
 mod locate;
 mod marks;
 mod relay;
 mod service;
 mod sessions;
+pub mod spread;
 mod submit;
 mod tenants;
 #[cfg(test)]
@@ -32,7 +37,9 @@ use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TI
 use crate::metrics::Metrics;
 use crate::outbox::{Outbox, Weight};
 use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
+use crate::shard::conversations::Conversations;
 use crate::shard::credit::Credit;
+use crate::shard::groups::Groups;
 use crate::shard::locate::Locations;
 use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
@@ -59,6 +66,8 @@ pub struct Shard {
     failed_reads: Vec<Read>,
     subscriptions: HashMap<AppIndex, Vec<Arc<Link>>>,
     locations: Locations,
+    groups: Groups,
+    conversations: Conversations,
     writes: Vec<Write>,
     reads: Vec<Read>,
     writes_outstanding: usize,
@@ -91,6 +100,8 @@ impl Shard {
             failed_reads: Vec::new(),
             subscriptions: HashMap::new(),
             locations: Locations::default(),
+            groups: Groups::new(),
+            conversations: Conversations::default(),
             writes: Vec::new(),
             reads: Vec::new(),
             writes_outstanding: 0,
@@ -115,6 +126,7 @@ impl Shard {
 
     /// Carries a piece of work out.
     pub fn apply(&mut self, work: Work, now_ms: u64) {
+        self.groups.now_ms = now_ms;
         match work {
             Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
@@ -127,13 +139,31 @@ impl Shard {
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
             Work::PushAccount { link, hash, body } => self.handle_push_account(&link, hash, &body),
             Work::Subscribe { link, app, credit } => self.handle_subscribe(link, &app, &credit),
+            Work::Group { key, ask } => self.handle_group(key, ask, now_ms),
+            Work::Pull { key, ask } => self.handle_pull(key, ask, now_ms),
+            Work::Spread(spread) => self.handle_spread(&spread, now_ms),
+            Work::SpreadDone { key, ticket, is_done } => {
+                self.handle_spread_done(&key, ticket, is_done, now_ms);
+            }
+            Work::GroupAck { link, hash, up } => self.handle_group_ack(&link, hash, &up, now_ms),
+            Work::Positions(saves) => self.handle_positions(saves),
+            Work::Room(ask) => self.handle_room(ask),
+            Work::RoomFound { key, ticket, full } => self.handle_room_found(&key, ticket, full, now_ms),
+            Work::Heads(ask) => self.handle_heads(ask),
+            Work::HeadsFound { session, heads } => self.handle_heads_found(session, heads),
         }
     }
 
     /// Takes what the store has to say.
     pub fn handle_store(&mut self, event: StoreEvent, now_ms: u64) {
+        self.groups.now_ms = now_ms;
         match event {
             StoreEvent::Written(written) => self.handle_written(written, now_ms),
+            StoreEvent::Spread(parts) => {
+                for (part, is_done) in parts {
+                    part.finish(is_done, &mut self.outbox);
+                }
+            }
             StoreEvent::Marked(marked) => self.handle_marked(marked),
             StoreEvent::Read(done) => {
                 for ReadDone { read, outcome } in done {
@@ -145,16 +175,21 @@ impl Shard {
 
     /// Retries, sweeps, flushes: what time brings.
     pub fn handle_tick(&mut self, now_ms: u64) {
+        self.groups.now_ms = now_ms;
         self.drop_void_links();
         for links in self.subscriptions.values_mut() {
             links.retain(|link| !link.is_void());
         }
         self.retry_due(now_ms);
+        self.tick_conversations(now_ms);
         self.sweep();
         self.announce();
         if now_ms >= self.cursors_due_ms {
             self.cursors_due_ms = now_ms + CURSOR_FLUSH_MS;
             self.save_cursors();
+            self.tick_groups(now_ms);
+            self.tick_heads(now_ms);
+            self.flush_positions();
             self.reads.append(&mut self.failed_reads);
         }
         self.drain_backlog();
@@ -246,6 +281,11 @@ impl Shard {
                     self.metrics.refused_overload.increment();
                     self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
                 }
+                Write::Group(write) => {
+                    if let Some(part) = write.into_part() {
+                        part.finish(false, &mut self.outbox);
+                    }
+                }
                 Write::Mark(_) => self.forget_mark(),
                 Write::Cursor(_) => {}
             }
@@ -261,6 +301,8 @@ impl Shard {
     pub fn stop(&mut self) {
         self.is_stopping = true;
         self.save_cursors();
+        self.save_spreads();
+        self.flush_positions();
     }
 
     /// Another shard's queue was full: a submit and a subscription are refused, everything else its sender
@@ -271,6 +313,12 @@ impl Shard {
             Work::Submit(submit) => {
                 self.metrics.refused_overload.increment();
                 self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
+            }
+            Work::Group { ask, .. } => {
+                self.refuse_ask(&ask, Code::Overloaded, "too much waits for the group's shard");
+            }
+            Work::Pull { ask, .. } => {
+                self.refuse_pull(&ask, Code::Overloaded, "too much waits for the timeline's shard");
             }
             Work::Relay { submit, .. } => {
                 self.refuse_relay(&submit, "too many messages wait for their shard")

@@ -13,6 +13,7 @@ use crate::outbox::Weight;
 use crate::registry::{AccountIndex, NewSession, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::credit::Credit;
+use crate::store::groups::{GroupFound, Purpose};
 use crate::store::{CursorSave, Found, Read, Slot, StoreError, Write};
 
 impl Shard {
@@ -80,6 +81,7 @@ impl Shard {
         {
             session.place(position, owner.floor, owner.head);
             self.pump(account);
+            self.look_at_conversations(index);
             return false;
         }
         session.set_placed(false);
@@ -215,20 +217,25 @@ impl Shard {
                     }
                     // The client asks again.
                     Read::Marks { .. } => {}
-                    // A session waits for it; it is tried again with the next flush.
-                    Read::Load { .. } | Read::Range { .. } => self.failed_reads.push(read),
+                    Read::Group(read) if self.refuse_group_read(&read) => {}
+                    // Somebody waits for it; it is tried again with the next flush.
+                    read => self.failed_reads.push(read),
                 }
                 return;
             }
         };
         match read {
-            Read::Load { session, credit, last_sync_id, .. } => {
+            Read::Load { key, session, credit, last_sync_id, .. } => {
                 self.handle_loaded(session, last_sync_id, &found, &credit);
+                if let GroupFound::Conversations(rows) = found.group {
+                    self.handle_conversations(&key, Purpose::Login { session }, rows, now_ms);
+                }
             }
             Read::Range { account, after, .. } => self.handle_range(account, after, &found, now_ms),
             Read::Extent { link, cookie, key } => {
                 self.find_sessions(link, cookie, key, Some(found.extent), Code::Ok);
             }
+            Read::Group(read) => self.handle_group_read(*read, found, now_ms),
             Read::Marks { key, asker, .. } => self.handle_marks_found(key, asker, found),
         }
     }
@@ -270,6 +277,9 @@ impl Shard {
             self.writes.push(Write::Cursor(Box::new(save)));
         }
         self.tell_left(index);
+        if let Some(session) = self.registry.session(index) {
+            self.forget_conversations((index, session.generation()));
+        }
         self.registry.remove_session(index);
     }
 }

@@ -57,21 +57,39 @@ pub fn answer(
             };
             outbox.put(link, Weight::Answer, |out| put_control(out, Verb::SendResult, &result));
         }
+        Origin::Spread(part) => part.finish(code == Code::Ok, outbox),
+        // Its group's owner answers.
+        Origin::Change => {}
     }
 }
 
 impl Shard {
     pub(super) fn answer(&mut self, submit: &Submit, code: Code, stored: Option<Stored>, detail: &str) {
+        if matches!(submit.origin, Origin::Change) {
+            return self.change_done(&submit.to, code, stored, detail);
+        }
         answer(&mut self.outbox, &submit.origin, &submit.client_id, code, stored, detail);
     }
 
     pub(super) fn handle_submit(&mut self, submit: Box<Submit>, now_ms: u64) {
         self.metrics.submits.increment();
+        if submit.to.group().is_some() {
+            self.handle_group_submit(submit, now_ms);
+        } else {
+            self.offer(submit, now_ms);
+        }
+    }
+
+    /// Collects a message for the store, if there is room.
+    pub(super) fn offer(&mut self, submit: Box<Submit>, now_ms: u64) {
         if self.is_stopping {
             self.answer(&submit, Code::Unavailable, None, "the router is stopping");
             return;
         }
-        let Some(app) = self.take_quota(&submit, now_ms) else { return };
+        // Copies and changes are the router's own: the message they stem from was counted.
+        let is_own = matches!(submit.origin, Origin::Spread(_) | Origin::Change);
+        let app = if is_own { self.open_tenant(&submit) } else { self.take_quota(&submit, now_ms) };
+        let Some(app) = app else { return };
         if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
             || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
         {
@@ -87,6 +105,16 @@ impl Shard {
         self.writes_outstanding_bytes += submit.payload.len();
         self.tenants.put(app, submit);
         self.supply_store();
+    }
+
+    /// The app of a message that no quota is asked about.
+    fn open_tenant(&mut self, submit: &Submit) -> Option<AppIndex> {
+        let app = self.registry.intern_app(&submit.to.app);
+        match app {
+            Some(app) => self.tenants.open(app, || self.apps.of(&submit.to.app)),
+            None => self.answer(submit, Code::Limit, None, "the router knows no more apps"),
+        }
+        app
     }
 
     /// The app of a message, which one of its quotas may refuse.
@@ -133,10 +161,15 @@ impl Shard {
             match outcome {
                 Ok(stored) => {
                     self.answer(&submit, Code::Ok, Some(stored), "");
+                    let is_copy = matches!(submit.origin, Origin::Spread(_));
                     if stored.is_duplicate {
-                        self.metrics.duplicates.increment();
+                        self.metrics.duplicates.add(u64::from(!is_copy));
+                        continue;
+                    }
+                    self.metrics.accepted.add(u64::from(!is_copy));
+                    if submit.to.group().is_some() {
+                        self.group_stored(*submit, stored, now_ms);
                     } else {
-                        self.metrics.accepted.increment();
                         self.deliver_new(*submit, stored, now_ms);
                     }
                 }

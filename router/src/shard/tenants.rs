@@ -100,19 +100,17 @@ impl Tenants {
         self.by_app.get(usize::from(app.0))?.as_ref()
     }
 
-    /// Takes a message of so many bytes out of the app's quotas, or says which one is used up and takes nothing.
-    pub fn try_take(
-        &mut self,
-        app: AppIndex,
-        rules: impl FnOnce() -> AppRules,
-        bytes: usize,
-        now_ms: u64,
-    ) -> Result<(), Quota> {
+    /// Makes sure that an app's messages can be put.
+    pub fn open(&mut self, app: AppIndex, rules: impl FnOnce() -> AppRules) {
+        self.entry(app, rules);
+    }
+
+    fn entry(&mut self, app: AppIndex, rules: impl FnOnce() -> AppRules) -> &mut Tenant {
         let at = usize::from(app.0);
         if at >= self.by_app.len() {
             self.by_app.resize_with(at + 1, || None);
         }
-        let tenant = self.by_app[at].get_or_insert_with(|| {
+        self.by_app[at].get_or_insert_with(|| {
             let rules = rules();
             Tenant {
                 messages: Bucket::new(rules.messages_per_s),
@@ -121,7 +119,18 @@ impl Tenants {
                 waiting: VecDeque::new(),
                 deficit: 0,
             }
-        });
+        })
+    }
+
+    /// Takes a message of so many bytes out of the app's quotas, or says which one is used up and takes nothing.
+    pub fn try_take(
+        &mut self,
+        app: AppIndex,
+        rules: impl FnOnce() -> AppRules,
+        bytes: usize,
+        now_ms: u64,
+    ) -> Result<(), Quota> {
+        let tenant = self.entry(app, rules);
         let bytes = bytes as u64;
         if !tenant.messages.has(1, now_ms) {
             return Err(Quota::Messages);

@@ -118,6 +118,7 @@ impl Rig {
                 StoreEvent::Written(written) => writes -= written.len(),
                 StoreEvent::Marked(marked) => writes -= marked.len(),
                 StoreEvent::Read(done) => reads -= done.len(),
+                StoreEvent::Spread(_) => {}
             }
             self.shard.handle_store(event, self.now_ms);
         }
@@ -153,6 +154,7 @@ impl Rig {
             payload: vec![7; payload_bytes].into(),
             sent_at_ms: 1,
             origin,
+            entry: crate::store::Entry::Personal,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }

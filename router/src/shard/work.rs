@@ -3,13 +3,42 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use moor_wire::client::Class;
+use moor_wire::client::{Class, GroupHead, GroupRequest, Pull};
 use moor_wire::internal::{Departure, Kick, NotHere, Registration};
 
 use crate::lease::Link;
 use crate::outbox::Weight;
+use crate::registry::SessionIndex;
 use crate::shard::credit::Credit;
-use crate::store::{AccountKey, Submit};
+use crate::shard::spread::Spread;
+use crate::store::groups::{HeadsAsk, PositionSave, RoomAsk};
+use crate::store::{AccountKey, Origin, Slot, Submit};
+
+/// Something asked about a group, or about an account's groups.
+#[derive(Debug)]
+pub struct GroupAsk {
+    /// Who is answered.
+    pub origin: Origin,
+    /// As whom; `None`: as the operator.
+    pub actor: Option<Box<str>>,
+    /// What.
+    pub request: GroupRequest,
+    /// When, wall clock.
+    pub at_ms: u64,
+}
+
+/// A range that is asked for.
+#[derive(Debug)]
+pub struct PullAsk {
+    /// Who is answered.
+    pub origin: Origin,
+    /// As whom; `None`: as the operator.
+    pub actor: Option<Box<str>>,
+    /// From which device.
+    pub device: Box<str>,
+    /// What.
+    pub pull: Pull,
+}
 
 /// One piece of work for the shard that owns the account concerned.
 #[derive(Debug)]
@@ -99,6 +128,62 @@ pub enum Work {
         app: Box<str>,
         /// One part per shard.
         credit: Arc<Credit>,
+    },
+    /// For the shard of a group, or of an account whose groups are meant.
+    Group {
+        /// The group's or the account's key.
+        key: AccountKey,
+        /// What is asked.
+        ask: Box<GroupAsk>,
+    },
+    /// A range of a timeline is asked for.
+    Pull {
+        /// The group's or the account's key.
+        key: AccountKey,
+        /// What is asked.
+        ask: Box<PullAsk>,
+    },
+    /// Entries of a group for its members here.
+    Spread(Box<Spread>),
+    /// A shard has done its part of a round.
+    SpreadDone {
+        /// The group.
+        key: Arc<AccountKey>,
+        /// Of the round.
+        ticket: u64,
+        /// All of it is on disk.
+        is_done: bool,
+    },
+    /// A client's GROUP_ACK, as the body of its UP.
+    GroupAck {
+        /// The gateway's link.
+        link: Arc<Link>,
+        /// Hash of the account.
+        hash: u64,
+        /// Body of the UP frame.
+        up: Bytes,
+    },
+    /// Positions of members' devices, for the shard of their groups.
+    Positions(Vec<PositionSave>),
+    /// Is one of these accounts in as many groups as it may be?
+    Room(Box<RoomAsk>),
+    /// The answer.
+    RoomFound {
+        /// The group.
+        key: Arc<AccountKey>,
+        /// Of the question.
+        ticket: u64,
+        /// One that is.
+        full: Option<Box<str>>,
+    },
+    /// In which of these groups is a device behind?
+    Heads(Box<HeadsAsk>),
+    /// The answer.
+    HeadsFound {
+        /// For whom it was asked.
+        session: Slot<SessionIndex>,
+        /// Where it is behind.
+        heads: Vec<GroupHead>,
     },
 }
 

@@ -6,6 +6,7 @@
 //! remote cluster.
 
 pub mod checkpoint;
+pub mod groups;
 pub mod location;
 pub mod marks;
 pub mod reader;
@@ -16,15 +17,18 @@ pub mod sqlite;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use moor_wire::identity::{account_hash, group_account, group_of_account};
 use moor_wire::session::SessionHandle;
 
 use crate::lease::Link;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::credit::Credit;
+use crate::shard::spread::Part;
+use crate::store::groups::{GroupFound, GroupRead, GroupWrite};
 use crate::store::marks::{Asker, Mark, MarkSave, Marked};
 
 /// An account's full name, with its hash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AccountKey {
     /// `moor_wire::identity::account_hash` of the two names.
     pub hash: u64,
@@ -34,8 +38,66 @@ pub struct AccountKey {
     pub account: Box<str>,
 }
 
+impl AccountKey {
+    /// The key of an account; the name is not checked.
+    pub fn new(app: &str, account: &str) -> Self {
+        Self { hash: account_hash(app, account), app: app.into(), account: account.into() }
+    }
+
+    /// The key under which a group's timeline lies.
+    pub fn of_group(app: &str, group: &str) -> Self {
+        Self::new(app, &group_account(group))
+    }
+
+    /// The group whose timeline this is; `None`: it is an account's.
+    pub fn group(&self) -> Option<&str> {
+        group_of_account(&self.account)
+    }
+}
+
+/// What a message is in its timeline. Kept with it, so that a group is spread as was decided when the message
+/// was taken, whatever the threshold is later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// A message to an account, or a member's copy of a group's.
+    #[default]
+    Personal,
+    /// A message to a group, copied into each member's timeline.
+    Copied,
+    /// A message to a group that stays in the group's timeline alone.
+    Shared,
+    /// A change of a group, copied.
+    CopiedEvent,
+    /// A change of a group, not copied.
+    SharedEvent,
+}
+
+impl Entry {
+    const ALL: [Self; 5] = [Self::Personal, Self::Copied, Self::Shared, Self::CopiedEvent, Self::SharedEvent];
+
+    /// Its number in the file.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// What a number in the file stands for; one of a later version reads as personal.
+    pub fn from_number(number: i64) -> Self {
+        usize::try_from(number).ok().and_then(|number| Self::ALL.get(number).copied()).unwrap_or_default()
+    }
+
+    /// A change of the group rather than a message.
+    pub const fn is_event(self) -> bool {
+        matches!(self, Self::CopiedEvent | Self::SharedEvent)
+    }
+
+    /// Each member has a copy.
+    pub const fn is_copied(self) -> bool {
+        matches!(self, Self::Copied | Self::CopiedEvent)
+    }
+}
+
 /// Who is answered once a message is stored. The store carries it along and never looks inside.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Origin {
     /// A client's session behind a gateway.
     Session {
@@ -53,6 +115,10 @@ pub enum Origin {
         /// Its request.
         cookie: u64,
     },
+    /// A group's spreading, of which this is a part.
+    Spread(Arc<Part>),
+    /// A change of a group: its owner knows who asked for it.
+    Change,
 }
 
 /// A message on its way into the receiver's timeline.
@@ -70,6 +136,8 @@ pub struct Submit {
     pub sent_at_ms: u64,
     /// Who is answered.
     pub origin: Origin,
+    /// What it is in the timeline.
+    pub entry: Entry,
 }
 
 /// A device's acknowledged position.
@@ -90,6 +158,8 @@ pub enum Write {
     Submit(Box<Submit>),
     /// Remember a position.
     Cursor(Box<CursorSave>),
+    /// Change what is kept of groups.
+    Group(Box<GroupWrite>),
     /// Remember a read mark.
     Mark(Box<MarkSave>),
 }
@@ -134,7 +204,7 @@ impl Extent {
 }
 
 /// A message read back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Message {
     /// Its place.
     pub sync_id: u64,
@@ -146,6 +216,8 @@ pub struct Message {
     pub sent_at_ms: u64,
     /// The message.
     pub payload: Bytes,
+    /// What it is in the timeline.
+    pub entry: Entry,
 }
 
 /// A slot of the registry as it was when something was asked for it.
@@ -200,6 +272,8 @@ pub enum Read {
         /// Its request.
         cookie: u64,
     },
+    /// What is kept of groups, and ranges that somebody asked for.
+    Group(Box<GroupRead>),
 }
 
 /// What a read found.
@@ -214,6 +288,8 @@ pub struct Found {
     /// `Range`: every stored message above `after` up to this one is among them. `Marks`: every mark above
     /// `since` up to this version is.
     pub through: u64,
+    /// `Group`: what that is about.
+    pub group: GroupFound,
     /// `Marks`: the marks.
     pub marks: Vec<Mark>,
 }
@@ -236,6 +312,8 @@ pub enum StoreEvent {
     Marked(Vec<Marked>),
     /// Reads ended.
     Read(Vec<ReadDone>),
+    /// Rows of members that a group's spreading waited for, and whether they were written.
+    Spread(Vec<(Arc<Part>, bool)>),
 }
 
 /// The queue to the store is full: the batch comes back untouched.

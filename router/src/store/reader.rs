@@ -4,8 +4,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::limits::{READ_OPS_PER_SNAPSHOT, WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::store::groups::{self, GroupFound};
 use crate::store::schema::{SYNC_ID_MAX, rowid, sync_id, unsigned};
-use crate::store::{AccountKey, Extent, Found, Message, Read, ReadDone, StoreError, StoreEvent, marks};
+use crate::store::{
+    AccountKey, Entry, Extent, Found, Message, Read, ReadDone, StoreError, StoreEvent, marks,
+};
 
 /// Runs until the queue's senders are gone.
 pub fn run(
@@ -49,21 +52,15 @@ fn answer(connection: &mut Connection, batch: Vec<Read>) -> Vec<ReadDone> {
 }
 
 fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
-    let (Read::Load { key, .. }
-    | Read::Range { key, .. }
-    | Read::Extent { key, .. }
-    | Read::Marks { key, .. }) = read;
-    let found = |extent: Extent| Found {
-        extent,
-        acked: None,
-        messages: Vec::new(),
-        through: extent.head,
-        marks: Vec::new(),
+    let key = match read {
+        Read::Load { key, .. }
+        | Read::Range { key, .. }
+        | Read::Extent { key, .. }
+        | Read::Marks { key, .. } => key,
+        Read::Group(read) => return groups::find(snapshot, read),
     };
-    let Some((account, extent)) = find_account(snapshot, key)? else {
-        return Ok(found(Extent::EMPTY));
-    };
-    let mut found = found(extent);
+    let Some((account, extent)) = find_account(snapshot, key)? else { return Ok(Found::nothing()) };
+    let mut found = Found { extent, through: extent.head, ..Found::nothing() };
     match read {
         Read::Load { device, .. } => {
             found.acked = snapshot
@@ -71,14 +68,31 @@ fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
                 .query_row(params![account, device], |row| row.get(0))
                 .optional()?
                 .map(unsigned);
+            found.group = GroupFound::Conversations(groups::conversations(snapshot, account)?);
         }
-        Read::Range { after, .. } => read_range(snapshot, account, *after, &mut found)?,
+        Read::Range { after, .. } => {
+            read_range(snapshot, account, *after, WINDOW_MESSAGES, WINDOW_BYTES as usize, &mut found)?;
+        }
         Read::Marks { since, .. } => {
             (found.marks, found.through) = marks::read(snapshot, account, *since)?;
         }
-        Read::Extent { .. } => {}
+        Read::Extent { .. } | Read::Group(_) => {}
     }
     Ok(found)
+}
+
+impl Found {
+    /// Of an account that never received anything.
+    pub const fn nothing() -> Self {
+        Self {
+            extent: Extent::EMPTY,
+            acked: None,
+            messages: Vec::new(),
+            through: 0,
+            marks: Vec::new(),
+            group: GroupFound::Nothing,
+        }
+    }
 }
 
 /// An account's number and extent.
@@ -92,12 +106,21 @@ pub fn find_account(connection: &Connection, key: &AccountKey) -> rusqlite::Resu
         .optional()
 }
 
-fn read_range(snapshot: &Connection, account: i64, after: u64, found: &mut Found) -> rusqlite::Result<()> {
+/// Reads messages behind `after`: up to so many, and until they have so many bytes.
+pub fn read_range(
+    snapshot: &Connection,
+    account: i64,
+    after: u64,
+    messages_max: usize,
+    bytes_max: usize,
+    found: &mut Found,
+) -> rusqlite::Result<()> {
     let mut statement = snapshot.prepare_cached(
-        "SELECT id, sender, client_id, sent_at_ms, payload FROM messages WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+        "SELECT id, sender, client_id, sent_at_ms, payload, entry FROM messages
+         WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
     )?;
     let from = rowid(account, after.min(SYNC_ID_MAX));
-    let limit = i64::try_from(WINDOW_MESSAGES).unwrap_or(i64::MAX);
+    let limit = i64::try_from(messages_max).unwrap_or(i64::MAX);
     let mut rows = statement.query(params![from, rowid(account, SYNC_ID_MAX), limit])?;
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
@@ -109,14 +132,15 @@ fn read_range(snapshot: &Connection, account: i64, after: u64, found: &mut Found
             client_id: Bytes::from(row.get::<_, Vec<u8>>(2)?),
             sent_at_ms: unsigned(row.get(3)?),
             payload: Bytes::from(payload),
+            entry: Entry::from_number(row.get(5)?),
         };
         found.through = message.sync_id;
         found.messages.push(message);
-        if bytes >= WINDOW_BYTES as usize {
+        if bytes >= bytes_max {
             return Ok(());
         }
     }
-    if found.messages.len() < WINDOW_MESSAGES {
+    if found.messages.len() < messages_max {
         found.through = found.extent.head;
     }
     Ok(())

@@ -188,7 +188,7 @@ mod tests {
             for message in 1..=*messages {
                 connection
                     .execute(
-                        "INSERT INTO messages VALUES (?1, ?2, 'bob', ?3, ?4, x'00')",
+                        "INSERT INTO messages VALUES (?1, ?2, 'bob', ?3, ?4, x'00', 0)",
                         params![rowid(id, message), id, message.to_be_bytes(), signed(message)],
                     )
                     .unwrap();

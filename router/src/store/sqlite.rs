@@ -20,7 +20,9 @@ use crate::limits::{
     RETENTION_STEP_MS, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
 };
 use crate::metrics::Metrics;
+use crate::shard::spread::Part;
 use crate::store::checkpoint::{self, Progress};
+use crate::store::groups::{self, GroupWrite};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
 use crate::store::retention::{Retention, Step, Walk, trim_expired};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
@@ -167,11 +169,14 @@ impl Committer {
                     break;
                 }
                 let operations = slice.len() as u64;
-                let (written, marked) = self.commit(slice);
+                let (written, marked, spread) = self.commit(slice);
                 if !written.is_empty() && events.send(StoreEvent::Written(written)).is_err() {
                     return;
                 }
                 if !marked.is_empty() && events.send(StoreEvent::Marked(marked)).is_err() {
+                    return;
+                }
+                if !spread.is_empty() && events.send(StoreEvent::Spread(spread)).is_err() {
                     return;
                 }
                 // A row touches its leaf, an index leaf and its account: an estimate is enough here.
@@ -224,30 +229,37 @@ impl Committer {
         }
     }
 
-    /// One group commit. Submits and marks come back with their outcomes, in order.
-    fn commit(&mut self, batch: Vec<Write>) -> (Vec<Written>, Vec<Marked>) {
+    /// One group commit. Submits and marks come back with their outcomes, in order; then those who wait for rows of
+    /// groups.
+    fn commit(&mut self, batch: Vec<Write>) -> (Vec<Written>, Vec<Marked>, Vec<(Arc<Part>, bool)>) {
         let started = Instant::now();
         let mut submits = Vec::with_capacity(batch.len());
-        let (mut cursors, mut marks) = (Vec::new(), Vec::new());
+        let operations = batch.len() as u64;
+        let (mut cursors, mut marks, mut groups) = (Vec::new(), Vec::new(), Vec::new());
         for write in batch {
             match write {
                 Write::Submit(submit) => submits.push(submit),
                 Write::Cursor(cursor) => cursors.push(cursor),
                 Write::Mark(mark) => marks.push(mark),
+                Write::Group(group) => groups.push(group),
             }
         }
-        let outcome = self.try_commit(&submits, &cursors, &marks);
+        let outcome = self.try_commit(&submits, &cursors, &marks, &groups);
+        let is_done = outcome.is_ok();
+        let spread = groups.into_iter().filter_map(|group| group.into_part()).map(|part| (part, is_done));
+        let spread = spread.collect();
         let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.metrics.commit_us.add(us);
         match outcome {
             Ok((places, saved)) => {
                 self.metrics.commits.increment();
-                self.metrics.commit_ops.add((submits.len() + cursors.len() + marks.len()) as u64);
+                self.metrics.commit_ops.add(operations);
                 let written = submits.into_iter().zip(places);
                 let marked = marks.into_iter().zip(saved);
                 (
                     written.map(|(submit, outcome)| Written { submit, outcome }).collect(),
                     marked.map(|(save, outcome)| Marked { save, outcome }).collect(),
+                    spread,
                 )
             }
             Err(error) => {
@@ -258,7 +270,7 @@ impl Committer {
                 let error = StoreError(error.to_string().into());
                 let failed = |submit| Written { submit, outcome: Err(error.clone()) };
                 let unmarked = |save| Marked { save, outcome: Err(error.clone()) };
-                (submits.into_iter().map(failed).collect(), marks.into_iter().map(unmarked).collect())
+                (submits.into_iter().map(failed).collect(), marks.into_iter().map(unmarked).collect(), spread)
             }
         }
     }
@@ -289,6 +301,7 @@ impl Committer {
         submits: &[Box<Submit>],
         cursors: &[Box<CursorSave>],
         marks: &[Box<MarkSave>],
+        groups: &[Box<GroupWrite>],
     ) -> rusqlite::Result<Outcomes> {
         if self.heads.len() > HEADS_CACHED_MAX {
             self.heads.clear();
@@ -300,6 +313,12 @@ impl Committer {
         }
         for cursor in cursors {
             self.save_cursor(cursor)?;
+        }
+        for group in groups {
+            self.remember(group.key(), group.makes_account())?;
+            if let Some(head) = self.heads.get(&group.key().hash) {
+                groups::write(&self.connection, head.id, head.extent.head, group)?;
+            }
         }
         let mut saved = Vec::with_capacity(marks.len());
         for mark in marks {
@@ -330,8 +349,8 @@ impl Committer {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO messages (id, account, sender, client_id, sent_at_ms, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (account, sender, client_id) DO NOTHING",
+                "INSERT INTO messages (id, account, sender, client_id, sent_at_ms, payload, entry)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (account, sender, client_id) DO NOTHING",
             )?
             .execute(params![
                 rowid(head.id, next),
@@ -339,7 +358,8 @@ impl Committer {
                 submit.from,
                 &submit.client_id[..],
                 signed(submit.sent_at_ms),
-                &submit.payload[..]
+                &submit.payload[..],
+                submit.entry.number(),
             ])?;
         if inserted == 0 {
             let known: i64 = self
@@ -351,6 +371,9 @@ impl Committer {
             return Ok(Ok(Stored { sync_id: sync_id(known), floor: head.extent.floor, is_duplicate: true }));
         }
         head.extent.head = next;
+        if submit.entry.is_event() {
+            groups::change(&self.connection, head.id, &submit.to.app, next, &submit.payload)?;
+        }
         if !head.is_dirty {
             head.is_dirty = true;
             self.touched.push(submit.to.hash);

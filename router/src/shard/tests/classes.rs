@@ -17,6 +17,7 @@ fn message(wire: &Wire, client_id: u64, payload_bytes: usize) -> Box<Submit> {
         payload: vec![7; payload_bytes].into(),
         sent_at_ms: 1,
         origin,
+        entry: crate::store::Entry::Personal,
     })
 }
 

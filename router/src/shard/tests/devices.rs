@@ -187,7 +187,11 @@ fn a_file_of_the_first_version_is_brought_up() {
     rig.submit(&wire, 2);
     // Back to what the first version would have written.
     let file = rusqlite::Connection::open(&path).unwrap();
-    file.execute_batch("DROP TABLE read_marks; PRAGMA user_version = 1;").unwrap();
+    file.execute_batch(
+        "DROP TABLE read_marks; DROP TABLE groups; DROP TABLE members; DROP TABLE positions;
+         DROP TABLE memberships; ALTER TABLE messages DROP COLUMN entry; PRAGMA user_version = 1;",
+    )
+    .unwrap();
     drop(file);
     let mut rig = rig.restart(1000);
     let mut wire = rig.link("east", 2);

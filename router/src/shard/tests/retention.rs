@@ -18,7 +18,15 @@ fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
         let origin = Origin::Session { link: sender.link.clone(), session: SessionHandle(99), hash: 1 };
         let client_id = Bytes::copy_from_slice(&id.to_be_bytes());
         let (from, payload) = ("bob".into(), Bytes::from_static(b"hi"));
-        let submit = Submit { to: alice(), from, client_id, payload, sent_at_ms, origin };
+        let submit = Submit {
+            to: alice(),
+            from,
+            client_id,
+            payload,
+            sent_at_ms,
+            origin,
+            entry: crate::store::Entry::Personal,
+        };
         rig.shard.apply(Work::Submit(Box::new(submit)), rig.now_ms);
         rig.settle();
     };

@@ -14,6 +14,7 @@ impl Rig {
             payload: vec![7; payload_bytes].into(),
             sent_at_ms: 1,
             origin,
+            entry: crate::store::Entry::Personal,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }
@@ -83,6 +84,7 @@ fn a_quota_refuses_by_its_name_and_only_its_app() {
             payload: submit.payload.clone(),
             sent_at_ms: 1,
             origin: Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 },
+            entry: crate::store::Entry::Personal,
         };
         let work = Work::Relay { submit: Box::new(again), class: moor_wire::client::Class::Normal };
         rig.shard.apply(work, rig.now_ms);

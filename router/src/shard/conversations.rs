@@ -1,0 +1,455 @@
+//! The members' side of groups: what a group's shard hands over is written beside the members' timelines, copied
+//! into them, or pushed to their sessions; and sessions are told where they are behind.
+//!
+//! An entry that is only pushed is not kept here. What is kept per session, while something is unacknowledged, is
+//! how far each group was pushed: when no acknowledgement comes, the session is told the head, and pulls.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use moor_wire::Code;
+use moor_wire::client::{
+    Act, Class, GroupAck, GroupAnswer, GroupHead, GroupHeads, GroupRole, Kind, Membership,
+};
+use moor_wire::identity::account_hash;
+use moor_wire::internal::{Push, Up};
+use moor_wire::limits::{GROUP_HEADS_MAX, GROUP_PAGE_NAMES_MAX, GROUP_POSITIONS_MAX};
+use prost::Message as _;
+
+use crate::lease::{Link, ShardIndex};
+use crate::limits::{
+    GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_WAITING_MAX,
+    RETRIES_PER_TURN_MAX, RETRY_MS,
+};
+use crate::outbox::Weight;
+use crate::registry::SessionIndex;
+use crate::shard::Shard;
+use crate::shard::spread::{Part, Spread, SpreadEntry};
+use crate::shard::work::{GroupAsk, Work};
+use crate::store::groups::{
+    ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Purpose, RoomAsk,
+};
+use crate::store::{AccountKey, Entry, Origin, Read, Slot, Submit, Write};
+
+/// A session as it was: its slot and generation.
+type SessionKey = (SessionIndex, u32);
+
+/// How far a group was pushed to a session that has not acknowledged it.
+#[derive(Debug)]
+struct Tail {
+    key: Arc<AccountKey>,
+    pushed: u64,
+    due_ms: u64,
+    tries: u8,
+}
+
+/// Answers about groups' heads that are still to come.
+#[derive(Debug)]
+struct HeadsWait {
+    waiting: usize,
+    heads: Vec<GroupHead>,
+    due_ms: u64,
+}
+
+/// What a shard keeps of its sessions' groups.
+#[derive(Debug, Default)]
+pub struct Conversations {
+    tails: HashMap<SessionKey, Vec<Tail>>,
+    /// When, which session; one entry for each session with tails.
+    due: BinaryHeap<Reverse<(u64, SessionIndex, u32)>>,
+    /// By session and group, until the next flush.
+    positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
+    heads: HashMap<SessionKey, HeadsWait>,
+}
+
+impl Shard {
+    pub(super) fn shard_of(&self, hash: u64) -> ShardIndex {
+        ShardIndex(u16::try_from(hash % self.outbox.shards() as u64).unwrap_or(0))
+    }
+
+    // --- from the group's shard -----------------------------------------------------------------
+
+    pub(super) fn handle_spread(&mut self, spread: &Spread, now_ms: u64) {
+        let part = Part::new(spread);
+        for entry in spread.entries.iter() {
+            if entry.event.is_some() {
+                self.spread_event(spread, entry, &part, now_ms);
+            }
+            for member in spread.members.iter().filter(|member| member.since <= entry.sync_id) {
+                if entry.entry.is_copied() {
+                    let key = AccountKey {
+                        hash: member.hash,
+                        app: spread.key.app.clone(),
+                        account: (*member.account).into(),
+                    };
+                    self.spread_copy(spread, entry, key, &part, now_ms);
+                } else {
+                    self.spread_push(&spread.key, entry, &member.account, member.hash, now_ms);
+                }
+            }
+        }
+        part.finish(true, &mut self.outbox);
+    }
+
+    /// Who is in a group from now on, or no longer, and lives here.
+    fn spread_event(&mut self, spread: &Spread, entry: &SpreadEntry, part: &Arc<Part>, now_ms: u64) {
+        let Some(event) = &entry.event else { return };
+        let app = &spread.key.app;
+        let set = event.set.iter().map(|member| (&*member.account, Some(member.role())));
+        let removed = event.removed.iter().map(|name| (name.as_str(), None));
+        for (account, role) in set.chain(removed) {
+            let hash = account_hash(app, account);
+            if self.shard_of(hash) == self.index {
+                self.spread_membership(spread, hash, account, role, part);
+            }
+        }
+        if event.dissolved {
+            for member in spread.members.iter() {
+                self.spread_membership(spread, member.hash, &member.account, None, part);
+            }
+        }
+        // They are members no more, and are told once, if they are there.
+        for account in &event.removed {
+            let hash = account_hash(app, account);
+            if self.shard_of(hash) == self.index {
+                self.spread_push(&spread.key, entry, account, hash, now_ms);
+            }
+        }
+    }
+
+    fn spread_membership(
+        &mut self,
+        spread: &Spread,
+        hash: u64,
+        account: &str,
+        role: Option<GroupRole>,
+        part: &Arc<Part>,
+    ) {
+        let Some(group) = spread.key.group() else { return };
+        let key = AccountKey { hash, app: spread.key.app.clone(), account: account.into() };
+        part.begin();
+        let write = GroupWrite::Membership { key, group: group.into(), role, part: part.clone() };
+        self.writes.push(Write::Group(Box::new(write)));
+    }
+
+    /// A copy for a member's own timeline. Its sender is the group's reserved name and its client id the place in
+    /// the group's timeline, so that it is stored once however often it comes.
+    fn spread_copy(
+        &mut self,
+        spread: &Spread,
+        entry: &SpreadEntry,
+        to: AccountKey,
+        part: &Arc<Part>,
+        now_ms: u64,
+    ) {
+        part.begin();
+        self.metrics.group_copies.increment();
+        let submit = Submit {
+            to,
+            from: spread.key.account.clone(),
+            client_id: Bytes::copy_from_slice(&entry.sync_id.to_be_bytes()),
+            payload: entry.body.clone(),
+            sent_at_ms: entry.sent_at_ms,
+            origin: Origin::Spread(part.clone()),
+            entry: Entry::Personal,
+        };
+        self.offer(Box::new(submit), now_ms);
+    }
+
+    fn spread_push(
+        &mut self,
+        key: &Arc<AccountKey>,
+        entry: &SpreadEntry,
+        account: &str,
+        hash: u64,
+        now_ms: u64,
+    ) {
+        let Some(account) = self.registry.find(&key.app, account, hash) else { return };
+        let mut sessions = std::mem::take(&mut self.scratch);
+        sessions.clear();
+        sessions.extend(self.registry.sessions_of(account));
+        for index in &sessions {
+            self.push_group(*index, Kind::GroupDelivery, &entry.body);
+            self.note_pushed(*index, key, entry.sync_id, now_ms);
+        }
+        self.scratch = sessions;
+    }
+
+    /// Pushes a frame about groups to a session. A full link drops it: the tail brings the session back.
+    fn push_group(&mut self, index: SessionIndex, kind: Kind, body: &[u8]) {
+        let Some((session, account)) = self.registry.pair_mut(index) else { return };
+        let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
+        let flags = Class::Reliable.flags();
+        let push = Push { cookie: account.hash, session: session.handle, kind: kind.byte(), flags, body };
+        if kind == Kind::GroupDelivery {
+            self.metrics.group_pushes.increment();
+        }
+        self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
+    }
+
+    fn note_pushed(&mut self, index: SessionIndex, key: &Arc<AccountKey>, sync_id: u64, now_ms: u64) {
+        let Some(session) = self.registry.session(index) else { return };
+        let session = (index, session.generation());
+        let tails = self.conversations.tails.entry(session).or_default();
+        match tails.iter_mut().find(|tail| tail.key == *key) {
+            Some(tail) => tail.pushed = tail.pushed.max(sync_id),
+            None => {
+                if tails.is_empty() {
+                    self.conversations.due.push(Reverse((now_ms + RETRY_MS[0], index, session.1)));
+                }
+                if tails.len() < GROUPS_PER_ACCOUNT_MAX {
+                    tails.push(Tail {
+                        key: key.clone(),
+                        pushed: sync_id,
+                        due_ms: now_ms + RETRY_MS[0],
+                        tries: 0,
+                    });
+                }
+            }
+        }
+    }
+
+    // --- from the session -----------------------------------------------------------------------
+
+    pub(super) fn handle_group_ack(&mut self, link: &Arc<Link>, hash: u64, up: &[u8], now_ms: u64) {
+        let Ok(up) = Up::parse(up) else { return };
+        let found = self
+            .registry
+            .find(up.app, up.account, hash)
+            .and_then(|account| self.find_session(account, up.session, link));
+        let (Some(index), Ok(ack)) = (found, GroupAck::decode(up.body)) else {
+            self.metrics.strays.increment();
+            return;
+        };
+        let Some(generation) = self.registry.session(index).map(|session| session.generation()) else {
+            return;
+        };
+        for position in ack.positions.into_iter().take(GROUP_POSITIONS_MAX) {
+            let key = AccountKey::of_group(up.app, &position.group);
+            self.metrics.group_acks.increment();
+            if let Some(tails) = self.conversations.tails.get_mut(&(index, generation))
+                && let Some(at) = tails.iter().position(|tail| *tail.key == key)
+            {
+                if tails[at].pushed <= position.sync_id {
+                    tails.swap_remove(at);
+                } else {
+                    (tails[at].due_ms, tails[at].tries) = (now_ms + RETRY_MS[0], 0);
+                }
+            }
+            let place = (index, generation, key.hash);
+            let save = PositionSave {
+                key,
+                member: up.account.into(),
+                device: up.device.into(),
+                acked: position.sync_id,
+            };
+            let kept = self.conversations.positions.entry(place).or_insert_with(|| save.clone());
+            kept.acked = kept.acked.max(save.acked);
+        }
+        if self.conversations.positions.len() >= POSITIONS_WAITING_MAX {
+            self.flush_positions();
+        }
+    }
+
+    /// Sends positions to their groups' shards. Lost ones are given again by the next acknowledgement, or cost a
+    /// message that the client knows already.
+    pub(super) fn flush_positions(&mut self) {
+        let mut by_shard: HashMap<ShardIndex, Vec<PositionSave>> = HashMap::new();
+        for (_, save) in std::mem::take(&mut self.conversations.positions) {
+            by_shard.entry(self.shard_of(save.key.hash)).or_default().push(save);
+        }
+        for (shard, saves) in by_shard {
+            drop(self.outbox.cross(shard, Work::Positions(saves)));
+        }
+    }
+
+    pub(super) fn handle_positions(&mut self, saves: Vec<PositionSave>) {
+        let writes = saves.into_iter().map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
+        self.writes.extend(writes);
+    }
+
+    /// A session goes: nobody is told its heads any more.
+    pub(super) fn forget_conversations(&mut self, session: SessionKey) {
+        self.conversations.tails.remove(&session);
+        self.conversations.heads.remove(&session);
+    }
+
+    pub(super) fn tick_conversations(&mut self, now_ms: u64) {
+        for _ in 0..RETRIES_PER_TURN_MAX {
+            match self.conversations.due.peek() {
+                Some(Reverse((due_ms, ..))) if *due_ms <= now_ms => {}
+                _ => break,
+            }
+            if let Some(Reverse((_, index, generation))) = self.conversations.due.pop() {
+                self.retry_tails(index, generation, now_ms);
+            }
+        }
+    }
+
+    /// Tells a session the heads of what it has not acknowledged; three times, then it rests until it speaks of
+    /// them, or comes again.
+    fn retry_tails(&mut self, index: SessionIndex, generation: u32, now_ms: u64) {
+        let Some(tails) = self.conversations.tails.get_mut(&(index, generation)) else { return };
+        let mut heads = Vec::new();
+        tails.retain_mut(|tail| {
+            if now_ms < tail.due_ms {
+                return true;
+            }
+            let Some(wait_ms) = RETRY_MS.get(usize::from(tail.tries) + 1) else {
+                // The last time.
+                heads.push((tail.key.clone(), tail.pushed));
+                return false;
+            };
+            tail.tries += 1;
+            tail.due_ms = now_ms + wait_ms;
+            heads.push((tail.key.clone(), tail.pushed));
+            true
+        });
+        match tails.iter().map(|tail| tail.due_ms).min() {
+            Some(due_ms) => self.conversations.due.push(Reverse((due_ms, index, generation))),
+            None => drop(self.conversations.tails.remove(&(index, generation))),
+        }
+        let heads = heads.into_iter().map(|(key, head)| GroupHead {
+            group: key.group().unwrap_or_default().to_owned(),
+            head,
+            ..GroupHead::default()
+        });
+        self.push_heads(index, heads.collect());
+    }
+
+    fn push_heads(&mut self, index: SessionIndex, heads: Vec<GroupHead>) {
+        self.metrics.group_heads.add(heads.len() as u64);
+        for heads in heads.chunks(GROUP_HEADS_MAX) {
+            let body = GroupHeads { heads: heads.to_vec() }.encode_to_vec();
+            self.push_group(index, Kind::GroupHeads, &body);
+        }
+    }
+
+    // --- a session came -------------------------------------------------------------------------
+
+    /// Looks where a session that came, or was announced again, is behind.
+    pub(super) fn look_at_conversations(&mut self, index: SessionIndex) {
+        let Some(session) = self.registry.session(index) else { return };
+        let slot = Slot { index, generation: session.generation() };
+        let Some(key) = self.key_of(session.account) else { return };
+        let read = GroupRead::Conversations { key, purpose: Purpose::Login { session: slot } };
+        self.reads.push(Read::Group(Box::new(read)));
+    }
+
+    pub(super) fn handle_conversations(
+        &mut self,
+        key: &AccountKey,
+        purpose: Purpose,
+        rows: Vec<ConversationRow>,
+        now_ms: u64,
+    ) {
+        match purpose {
+            Purpose::Login { session } => self.ask_heads(key, session, rows, now_ms),
+            Purpose::List { origin, id, after } => {
+                let mut rest = rows.into_iter().filter(|row| row.group > after);
+                let groups = rest.by_ref().take(GROUP_PAGE_NAMES_MAX).map(|row| Membership {
+                    group: row.group,
+                    role: row.role.into(),
+                    priority: u32::from(row.priority),
+                    is_muted: row.is_muted,
+                });
+                let groups = groups.collect();
+                let more = rest.next().is_some();
+                self.answer_group(&origin, GroupAnswer { id, groups, more, ..GroupAnswer::default() });
+            }
+        }
+    }
+
+    fn ask_heads(
+        &mut self,
+        key: &AccountKey,
+        slot: Slot<SessionIndex>,
+        rows: Vec<ConversationRow>,
+        now_ms: u64,
+    ) {
+        let session = self.registry.session(slot.index).filter(|now| now.generation() == slot.generation);
+        let Some(device) = session.map(|session| session.device.clone()) else { return };
+        if rows.is_empty() || self.conversations.heads.len() >= HEADS_OUTSTANDING_MAX {
+            return;
+        }
+        let mut by_shard: HashMap<ShardIndex, Vec<(AccountKey, u8, bool)>> = HashMap::new();
+        for row in rows {
+            let group = AccountKey::of_group(&key.app, &row.group);
+            let shard = self.shard_of(group.hash);
+            by_shard.entry(shard).or_default().push((group, row.priority, row.is_muted));
+        }
+        let mut wait = HeadsWait { waiting: 0, heads: Vec::new(), due_ms: now_ms + HEADS_TIMEOUT_MS };
+        for (shard, groups) in by_shard {
+            let ask = HeadsAsk {
+                home: self.index,
+                session: slot,
+                member: key.account.clone(),
+                device: device.clone(),
+                groups,
+            };
+            wait.waiting += usize::from(self.outbox.cross(shard, Work::Heads(Box::new(ask))).is_ok());
+        }
+        self.conversations.heads.insert((slot.index, slot.generation), wait);
+    }
+
+    pub(super) fn handle_room(&mut self, ask: Box<RoomAsk>) {
+        self.reads.push(Read::Group(Box::new(GroupRead::Room(ask))));
+    }
+
+    pub(super) fn handle_heads(&mut self, ask: Box<HeadsAsk>) {
+        self.reads.push(Read::Group(Box::new(GroupRead::Heads(ask))));
+    }
+
+    pub(super) fn handle_heads_found(&mut self, slot: Slot<SessionIndex>, mut heads: Vec<GroupHead>) {
+        let session = (slot.index, slot.generation);
+        let Some(wait) = self.conversations.heads.get_mut(&session) else { return };
+        wait.heads.append(&mut heads);
+        wait.waiting = wait.waiting.saturating_sub(1);
+        if wait.waiting == 0 {
+            self.tell_heads(session);
+        }
+    }
+
+    /// The most important first; of equal ones the longest.
+    fn tell_heads(&mut self, session: SessionKey) {
+        let Some(mut wait) = self.conversations.heads.remove(&session) else { return };
+        if self.registry.session(session.0).is_none_or(|now| now.generation() != session.1) {
+            return;
+        }
+        wait.heads.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.group.cmp(&b.group)));
+        self.push_heads(session.0, wait.heads);
+    }
+
+    /// Answers that do not come any more are not waited for.
+    pub(super) fn tick_heads(&mut self, now_ms: u64) {
+        let heads = &self.conversations.heads;
+        let late = heads.iter().filter(|(_, wait)| now_ms >= wait.due_ms).map(|(session, _)| *session);
+        for session in late.collect::<Vec<_>>() {
+            self.tell_heads(session);
+        }
+    }
+
+    // --- an account's own list ------------------------------------------------------------------
+
+    pub(super) fn handle_account_ask(&mut self, key: AccountKey, ask: GroupAsk) {
+        let id = ask.request.id;
+        match &ask.request.act {
+            Some(Act::List(page)) => {
+                let purpose = Purpose::List { origin: ask.origin, id, after: page.after.clone() };
+                self.reads.push(Read::Group(Box::new(GroupRead::Conversations { key, purpose })));
+            }
+            Some(Act::Prefer(wish)) => {
+                let Ok(priority) = u8::try_from(wish.priority) else {
+                    return self.refuse_ask(&ask, Code::Invalid, "a priority is 0 to 255");
+                };
+                let (group, is_muted) = (ask.request.group.as_str().into(), wish.is_muted);
+                let write = GroupWrite::Preference { key, group, priority, is_muted };
+                self.writes.push(Write::Group(Box::new(write)));
+                self.answer_group(&ask.origin, GroupAnswer { id, ..GroupAnswer::default() });
+            }
+            _ => self.refuse_ask(&ask, Code::Invalid, "nothing is asked for"),
+        }
+    }
+}

@@ -1,0 +1,722 @@
+//! Groups on two shards with real files, and clients that are the client library's own core, in an order of
+//! events that a seed decides: a run is repeated by its seed alone. `MOOR_SEED` runs one seed, `MOOR_SEEDS` so many.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use moor_client::core::{Event, Options, Sending, Session, Target};
+use moor_wire::Code;
+use moor_wire::client::{
+    Act, Class, Connected, GroupCreate, GroupNames, GroupRequest, Kind, Open, Opened, Pull,
+    Submit as SubmitBody, put_control,
+};
+use moor_wire::frame::{FrameReader, put_frame};
+use moor_wire::internal::{NotHere, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::session::SessionHandle;
+use prost::Message as _;
+
+use super::Shard;
+use super::credit::{Answer, Credit};
+use super::work::{GroupAsk, PullAsk, Work};
+use crate::config::Fsync;
+use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
+use crate::metrics::Metrics;
+use crate::outbox::{LinkOut, Outbox};
+use crate::store::groups::GroupWrite;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{AccountKey, Entry, MessageStore, Origin, StoreEvent, Submit, Write};
+
+const SHARDS: u32 = 2;
+const GROUP: &str = "friends";
+const ACCOUNTS: [&str; 5] = ["ann", "bob", "carol", "dave", "eve"];
+
+/// A device with its connection to the one gateway.
+struct Device {
+    account: &'static str,
+    name: String,
+    session: Session,
+    reader: FrameReader,
+    /// Its session at the gateway while it is connected and logged in.
+    handle: Option<u64>,
+    is_connected: bool,
+    /// Places in the group's timeline, as they were handed to the app.
+    got: Vec<(u64, Bytes)>,
+    answers: BTreeMap<u64, Code>,
+}
+
+struct Node {
+    shard: Shard,
+    store: Box<SqliteStore>,
+    mailbox: VecDeque<Work>,
+    events: VecDeque<StoreEvent>,
+}
+
+struct World {
+    directory: tempfile::TempDir,
+    nodes: Vec<Node>,
+    leases: LeaseTable,
+    link: Arc<Link>,
+    out: Rc<LinkOut>,
+    reader: FrameReader,
+    devices: Vec<Device>,
+    metrics: Arc<Metrics>,
+    rng: fastrand::Rng,
+    now_ms: u64,
+    next_handle: u64,
+    next_id: u64,
+    epoch: u64,
+    threshold: u32,
+    /// What was accepted: place and payload.
+    accepted: BTreeMap<u64, Bytes>,
+    pauses: Cell<u32>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for node in self.nodes.drain(..) {
+            node.store.close();
+        }
+    }
+}
+
+impl World {
+    fn new(seed: u64, accounts: &[&'static str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let metrics = Arc::<Metrics>::default();
+        let leases = LeaseTable::new(1500);
+        let (link, out) = admit(&leases, 1);
+        let mut world = Self {
+            directory,
+            nodes: Vec::new(),
+            leases,
+            link,
+            out,
+            reader: frame_reader(),
+            devices: Vec::new(),
+            metrics,
+            rng: fastrand::Rng::with_seed(seed),
+            now_ms: 1_000_000,
+            next_handle: 1,
+            next_id: 1,
+            epoch: 1,
+            threshold: 3,
+            accepted: BTreeMap::new(),
+            pauses: Cell::new(0),
+        };
+        world.boot();
+        for (number, account) in accounts.iter().enumerate() {
+            world.device(account, &format!("device-{number}"));
+        }
+        world
+    }
+
+    fn device(&mut self, account: &'static str, name: &str) {
+        let options = Options::new(name);
+        let mut session = Session::new(options, self.devices.len() as u64 + 7);
+        session.open(1, "shop", account, Bytes::new(), None);
+        self.devices.push(Device {
+            account,
+            name: name.to_owned(),
+            session,
+            reader: moor_wire::frame::FrameReader::new(1 << 20),
+            handle: None,
+            is_connected: false,
+            got: Vec::new(),
+            answers: BTreeMap::new(),
+        });
+    }
+
+    /// Starts the shards on what the files hold.
+    fn boot(&mut self) {
+        for index in 0..SHARDS {
+            let path = self.directory.path().join(format!("messages-{index}.sqlite"));
+            let store = SqliteStore::open(&path, "test", Fsync::Off, 10_000, &self.metrics).unwrap();
+            let here = ShardIndex(u16::try_from(index).unwrap());
+            let mut shard =
+                Shard::new(here, Outbox::new(here, SHARDS, self.metrics.clone()), self.metrics.clone());
+            shard.set_group_read_threshold(self.threshold);
+            shard.begin();
+            if index == 0 {
+                shard.outbox.add(self.link.id, self.out.clone());
+            }
+            let (mailbox, events) = (VecDeque::new(), VecDeque::new());
+            self.nodes.push(Node { shard, store: Box::new(store), mailbox, events });
+        }
+    }
+
+    /// kill -9: everything in memory is gone; what the stores were handed is on disk.
+    fn crash(&mut self) {
+        for node in self.nodes.drain(..) {
+            node.store.close();
+        }
+        self.epoch += 1;
+        (self.link, self.out) = admit(&self.leases, self.epoch);
+        self.reader = frame_reader();
+        self.boot();
+        for number in 0..self.devices.len() {
+            self.register(number, None);
+        }
+    }
+
+    fn shard_of(&self, hash: u64) -> usize {
+        usize::try_from(hash % u64::from(SHARDS)).unwrap()
+    }
+
+    fn mail(&mut self, hash: u64, work: Work) {
+        let shard = self.shard_of(hash);
+        self.nodes[shard].mailbox.push_back(work);
+    }
+
+    fn register(&mut self, number: usize, last_sync_id: Option<u64>) {
+        let device = &self.devices[number];
+        let Some(session) = device.handle else { return };
+        let key = AccountKey::new("shop", device.account);
+        let registration = Registration {
+            session,
+            app: "shop".into(),
+            account: device.account.into(),
+            device: device.name.clone(),
+            last_sync_id,
+            is_new: false,
+        };
+        let credit = Credit::new(self.link.clone(), Answer::Registered { batch: 1 }, 1);
+        let sessions = vec![(key.hash, registration)];
+        self.mail(key.hash, Work::Register { link: self.link.clone(), sessions, credit });
+    }
+
+    // --- small steps, one of which a seed chooses ------------------------------------------------
+
+    fn hand_writes(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let batch = node.shard.take_writes();
+        if batch.is_empty() {
+            return false;
+        }
+        let is_membership = |write: &&Write| matches!(write, Write::Group(group) if matches!(**group, GroupWrite::Membership { .. }));
+        let mut awaited = batch.iter().filter(|write| matches!(write, Write::Submit(_))).count();
+        awaited += batch.iter().filter(is_membership).count();
+        node.store.try_write(batch).unwrap();
+        let events = node.store.events();
+        while awaited > 0 {
+            let event = events.recv().unwrap();
+            awaited -= match &event {
+                StoreEvent::Written(written) => written.len(),
+                StoreEvent::Spread(parts) => parts.len(),
+                StoreEvent::Read(_) | StoreEvent::Marked(_) => 0,
+            };
+            node.events.push_back(event);
+        }
+        true
+    }
+
+    fn hand_reads(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let batch = node.shard.take_reads();
+        if batch.is_empty() {
+            return false;
+        }
+        let mut awaited = batch.len();
+        node.store.try_read(batch).unwrap();
+        let events = node.store.events();
+        while awaited > 0 {
+            let event = events.recv().unwrap();
+            if let StoreEvent::Read(done) = &event {
+                awaited -= done.len();
+            }
+            node.events.push_back(event);
+        }
+        true
+    }
+
+    fn take_event(&mut self, at: usize) -> bool {
+        let Some(event) = self.nodes[at].events.pop_front() else { return false };
+        self.nodes[at].shard.handle_store(event, self.now_ms);
+        true
+    }
+
+    fn take_mail(&mut self, at: usize) -> bool {
+        let Some(work) = self.nodes[at].mailbox.pop_front() else { return false };
+        self.nodes[at].shard.apply(work, self.now_ms);
+        true
+    }
+
+    fn dispatch(&mut self, at: usize) -> bool {
+        let mut parcels = Vec::new();
+        self.nodes[at].shard.outbox.dispatch(|shard, parcel| {
+            parcels.push((shard, parcel));
+            Ok(())
+        });
+        let any = !parcels.is_empty();
+        for (shard, parcel) in parcels {
+            for (link, weight, frames) in parcel.frames {
+                let outbox = &self.nodes[shard].shard.outbox;
+                outbox.put_local(link, weight, |out| out.extend_from_slice(&frames));
+            }
+            self.nodes[shard].mailbox.extend(parcel.work);
+        }
+        any
+    }
+
+    /// What the router sent to the gateway goes to the devices.
+    fn deliver(&mut self) -> bool {
+        let context = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(bytes)) = self.out.poll_take(&context) {
+            self.reader.push(&bytes);
+        }
+        let mut any = false;
+        while let Some(frame) = self.reader.try_next().unwrap() {
+            any = true;
+            if frame.header.kind != Verb::Push.byte() {
+                continue;
+            }
+            let push = Push::parse(&frame.body).unwrap();
+            let device = self.devices.iter_mut().find(|device| device.handle == Some(push.session.0));
+            let Some(device) = device else {
+                let entries = vec![NotHere { cookie: push.cookie, session: push.session }];
+                self.mail(push.cookie, Work::NotHere { link: self.link.clone(), entries });
+                continue;
+            };
+            let mut bytes = Vec::new();
+            put_frame(&mut bytes, push.kind, push.flags, 1, push.body);
+            device.session.handle_bytes(&bytes, self.now_ms);
+        }
+        any
+    }
+
+    /// One device's connection: dials, speaks, takes its events.
+    fn speak(&mut self, number: usize) -> bool {
+        let now = self.now_ms;
+        let device = &mut self.devices[number];
+        device.session.handle_timeout(now);
+        if device.session.wants_hang_up() {
+            self.hang_up(number);
+            return true;
+        }
+        let device = &mut self.devices[number];
+        if !device.is_connected && device.session.wants_connection(now) {
+            device.session.handle_dialling();
+            device.session.handle_connected(now);
+            device.is_connected = true;
+        }
+        let out = device.session.poll_transmit(now);
+        let any = out.is_some();
+        device.reader.push(&out.unwrap_or_default());
+        while let Some(frame) = self.devices[number].reader.try_next().unwrap() {
+            self.handle_client_frame(number, frame.header.kind, frame.body);
+        }
+        self.take_app_events(number);
+        any
+    }
+
+    fn take_app_events(&mut self, number: usize) {
+        let now = self.now_ms;
+        let device = &mut self.devices[number];
+        while let Some(event) = device.session.poll_event(now) {
+            match event {
+                Event::GroupMessage { sync_id, payload, .. } => device.got.push((sync_id, payload)),
+                Event::GroupAnswer { answer, .. } => {
+                    device.answers.insert(answer.id, answer.code());
+                }
+                Event::Accepted { client_id, sync_id, .. } => {
+                    let place = self.accepted.insert(sync_id, client_id.clone());
+                    assert!(place.is_none_or(|known| known == client_id), "two messages in one place");
+                }
+                Event::Refused { code, .. } => assert_eq!(code, Code::NotFound, "only strangers are refused"),
+                _ => {}
+            }
+        }
+    }
+
+    /// The gateway, in small.
+    fn handle_client_frame(&mut self, number: usize, kind: u8, body: Bytes) {
+        let link = self.link.clone();
+        let device = &mut self.devices[number];
+        let key = AccountKey::new("shop", device.account);
+        let mut answer = Vec::new();
+        match Kind::from_byte(kind).unwrap() {
+            Kind::Connect => {
+                let connected = Connected { version: 1, heartbeat_ms: 270_000, ..Connected::default() };
+                put_control(&mut answer, Kind::Connected, 0, &connected);
+                device.session.handle_bytes(&answer, self.now_ms);
+            }
+            Kind::Open => {
+                let open = Open::decode(body).unwrap();
+                device.handle = Some(self.next_handle);
+                put_control(&mut answer, Kind::Opened, 1, &Opened { session: self.next_handle });
+                self.next_handle += 1;
+                device.session.handle_bytes(&answer, self.now_ms);
+                self.register(number, open.last_sync_id);
+            }
+            Kind::Ping => {
+                put_frame(&mut answer, Kind::Pong.byte(), Class::Command.flags(), 0, &body);
+                device.session.handle_bytes(&answer, self.now_ms);
+            }
+            kind => {
+                let Some(session) = device.handle.map(SessionHandle) else { return };
+                let (account, name) = (device.account, device.name.clone());
+                let origin = Origin::Session { link: link.clone(), session, hash: key.hash };
+                let up = {
+                    let mut frame = Vec::new();
+                    let (app, device) = ("shop", name.as_str());
+                    Up { session, kind: kind.byte(), flags: 0, app, account, device, body: &body }
+                        .put(&mut frame);
+                    Bytes::copy_from_slice(&frame[moor_wire::frame::HEADER_BYTES..])
+                };
+                match kind {
+                    Kind::Data => {
+                        let submit = SubmitBody::decode(body).unwrap();
+                        let to = AccountKey::of_group("shop", &submit.group);
+                        let submit = Submit {
+                            to: to.clone(),
+                            from: account.into(),
+                            client_id: submit.client_id,
+                            payload: submit.payload,
+                            sent_at_ms: self.now_ms,
+                            origin,
+                            entry: Entry::Personal,
+                        };
+                        self.mail(to.hash, Work::Submit(Box::new(submit)));
+                    }
+                    Kind::Ack | Kind::Sync => self.mail(key.hash, Work::Cursor { link, hash: key.hash, up }),
+                    Kind::GroupAck => self.mail(key.hash, Work::GroupAck { link, hash: key.hash, up }),
+                    Kind::Group => {
+                        let request = GroupRequest::decode(body).unwrap();
+                        let group = AccountKey::of_group("shop", &request.group);
+                        let ask =
+                            GroupAsk { origin, actor: Some(account.into()), request, at_ms: self.now_ms };
+                        self.mail(group.hash, Work::Group { key: group, ask: Box::new(ask) });
+                    }
+                    Kind::Pull => {
+                        let pull = Pull::decode(body).unwrap();
+                        let group = AccountKey::of_group("shop", &pull.group);
+                        let (actor, device) = (Some(account.into()), name.into());
+                        let ask = Box::new(PullAsk { origin, actor, device, pull });
+                        self.mail(group.hash, Work::Pull { key: group, ask });
+                    }
+                    other => panic!("{other:?} from a client"),
+                }
+            }
+        }
+    }
+
+    fn hang_up(&mut self, number: usize) {
+        let device = &mut self.devices[number];
+        if !device.is_connected {
+            return;
+        }
+        (device.is_connected, device.handle) = (false, None);
+        device.reader = FrameReader::new(1 << 20);
+        device.session.handle_disconnected(self.now_ms);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.pauses.set(self.pauses.get() + 1);
+        for node in &mut self.nodes {
+            node.shard.handle_tick(self.now_ms);
+        }
+    }
+
+    /// Everything that can happen without time passing.
+    fn settle(&mut self) {
+        loop {
+            let mut any = false;
+            for at in 0..self.nodes.len() {
+                any |= self.hand_writes(at) | self.hand_reads(at) | self.dispatch(at);
+                while self.take_event(at) || self.take_mail(at) {
+                    any = true;
+                }
+            }
+            any |= self.deliver();
+            for number in 0..self.devices.len() {
+                any |= self.speak(number);
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    /// A while of peace: long enough for every retry.
+    fn calm(&mut self) {
+        for _ in 0..400 {
+            self.settle();
+            self.pass(200);
+        }
+        self.settle();
+    }
+
+    fn ask(&mut self, number: usize, act: Act) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let request = GroupRequest { id, group: GROUP.into(), act: Some(act) };
+        let now = self.now_ms;
+        // A full queue is an ordinary day while nobody is connected.
+        self.devices[number].session.ask_group(1, request, now).ok();
+        id
+    }
+
+    fn send(&mut self, number: usize) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let client_id = Bytes::copy_from_slice(&id.to_be_bytes());
+        let to = Target::Group(GROUP.into());
+        let now = self.now_ms;
+        self.devices[number]
+            .session
+            .submit_to(Sending::default(), 1, client_id.clone(), to, client_id, now)
+            .ok();
+    }
+
+    fn step(&mut self) {
+        let at = self.rng.usize(..self.nodes.len());
+        let number = self.rng.usize(..self.devices.len());
+        match self.rng.u32(..100) {
+            0..15 => drop(self.hand_writes(at)),
+            15..30 => drop(self.hand_reads(at)),
+            30..45 => drop(self.take_event(at)),
+            45..60 => drop(self.take_mail(at)),
+            60..70 => drop(self.dispatch(at)),
+            70..78 => drop(self.deliver()),
+            78..90 => drop(self.speak(number)),
+            90..95 => self.send(number),
+            95..97 => self.pass(50),
+            97 => self.pass(6_000),
+            98 => self.hang_up(number),
+            _ => match self.rng.u32(..6) {
+                0 => self.crash(),
+                1..4 => {
+                    self.threshold = [0, 3, 5, 100][self.rng.usize(..4)];
+                    for node in &mut self.nodes {
+                        node.shard.set_group_read_threshold(self.threshold);
+                    }
+                }
+                // The last account comes and goes; the others stay.
+                _ => {
+                    let accounts = vec![ACCOUNTS[4].to_owned()];
+                    let act = if self.rng.bool() {
+                        Act::Add(GroupNames { accounts })
+                    } else {
+                        Act::Remove(GroupNames { accounts })
+                    };
+                    self.ask(0, act);
+                }
+            },
+        }
+    }
+
+    fn check(&self) {
+        for device in &self.devices {
+            let places: Vec<u64> = device.got.iter().map(|(place, _)| *place).collect();
+            if device.account == ACCOUNTS[4] {
+                let distinct: BTreeSet<u64> = places.iter().copied().collect();
+                assert_eq!(distinct.len(), places.len(), "{}: a repeat in {places:?}", device.name);
+                assert!(places.is_sorted(), "{}: out of order: {places:?}", device.name);
+                continue;
+            }
+            let last = places.last().copied().unwrap_or(0);
+            assert_eq!(places, (1..=last).collect::<Vec<_>>(), "{} of {}", device.name, device.account);
+            for (place, payload) in &self.accepted {
+                let got = device.got.iter().find(|(got, _)| got == place).map(|(_, payload)| payload);
+                assert_eq!(got, Some(payload), "{} of {} lacks {place}", device.name, device.account);
+            }
+        }
+    }
+
+    fn create(&mut self, members: &[&str]) {
+        let members = members.iter().map(|name| (*name).to_owned()).collect();
+        let id = self.ask(0, Act::Create(GroupCreate { members, ..GroupCreate::default() }));
+        self.calm();
+        assert_eq!(self.devices[0].answers.get(&id), Some(&Code::Ok));
+    }
+}
+
+fn admit(leases: &LeaseTable, epoch: u64) -> (Arc<Link>, Rc<LinkOut>) {
+    let node = "east".to_owned();
+    let peer = Peer { role: Role::Gateway, node, epoch, worker: 0, internal_address: String::new() };
+    let (link, _) = leases.admit(peer, ShardIndex(0), 0).unwrap();
+    (link, Rc::new(LinkOut::default()))
+}
+
+/// Whatever happens in between: every member gets every entry once, in order, and nothing accepted is missing.
+#[test]
+fn sync_ids_have_no_gap_and_no_repeat_in_any_order_of_events() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("MOOR_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("MOOR_SEEDS").unwrap_or(12),
+    };
+    for seed in seeds {
+        println!("seed {seed}");
+        let mut world = World::new(seed, &ACCOUNTS);
+        world.device("bob", "second");
+        world.create(&["bob", "carol", "dave"]);
+        for _ in 0..3_000 {
+            world.step();
+        }
+        world.calm();
+        world.check();
+        assert!(!world.accepted.is_empty());
+    }
+}
+
+#[test]
+fn below_the_threshold_members_have_copies_and_from_it_on_one_body_serves_all() {
+    for (threshold, copies, pushes) in [(100, true, false), (0, false, true)] {
+        let mut world = World::new(1, &ACCOUNTS);
+        world.threshold = threshold;
+        for node in &mut world.nodes {
+            node.shard.set_group_read_threshold(threshold);
+        }
+        world.create(&ACCOUNTS[1..]);
+        let before = (world.metrics.group_copies.get(), world.metrics.group_pushes.get());
+        for _ in 0..10 {
+            world.send(1);
+        }
+        world.calm();
+        world.check();
+        assert_eq!(world.accepted.len(), 10);
+        let copied = world.metrics.group_copies.get() - before.0;
+        let pushed = world.metrics.group_pushes.get() - before.1;
+        assert_eq!((copied == 50, pushed == 50), (copies, pushes), "{copied} copies, {pushed} pushes");
+        let messages = world.devices[2].got.len();
+        assert_eq!(messages, 11, "ten messages behind the creation");
+    }
+}
+
+#[test]
+fn a_device_that_was_away_pulls_only_what_changed() {
+    let mut world = World::new(2, &ACCOUNTS);
+    world.threshold = 0;
+    for node in &mut world.nodes {
+        node.shard.set_group_read_threshold(0);
+    }
+    world.create(&ACCOUNTS[1..]);
+    world.hang_up(2);
+    let pulls = world.metrics.pulls.get();
+    // It would be back at once: nothing is settled for it before the messages are there.
+    let mut away = world.devices.remove(2);
+    for _ in 0..150 {
+        world.send(1);
+    }
+    world.calm();
+    assert_eq!(world.metrics.pulls.get(), pulls, "who is online pulls nothing");
+    away.got.clear();
+    world.devices.insert(2, away);
+    world.calm();
+    let got: Vec<u64> = world.devices[2].got.iter().map(|(place, _)| *place).collect();
+    assert_eq!(got, (2..=151).collect::<Vec<_>>());
+    assert_eq!(world.metrics.pulls.get() - pulls, 3, "150 messages in pages of 64");
+    let heads = world.metrics.group_heads.get();
+    world.hang_up(2);
+    world.calm();
+    assert_eq!(world.metrics.group_heads.get(), heads, "nothing changed, nothing is told");
+}
+
+#[test]
+fn a_push_that_was_lost_is_made_up_for_by_the_head() {
+    let mut world = World::new(3, &ACCOUNTS);
+    world.threshold = 0;
+    for node in &mut world.nodes {
+        node.shard.set_group_read_threshold(0);
+    }
+    world.create(&ACCOUNTS[1..]);
+    world.send(1);
+    // The frames on their way to the gateway are lost: nobody is told.
+    for _ in 0..50 {
+        for at in 0..world.nodes.len() {
+            world.hand_writes(at);
+            world.hand_reads(at);
+            while world.take_event(at) || world.take_mail(at) {}
+            world.dispatch(at);
+        }
+        let context = Context::from_waker(Waker::noop());
+        while world.out.poll_take(&context).is_ready() {}
+        world.speak(1);
+    }
+    assert!(world.devices.iter().all(|device| device.got.len() == 1), "lost");
+    world.calm();
+    assert!(world.devices.iter().all(|device| device.got.len() == 2), "and made up for");
+    world.check();
+}
+
+#[test]
+fn who_is_removed_is_told_and_gets_nothing_more() {
+    let mut world = World::new(4, &ACCOUNTS);
+    world.create(&ACCOUNTS[1..]);
+    let id = world.ask(0, Act::Remove(GroupNames { accounts: vec!["eve".into()] }));
+    world.calm();
+    assert_eq!(world.devices[0].answers.get(&id), Some(&Code::Ok));
+    let before = world.devices[4].got.len();
+    world.send(1);
+    world.calm();
+    assert_eq!(world.devices[4].got.len(), before);
+    assert_eq!(world.devices[3].got.len(), 3);
+    // A stranger's message is refused, and it may not look either.
+    world.send(4);
+    let looked = world.ask(4, Act::Members(moor_wire::client::GroupPage::default()));
+    world.calm();
+    assert_eq!(world.accepted.len(), 1);
+    assert_eq!(world.devices[4].answers.get(&looked), Some(&Code::NotFound));
+    // Back in: from that entry on.
+    world.ask(0, Act::Add(GroupNames { accounts: vec!["eve".into()] }));
+    world.send(1);
+    world.calm();
+    let got: Vec<u64> = world.devices[4].got.iter().skip(before).map(|(place, _)| *place).collect();
+    assert_eq!(got, [4, 5]);
+}
+
+#[test]
+fn a_dissolved_group_is_forgotten_and_its_name_may_be_used_again() {
+    let mut world = World::new(5, &ACCOUNTS);
+    world.create(&ACCOUNTS[1..]);
+    world.ask(0, Act::Dissolve(moor_wire::client::GroupNothing {}));
+    world.calm();
+    let listed = |world: &mut World| {
+        let id = world.ask(1, Act::Members(moor_wire::client::GroupPage::default()));
+        world.calm();
+        world.devices[1].answers[&id]
+    };
+    assert_eq!(listed(&mut world), Code::NotFound);
+    world.create(&["bob"]);
+    assert_eq!(listed(&mut world), Code::Ok);
+}
+
+#[test]
+fn an_account_in_as_many_groups_as_allowed_is_not_added_to_another() {
+    let mut world = World::new(6, &ACCOUNTS);
+    world.create(&["bob"]);
+    let carol = AccountKey::new("shop", "carol");
+    let shard = world.shard_of(carol.hash);
+    let path = world.directory.path().join(format!("messages-{shard}.sqlite"));
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    file.execute("INSERT INTO accounts (app, account, head, floor) VALUES ('shop', 'carol', 0, 1) ON CONFLICT DO NOTHING", [])
+        .unwrap();
+    for number in 1..crate::limits::GROUPS_PER_ACCOUNT_MAX {
+        file.execute(
+            "INSERT INTO memberships SELECT id, ?1, 1, 0, 0 FROM accounts WHERE account = 'carol'",
+            [format!("group-{number}")],
+        )
+        .unwrap();
+    }
+    let add = |world: &mut World, account: &str| {
+        let id = world.ask(0, Act::Add(GroupNames { accounts: vec![account.to_owned()] }));
+        world.calm();
+        world.devices[0].answers[&id]
+    };
+    assert_eq!(add(&mut world, "carol"), Code::Ok, "the last one there is room for");
+    world.ask(0, Act::Remove(GroupNames { accounts: vec!["carol".into()] }));
+    world.calm();
+    file.execute(
+        "INSERT INTO memberships SELECT id, 'one-more', 1, 0, 0 FROM accounts WHERE account = 'carol'",
+        [],
+    )
+    .unwrap();
+    assert_eq!(add(&mut world, "carol"), Code::Limit);
+    assert_eq!(add(&mut world, "dave"), Code::Ok, "the group goes on");
+}

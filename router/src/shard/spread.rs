@@ -1,0 +1,84 @@
+//! What travels between the shard of a group and those of its members.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use bytes::Bytes;
+use moor_wire::client::GroupEvent;
+
+use crate::group::MemberKey;
+use crate::lease::ShardIndex;
+use crate::outbox::Outbox;
+use crate::shard::work::Work;
+use crate::store::{AccountKey, Entry};
+
+/// Entries of a group's timeline for the members on one shard.
+#[derive(Debug)]
+pub struct Spread {
+    /// The group.
+    pub key: Arc<AccountKey>,
+    /// Its shard, which waits for [`Work::SpreadDone`].
+    pub home: ShardIndex,
+    /// Of the round.
+    pub ticket: u64,
+    /// In the order of the timeline.
+    pub entries: Arc<[SpreadEntry]>,
+    /// The group's members on that shard.
+    pub members: Arc<[MemberKey]>,
+}
+
+/// An entry on its way to the members.
+#[derive(Clone, Debug)]
+pub struct SpreadEntry {
+    /// Its place in the group's timeline.
+    pub sync_id: u64,
+    /// What it is.
+    pub entry: Entry,
+    /// When it was accepted, wall clock.
+    pub sent_at_ms: u64,
+    /// An encoded `GroupDelivery`: what members are sent, and what their copies hold.
+    pub body: Bytes,
+    /// The change that it is.
+    pub event: Option<Arc<GroupEvent>>,
+}
+
+/// One shard's part of a round. Finished when everything it led to is on disk.
+#[derive(Debug)]
+pub struct Part {
+    home: ShardIndex,
+    key: Arc<AccountKey>,
+    ticket: u64,
+    remaining: AtomicU32,
+    is_failed: AtomicBool,
+}
+
+impl Part {
+    /// The part of a spread, with one thing to do: to look at it.
+    pub fn new(spread: &Spread) -> Arc<Self> {
+        Arc::new(Self {
+            home: spread.home,
+            key: spread.key.clone(),
+            ticket: spread.ticket,
+            remaining: AtomicU32::new(1),
+            is_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// One more thing to wait for.
+    pub fn begin(&self) {
+        self.remaining.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One thing is done, or cannot be. With the last one the group's shard is told.
+    pub fn finish(&self, is_done: bool, outbox: &mut Outbox) {
+        if !is_done {
+            self.is_failed.store(true, Ordering::Relaxed);
+        }
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let is_done = !self.is_failed.load(Ordering::Relaxed);
+            let work = Work::SpreadDone { key: self.key.clone(), ticket: self.ticket, is_done };
+            // Lost when that shard's queue is full: the round's time runs out, and it comes again.
+            drop(outbox.cross(self.home, work));
+        }
+    }
+}

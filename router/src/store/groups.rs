@@ -1,0 +1,552 @@
+//! What a shard's file keeps of groups: attributes, members and their positions beside the group's timeline, and
+//! beside each account's the list of groups it is in.
+//!
+//! A change of a group is an entry of its timeline, and its rows are written in the same transaction; the rest is
+//! written when the entry is spread, again if need be: every statement here may run twice.
+
+use std::sync::Arc;
+
+use moor_wire::client::{GroupEvent, GroupHead, GroupRole};
+use prost::Message as _;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::limits::{
+    DEVICES_PER_ACCOUNT_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_ACCOUNT_MAX, GROUPS_PER_APP_MAX, SPREAD_BYTES_MAX,
+    SPREAD_ENTRIES_MAX, UNSPREAD_PAGE,
+};
+use crate::registry::SessionIndex;
+use crate::shard::spread::Part;
+use crate::store::reader::{find_account, read_range};
+use crate::store::schema::{signed, unsigned};
+use crate::store::{AccountKey, Found, Origin, Slot};
+
+/// A write beside a timeline.
+#[derive(Debug)]
+pub enum GroupWrite {
+    /// An account is in a group from now on, or no longer.
+    Membership {
+        /// The account.
+        key: AccountKey,
+        /// The group.
+        group: Box<str>,
+        /// As what; `None`: no longer.
+        role: Option<GroupRole>,
+        /// Who waits for it.
+        part: Arc<Part>,
+    },
+    /// How an account wants a conversation treated.
+    Preference {
+        /// The account.
+        key: AccountKey,
+        /// The group.
+        group: Box<str>,
+        /// Higher ones are told first.
+        priority: u8,
+        /// Kept and told.
+        is_muted: bool,
+    },
+    /// What a member's device has processed.
+    Position(PositionSave),
+    /// Everything up to here has reached the members.
+    Spread {
+        /// The group.
+        key: AccountKey,
+        /// The entry.
+        through: u64,
+    },
+    /// A dissolved group has been spread to its end.
+    Forget {
+        /// The group.
+        key: AccountKey,
+    },
+}
+
+/// A device's acknowledged position in a group's timeline.
+#[derive(Clone, Debug)]
+pub struct PositionSave {
+    /// The group.
+    pub key: AccountKey,
+    /// The member.
+    pub member: Box<str>,
+    /// Its device.
+    pub device: Box<str>,
+    /// Everything up to here.
+    pub acked: u64,
+}
+
+impl GroupWrite {
+    /// Whose timeline it lies beside.
+    pub const fn key(&self) -> &AccountKey {
+        match self {
+            Self::Membership { key, .. }
+            | Self::Preference { key, .. }
+            | Self::Spread { key, .. }
+            | Self::Forget { key } => key,
+            Self::Position(save) => &save.key,
+        }
+    }
+
+    /// Whether an account that never received anything gets a row for it.
+    pub const fn makes_account(&self) -> bool {
+        matches!(self, Self::Membership { .. })
+    }
+
+    /// Who waits for it.
+    pub fn into_part(self) -> Option<Arc<Part>> {
+        if let Self::Membership { part, .. } = self { Some(part) } else { None }
+    }
+}
+
+/// A read about groups, or a range that somebody asked for.
+#[derive(Debug)]
+pub enum GroupRead {
+    /// Everything about a group.
+    Group {
+        /// It.
+        key: AccountKey,
+        /// Whether the app's groups are to be counted.
+        is_new: bool,
+    },
+    /// Entries of a group behind `after` that are to be spread.
+    Entries {
+        /// The group.
+        key: AccountKey,
+        /// First sync id is above this.
+        after: u64,
+    },
+    /// Groups whose last entries have not reached all members.
+    Unspread {
+        /// Number of the account the last page ended with.
+        after: i64,
+    },
+    /// Groups an account is in.
+    Conversations {
+        /// The account.
+        key: AccountKey,
+        /// What for.
+        purpose: Purpose,
+    },
+    /// Which of these groups have something that a member's device lacks.
+    Heads(Box<HeadsAsk>),
+    /// Is one of these accounts in as many groups as it may be?
+    Room(Box<RoomAsk>),
+    /// A range of a timeline.
+    History(Box<History>),
+}
+
+/// A question of a group's shard to those of its members to be.
+#[derive(Debug)]
+pub struct RoomAsk {
+    /// The shard that asks.
+    pub home: crate::lease::ShardIndex,
+    /// The group.
+    pub key: Arc<AccountKey>,
+    /// Of the question.
+    pub ticket: u64,
+    /// Who is to be added.
+    pub accounts: Vec<AccountKey>,
+}
+
+/// Why an account's groups are read.
+#[derive(Debug)]
+pub enum Purpose {
+    /// A session came: it is told where it is behind.
+    Login {
+        /// The session.
+        session: Slot<SessionIndex>,
+    },
+    /// Somebody asked for the list.
+    List {
+        /// Who.
+        origin: Origin,
+        /// The request.
+        id: u64,
+        /// Names behind this one.
+        after: String,
+    },
+}
+
+/// A question of a member's shard to those of its groups.
+#[derive(Debug)]
+pub struct HeadsAsk {
+    /// The shard that asks.
+    pub home: crate::lease::ShardIndex,
+    /// For whom.
+    pub session: Slot<SessionIndex>,
+    /// The member.
+    pub member: Box<str>,
+    /// Its device.
+    pub device: Box<str>,
+    /// The groups with what the member prefers.
+    pub groups: Vec<(AccountKey, u8, bool)>,
+}
+
+/// A range that somebody asked for.
+#[derive(Debug)]
+pub struct History {
+    /// The account or group.
+    pub key: AccountKey,
+    /// Behind this; `None`: behind what the device has acknowledged.
+    pub after: Option<u64>,
+    /// Never before this one: where a member joined.
+    pub since: u64,
+    /// The member and the device that ask; empty for services.
+    pub member: Box<str>,
+    /// See `member`.
+    pub device: Box<str>,
+    /// Most messages.
+    pub limit: usize,
+    /// Who is answered.
+    pub origin: Origin,
+    /// The request.
+    pub id: u64,
+}
+
+/// A group as it is kept.
+#[derive(Debug)]
+pub struct GroupRows {
+    /// Its title.
+    pub title: String,
+    /// Anybody may join.
+    pub is_open: bool,
+    /// It is over, once that is spread.
+    pub is_dissolved: bool,
+    /// Everything up to here has reached the members.
+    pub spread: u64,
+    /// Its members.
+    pub members: Vec<MemberRow>,
+}
+
+/// A member as it is kept.
+#[derive(Debug)]
+pub struct MemberRow {
+    /// The account.
+    pub account: String,
+    /// Its role.
+    pub role: GroupRole,
+    /// The entry with which it joined.
+    pub since: u64,
+}
+
+/// A group an account is in.
+#[derive(Debug)]
+pub struct ConversationRow {
+    /// The group.
+    pub group: String,
+    /// The account's role.
+    pub role: GroupRole,
+    /// Higher ones are told first.
+    pub priority: u8,
+    /// Kept and told.
+    pub is_muted: bool,
+}
+
+/// What a [`GroupRead`] found.
+#[derive(Debug)]
+pub enum GroupFound {
+    /// Nothing, or it was about messages.
+    Nothing,
+    /// A group; `None`: there is none. And how many the app has on this shard, when asked.
+    Group(Option<Box<GroupRows>>, u64),
+    /// Groups to spread, and the number the page ended with; `None`: it was the last.
+    Unspread(Vec<AccountKey>, Option<i64>),
+    /// An account's groups.
+    Conversations(Vec<ConversationRow>),
+    /// Where a device is behind.
+    Heads(Vec<GroupHead>),
+    /// An account that is in as many groups as it may be.
+    Room(Option<Box<str>>),
+    /// Where a range begins.
+    History {
+        /// Messages are behind this.
+        after: u64,
+    },
+}
+
+fn role(number: i64) -> GroupRole {
+    i32::try_from(number).ok().and_then(|role| GroupRole::try_from(role).ok()).unwrap_or(GroupRole::Member)
+}
+
+fn flag(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<bool> {
+    row.get::<_, i64>(column).map(|value| value != 0)
+}
+
+/// Writes the rows of a change, with the entry `sync_id` of the group's timeline that it is.
+pub fn change(
+    connection: &Connection,
+    group: i64,
+    app: &str,
+    sync_id: u64,
+    payload: &[u8],
+) -> rusqlite::Result<()> {
+    // Made by the shard, never by a client: one that does not decode changes nothing.
+    let Ok(event) = GroupEvent::decode(payload) else { return Ok(()) };
+    if event.created {
+        connection
+            .prepare_cached(
+                "INSERT INTO groups (account, app, title, is_open, is_dissolved, spread) VALUES (?1, ?2, ?3, ?4, 0, ?5)",
+            )?
+            .execute(params![group, app, event.title, event.is_open, signed(sync_id - 1)])?;
+    }
+    for member in &event.set {
+        connection
+            .prepare_cached(
+                "INSERT INTO members (account, member, role, since) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (account, member) DO UPDATE SET role = excluded.role",
+            )?
+            .execute(params![group, member.account, member.role, signed(sync_id)])?;
+    }
+    for name in &event.removed {
+        connection
+            .prepare_cached("DELETE FROM members WHERE account = ?1 AND member = ?2")?
+            .execute(params![group, name])?;
+        connection
+            .prepare_cached("DELETE FROM positions WHERE account = ?1 AND member = ?2")?
+            .execute(params![group, name])?;
+    }
+    if event.dissolved {
+        connection
+            .prepare_cached("UPDATE groups SET is_dissolved = 1 WHERE account = ?1")?
+            .execute(params![group])?;
+    }
+    Ok(())
+}
+
+/// Carries a write out; `account` is the number and `head` the newest entry of the timeline it lies beside.
+pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrite) -> rusqlite::Result<()> {
+    match write {
+        GroupWrite::Membership { group, role: Some(role), .. } => connection
+            .prepare_cached(
+                "INSERT INTO memberships (account, name, role, priority, is_muted) VALUES (?1, ?2, ?3, 0, 0)
+                 ON CONFLICT (account, name) DO UPDATE SET role = excluded.role",
+            )?
+            .execute(params![account, group, *role as i32])?,
+        GroupWrite::Membership { group, role: None, .. } => connection
+            .prepare_cached("DELETE FROM memberships WHERE account = ?1 AND name = ?2")?
+            .execute(params![account, group])?,
+        GroupWrite::Preference { group, priority, is_muted, .. } => connection
+            .prepare_cached(
+                "UPDATE memberships SET priority = ?3, is_muted = ?4 WHERE account = ?1 AND name = ?2",
+            )?
+            .execute(params![account, group, priority, is_muted])?,
+        GroupWrite::Position(save) => return save_position(connection, account, head, save),
+        GroupWrite::Spread { through, .. } => connection
+            .prepare_cached("UPDATE groups SET spread = ?2 WHERE account = ?1 AND spread < ?2")?
+            .execute(params![account, signed(*through)])?,
+        GroupWrite::Forget { .. } => {
+            for table in ["groups", "members", "positions"] {
+                connection.execute(&format!("DELETE FROM {table} WHERE account = ?1"), params![account])?;
+            }
+            0
+        }
+    };
+    Ok(())
+}
+
+fn save_position(
+    connection: &Connection,
+    group: i64,
+    head: u64,
+    save: &PositionSave,
+) -> rusqlite::Result<()> {
+    let acked = signed(save.acked.min(head));
+    let known = connection
+        .prepare_cached(
+            "UPDATE positions SET acked = max(acked, ?4) WHERE account = ?1 AND member = ?2 AND device = ?3",
+        )?
+        .execute(params![group, save.member, save.device, acked])?;
+    if known > 0 {
+        return Ok(());
+    }
+    // As with an account's own timeline the device furthest behind makes room.
+    connection
+        .prepare_cached(
+            "DELETE FROM positions WHERE account = ?1 AND member = ?2 AND device IN (
+                 SELECT device FROM positions WHERE account = ?1 AND member = ?2
+                 ORDER BY acked DESC, device LIMIT -1 OFFSET ?3)",
+        )?
+        .execute(params![group, save.member, DEVICES_PER_ACCOUNT_MAX - 1])?;
+    // Only of members: whoever names a group it is not in leaves nothing behind.
+    connection
+        .prepare_cached(
+            "INSERT INTO positions (account, member, device, acked) SELECT ?1, ?2, ?3, ?4
+             WHERE EXISTS (SELECT 1 FROM members WHERE account = ?1 AND member = ?2)",
+        )?
+        .execute(params![group, save.member, save.device, acked])?;
+    Ok(())
+}
+
+/// Answers a read from a snapshot.
+pub fn find(snapshot: &Connection, read: &GroupRead) -> rusqlite::Result<Found> {
+    match read {
+        GroupRead::Group { key, is_new } => find_group(snapshot, key, *is_new),
+        GroupRead::Entries { key, after } => {
+            let Some((account, extent)) = find_account(snapshot, key)? else { return Ok(Found::nothing()) };
+            let mut found = Found { extent, through: extent.head, ..Found::nothing() };
+            read_range(snapshot, account, *after, SPREAD_ENTRIES_MAX, SPREAD_BYTES_MAX, &mut found)?;
+            Ok(found)
+        }
+        GroupRead::Unspread { after } => find_unspread(snapshot, *after),
+        GroupRead::Conversations { key, .. } => find_conversations(snapshot, key),
+        GroupRead::Heads(ask) => {
+            let mut heads = Vec::new();
+            for (key, priority, is_muted) in &ask.groups {
+                heads.extend(find_head(snapshot, ask, key, *priority, *is_muted)?);
+            }
+            Ok(Found { group: GroupFound::Heads(heads), ..Found::nothing() })
+        }
+        GroupRead::Room(ask) => find_room(snapshot, ask),
+        GroupRead::History(history) => find_history(snapshot, history),
+    }
+}
+
+fn find_room(snapshot: &Connection, ask: &RoomAsk) -> rusqlite::Result<Found> {
+    let mut full = None;
+    for key in &ask.accounts {
+        let Some((account, _)) = find_account(snapshot, key)? else { continue };
+        let count: u64 = snapshot
+            .prepare_cached("SELECT count(*) FROM memberships WHERE account = ?1")?
+            .query_row(params![account], |row| row.get(0).map(unsigned))?;
+        if count >= GROUPS_PER_ACCOUNT_MAX as u64 {
+            full = Some(key.account.clone());
+            break;
+        }
+    }
+    Ok(Found { group: GroupFound::Room(full), ..Found::nothing() })
+}
+
+fn find_group(snapshot: &Connection, key: &AccountKey, is_new: bool) -> rusqlite::Result<Found> {
+    let account = find_account(snapshot, key)?;
+    let (number, extent) = account.map_or((0, Found::nothing().extent), |known| known);
+    let rows = snapshot
+        .prepare_cached("SELECT title, is_open, is_dissolved, spread FROM groups WHERE account = ?1")?
+        .query_row(params![number], |row| {
+            Ok(GroupRows {
+                title: row.get(0)?,
+                is_open: flag(row, 1)?,
+                is_dissolved: flag(row, 2)?,
+                spread: unsigned(row.get(3)?),
+                members: Vec::new(),
+            })
+        })
+        .optional()?;
+    let mut group = rows.map(Box::new);
+    if let Some(group) = &mut group {
+        let mut statement = snapshot.prepare_cached(
+            "SELECT member, role, since FROM members WHERE account = ?1 ORDER BY member LIMIT ?2",
+        )?;
+        let members = statement.query_map(params![number, signed(GROUP_MEMBERS_MAX as u64)], |row| {
+            Ok(MemberRow { account: row.get(0)?, role: role(row.get(1)?), since: unsigned(row.get(2)?) })
+        })?;
+        group.members = members.collect::<Result<_, _>>()?;
+    }
+    let mut count = 0;
+    if is_new {
+        count = snapshot
+            .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM groups WHERE app = ?1 LIMIT ?2)")?
+            .query_row(params![key.app, signed(GROUPS_PER_APP_MAX)], |row| row.get(0).map(unsigned))?;
+    }
+    Ok(Found { extent, group: GroupFound::Group(group, count), ..Found::nothing() })
+}
+
+fn find_unspread(snapshot: &Connection, after: i64) -> rusqlite::Result<Found> {
+    let mut statement = snapshot.prepare_cached(
+        "SELECT a.id, a.app, a.account FROM groups g JOIN accounts a ON a.id = g.account
+         WHERE g.account > ?1 AND (g.spread < a.head OR g.is_dissolved) ORDER BY g.account LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![after, signed(UNSPREAD_PAGE as u64)], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?;
+    let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
+    let end = rows.last().map(|(id, ..)| *id).filter(|_| rows.len() >= UNSPREAD_PAGE);
+    let keys = rows.iter().map(|(_, app, account)| AccountKey::new(app, account)).collect();
+    Ok(Found { group: GroupFound::Unspread(keys, end), ..Found::nothing() })
+}
+
+fn find_conversations(snapshot: &Connection, key: &AccountKey) -> rusqlite::Result<Found> {
+    let mut rows = Vec::new();
+    if let Some((account, _)) = find_account(snapshot, key)? {
+        rows = conversations(snapshot, account)?;
+    }
+    Ok(Found { group: GroupFound::Conversations(rows), ..Found::nothing() })
+}
+
+/// The groups of an account.
+pub fn conversations(snapshot: &Connection, account: i64) -> rusqlite::Result<Vec<ConversationRow>> {
+    let mut statement = snapshot.prepare_cached(
+        "SELECT name, role, priority, is_muted FROM memberships WHERE account = ?1 ORDER BY name LIMIT ?2",
+    )?;
+    let found = statement.query_map(params![account, signed(GROUPS_PER_ACCOUNT_MAX as u64)], |row| {
+        Ok(ConversationRow {
+            group: row.get(0)?,
+            role: role(row.get(1)?),
+            priority: row.get(2)?,
+            is_muted: flag(row, 3)?,
+        })
+    })?;
+    found.collect()
+}
+
+/// What a member's device has acknowledged of a group; `None`: it never did.
+fn find_position(
+    snapshot: &Connection,
+    account: i64,
+    member: &str,
+    device: &str,
+) -> rusqlite::Result<Option<u64>> {
+    snapshot
+        .prepare_cached("SELECT acked FROM positions WHERE account = ?1 AND member = ?2 AND device = ?3")?
+        .query_row(params![account, member, device], |row| row.get(0).map(unsigned))
+        .optional()
+}
+
+fn find_head(
+    snapshot: &Connection,
+    ask: &HeadsAsk,
+    key: &AccountKey,
+    priority: u8,
+    is_muted: bool,
+) -> rusqlite::Result<Option<GroupHead>> {
+    let (Some((account, extent)), Some(group)) = (find_account(snapshot, key)?, key.group()) else {
+        return Ok(None);
+    };
+    let since = snapshot
+        .prepare_cached("SELECT since FROM members WHERE account = ?1 AND member = ?2")?
+        .query_row(params![account, ask.member], |row| row.get(0).map(unsigned))
+        .optional()?;
+    let Some(since) = since else { return Ok(None) };
+    let floor = extent.floor.max(since);
+    let acked = find_position(snapshot, account, &ask.member, &ask.device)?;
+    let acked = acked.unwrap_or(0).max(floor.saturating_sub(1));
+    Ok((extent.head > acked).then(|| GroupHead {
+        group: group.to_owned(),
+        head: extent.head,
+        floor,
+        acked: Some(acked),
+        priority: u32::from(priority),
+        is_muted,
+    }))
+}
+
+fn find_history(snapshot: &Connection, history: &History) -> rusqlite::Result<Found> {
+    let Some((account, extent)) = find_account(snapshot, &history.key)? else {
+        let after = history.after.unwrap_or(0);
+        return Ok(Found { group: GroupFound::History { after }, ..Found::nothing() });
+    };
+    let is_group = history.key.group().is_some();
+    let after = match history.after {
+        Some(after) => after,
+        None if is_group => find_position(snapshot, account, &history.member, &history.device)?.unwrap_or(0),
+        None => snapshot
+            .prepare_cached("SELECT acked FROM cursors WHERE account = ?1 AND device = ?2")?
+            .query_row(params![account, history.device], |row| row.get(0).map(unsigned))
+            .optional()?
+            .unwrap_or(0),
+    };
+    let after = after.max(history.since.max(extent.floor).saturating_sub(1));
+    let mut found =
+        Found { extent, through: extent.head, group: GroupFound::History { after }, ..Found::nothing() };
+    found.extent.floor = extent.floor.max(history.since);
+    read_range(snapshot, account, after, history.limit, crate::limits::HISTORY_BYTES, &mut found)?;
+    Ok(found)
+}
