@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArguments;
 use crate::floor::FloorArguments;
+use crate::groups::GroupsLoad;
 use crate::hostile::Attack;
 use crate::page::ReportArguments;
 use crate::scenario::RunArguments;
@@ -68,6 +69,9 @@ pub enum Sub {
     /// Good sessions send heartbeats while strangers do their worst, one kind after the other: slow requests, half
     /// handshakes, endless headers, floods. The 99th percentile is compared with that of a calm before.
     Hostile(HostileLoad),
+    /// One group, all its members online on several gateways, talking at a rate: how long until each member has each
+    /// message, and what does the router write for it?
+    Groups(GroupsLoad),
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
     /// and --burst are the run's own.
     Ratio(Load),

@@ -12,6 +12,7 @@ mod driver;
 mod environment;
 mod fleet;
 mod floor;
+mod groups;
 mod hostile;
 mod jitter;
 mod measure;

@@ -17,6 +17,7 @@ use crate::calibrate::{self, Bare, settled};
 use crate::compare;
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
+use crate::groups;
 use crate::hostile;
 use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
@@ -58,6 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Mixed(load) => (load, Work::Mixed),
         Sub::Storm(storm) => return storm::run(storm),
         Sub::Hostile(hostile) => return hostile::run(hostile),
+        Sub::Groups(groups) => return groups::run(groups),
         Sub::Compare(arguments) => return compare::run(arguments),
         Sub::Ratio(load) => return against::ratio(load),
         Sub::Run(arguments) => return scenario::run(arguments),
