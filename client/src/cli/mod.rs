@@ -6,6 +6,7 @@ mod output;
 mod service;
 mod session;
 mod target;
+mod tls;
 mod token;
 
 use clap::{Args, Parser, Subcommand};
@@ -58,6 +59,8 @@ pub struct Global {
     /// A gateway's admin port, for `stats`.
     #[arg(long, global = true, env = "MOOR_ADMIN", default_value = "127.0.0.1:7400")]
     admin: String,
+    #[command(flatten)]
+    tls: tls::Tls,
     /// Secret of the internal and router ports.
     #[arg(long, global = true, env = "MOOR_INTERNAL_TOKEN", hide_env_values = true)]
     token: Option<String>,

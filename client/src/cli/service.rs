@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Global, output};
 use moor_router_client::blocking::Router;
+use moor_router_client::{Config, Tls};
 
 #[derive(Debug, Args)]
 pub struct Push {
@@ -61,11 +62,16 @@ pub fn degrade(degrade: &Degrade, global: &Global) -> Result<(), Failure> {
 }
 
 pub(super) fn router(global: &Global) -> Result<Router, Failure> {
-    Ok(Router::connect(&global.router, global.token.as_deref().map(str::as_bytes))?)
+    connect(&global.router, global, global.tls.router()?)
 }
 
 fn gateway(global: &Global) -> Result<Router, Failure> {
-    Ok(Router::connect(&global.internal, global.token.as_deref().map(str::as_bytes))?)
+    connect(&global.internal, global, global.tls.internal()?)
+}
+
+fn connect(address: &str, global: &Global, tls: Option<Tls>) -> Result<Router, Failure> {
+    let config = Config { tls, ..Config::new(global.token.as_deref().map(str::as_bytes)) };
+    Ok(Router::connect_with(address, config)?)
 }
 
 /// Pushes a transient message.
