@@ -26,7 +26,7 @@ pub enum TlsError {
         /// Which table of the configuration names them.
         table: &'static str,
         /// What is wrong.
-        error: FilesError,
+        error: Box<FilesError>,
     },
 }
 
@@ -36,7 +36,7 @@ pub enum TlsError {
 /// [`TlsError`], which names the file and says what to do.
 pub fn internal(config: &Config) -> Result<Option<Acceptor>, TlsError> {
     let files = config.internal_tls.files();
-    let wrong = |error| TlsError::Peers { table: "internal_tls", error };
+    let wrong = |error| TlsError::Peers { table: "internal_tls", error: Box::new(error) };
     if files.is_empty() { Ok(None) } else { files.acceptor().map(Some).map_err(wrong) }
 }
 
@@ -49,7 +49,7 @@ pub fn router(config: &Config) -> Result<Option<Dialer>, TlsError> {
     if files.is_empty() {
         return Ok(None);
     }
-    let wrong = |error| TlsError::Peers { table: "router_tls", error };
+    let wrong = |error| TlsError::Peers { table: "router_tls", error: Box::new(error) };
     let name = match (&config.router_tls.name, &config.router) {
         (Some(name), _) => name.clone(),
         (None, RouterChoice::Address(address)) => host(address).to_owned(),

@@ -161,7 +161,7 @@ fn a_certificate_of_the_authority_is_the_way_in() {
     let mut silent = TcpStream::connect(router.address).unwrap();
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     silent.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
-    assert!(matches!(silent.read(&mut [0; 100]), Ok(_)), "it is not waited for");
+    assert!(silent.read(&mut [0; 100]).is_ok(), "it is not waited for");
     assert_eq!(router.terminate(), Some(0));
 }
 

@@ -160,6 +160,7 @@ fn a_service_pushes_over_tls_in_any_pieces() {
         service.leave(&mut bed);
         bed.hang_up(client);
         assert_eq!(bed.counter(Counter::ServicesOpen), 0);
+        assert_eq!(bed.counter(Counter::ConnectionsTls), 0, "nor was it one");
         bed.assert_clean();
     }
 }
