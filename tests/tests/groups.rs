@@ -18,6 +18,12 @@ fn start_router(data: &str, listen: &str, threshold: &str) -> Result<Process> {
     Process::start("moor-router", &[&own[..], &["--group-read-threshold", threshold]].concat())
 }
 
+/// Starts a program where a killed one listened: the kernel lets go of a dead process's ring, and the listener in
+/// it, a moment after the process.
+fn revive(start: impl Fn() -> Result<Process>) -> Result<Process> {
+    wait_for(PATIENCE, "the ports of the killed process", || Ok(start().ok()))
+}
+
 fn say(members: &[Member], round: &str, count: usize) {
     for number in 0..count {
         let speaker = number % members.len();
@@ -59,10 +65,11 @@ fn a_group_that_is_killed_while_it_talks_loses_nothing_and_repeats_nothing() -> 
     for (round, threshold) in ["0", "100", "3"].into_iter().enumerate() {
         say(&members, &format!("{round}-gateway"), 60);
         gateways[round % 2].kill()?;
-        gateways[round % 2] = gateways[round % 2].restart()?;
+        let revived = revive(|| gateways[round % 2].restart())?;
+        gateways[round % 2] = revived;
         say(&members, &format!("{round}-router"), 60);
         router.kill()?;
-        router = start_router(&path, &address, threshold)?;
+        router = revive(|| start_router(&path, &address, threshold))?;
         say(&members, &format!("{round}-after"), 60);
         said += 180;
         accepted(&members, said)?;
