@@ -128,6 +128,9 @@ struct Head {
     is_dirty: bool,
 }
 
+/// What became of a batch's submits, its marks, and the rows that groups' rounds wait for.
+type Committed = (Vec<Written>, Vec<Marked>, Vec<(Arc<Part>, bool)>);
+
 struct Committer {
     connection: Connection,
     retention: Retention,
@@ -231,7 +234,7 @@ impl Committer {
 
     /// One group commit. Submits and marks come back with their outcomes, in order; then those who wait for rows of
     /// groups.
-    fn commit(&mut self, batch: Vec<Write>) -> (Vec<Written>, Vec<Marked>, Vec<(Arc<Part>, bool)>) {
+    fn commit(&mut self, batch: Vec<Write>) -> Committed {
         let started = Instant::now();
         let mut submits = Vec::with_capacity(batch.len());
         let operations = batch.len() as u64;
