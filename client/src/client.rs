@@ -58,6 +58,9 @@ pub enum ClientError {
     /// The message was not even tried.
     #[error(transparent)]
     Submit(#[from] crate::core::SubmitError),
+    /// The room was not entered.
+    #[error(transparent)]
+    Room(#[from] crate::core::RoomError),
     /// The channel was closed for good before the answer came.
     #[error(
         "the channel was closed ({code}) before the answer came; the router may have the message or not: \
@@ -76,6 +79,10 @@ pub(crate) enum Request {
     Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
     Close { channel: u16 },
     Submit { sending: Sending, channel: u16, client_id: Bytes, to: Target, payload: Bytes, answer: Answer },
+    Publish { channel: u16, client_id: Bytes, room: String, room_type: u32, payload: Bytes, answer: Answer },
+    Enter { channel: u16, room: String, answer: oneshot::Sender<Result<(), ClientError>> },
+    Leave { channel: u16, room: String },
+    Like { channel: u16, room: String, count: u32 },
     Acknowledge { channel: u16, sync_id: u64 },
     AcknowledgeGroup { channel: u16, group: String, sync_id: u64 },
     Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<GroupAnswer> },
@@ -173,6 +180,51 @@ impl Client {
     ) -> Result<(), ClientError> {
         let (app, account) = (app.to_owned(), account.to_owned());
         self.request(Request::Open { channel, app, account, credential, last_sync_id }).await
+    }
+
+    /// Enters a room on a channel; see [`Session::enter`](crate::core::Session::enter). [`Event::Room`] follows, again
+    /// and again. Room events without a reliable message are dropped while the app does not take its events.
+    ///
+    /// # Errors
+    /// [`ClientError::Room`], [`ClientError::Closed`].
+    pub async fn enter(&self, channel: u16, room: &str) -> Result<(), ClientError> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::Enter { channel, room: room.to_owned(), answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)?
+    }
+
+    /// Leaves a room.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn leave(&self, channel: u16, room: &str) -> Result<(), ClientError> {
+        self.request(Request::Leave { channel, room: room.to_owned() }).await
+    }
+
+    /// Likes a room, so many times.
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn like(&self, channel: u16, room: &str, count: u32) -> Result<(), ClientError> {
+        self.request(Request::Like { channel, room: room.to_owned(), count }).await
+    }
+
+    /// Says something to everybody in a room and waits until the router has it; see
+    /// [`Session::publish`](crate::core::Session::publish).
+    ///
+    /// # Errors
+    /// As [`Self::send_as`].
+    pub async fn publish(
+        &self,
+        channel: u16,
+        client_id: Bytes,
+        (room, room_type): (&str, u32),
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        let room = room.to_owned();
+        self.request(Request::Publish { channel, client_id, room, room_type, payload, answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)?
     }
 
     /// Logs a channel out.

@@ -183,6 +183,20 @@ impl Driver {
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
+            Request::Publish { channel, client_id, room, room_type, payload, answer } => {
+                let room = (room.as_str(), room_type);
+                match self.session.publish(channel, client_id.clone(), room, payload, now) {
+                    Ok(()) => {
+                        self.answers.insert((channel, client_id), answer);
+                    }
+                    Err(error) => drop(answer.send(Err(error.into()))),
+                }
+            }
+            Request::Enter { channel, room, answer } => {
+                drop(answer.send(self.session.enter(channel, &room).map_err(Into::into)));
+            }
+            Request::Leave { channel, room } => self.session.leave(channel, &room),
+            Request::Like { channel, room, count } => self.session.like(channel, &room, count, now),
             Request::Acknowledge { channel, sync_id } => self.session.acknowledge(channel, sync_id, now),
             Request::AcknowledgeGroup { channel, group, sync_id } => {
                 self.session.acknowledge_group(channel, &group, sync_id, now);
@@ -212,7 +226,7 @@ impl Driver {
         self.answers.retain(|(other, _), _| *other != number);
         self.group_answers.retain(|_, (other, _)| *other != number);
         self.waiting.retain(|event| {
-            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } if *channel == number)
+            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } | Event::Room { channel, .. } if *channel == number)
         });
     }
 
@@ -286,7 +300,11 @@ fn processed(event: &Event) -> Option<Place> {
 
 /// Transient messages carry no promise, and old news of the connection is worth nothing. Everything else is
 /// bounded: messages by the router's window, answers by the submits.
-const fn may_be_dropped(event: &Event) -> bool {
+fn may_be_dropped(event: &Event) -> bool {
+    // Reliable messages of a room are acknowledged when they have come.
+    if let Event::Room { messages, .. } = event {
+        return messages.iter().all(|message| message.id == 0);
+    }
     matches!(
         event,
         Event::Message { sync_id: None, .. }

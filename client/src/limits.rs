@@ -31,6 +31,16 @@ pub(crate) const PULL_RETRY_MS: u64 = 1000;
 /// Requests about groups on one channel that may be unanswered.
 pub(crate) const GROUP_REQUESTS_PENDING_MAX: usize = 64;
 
+/// Rooms of one channel.
+pub const ROOMS_MAX: usize = 64;
+/// Reliable messages of a room are acknowledged, and missing ones asked for, within this, at random: a room may have a
+/// hundred thousand members who got them in the same moment.
+pub(crate) const ROOM_SPREAD_MS: u64 = 400;
+/// A pull that brought nothing is repeated after this, milliseconds.
+pub(crate) const ROOM_PULL_REPEAT_MS: u64 = 2000;
+/// Likes are collected for so long, milliseconds.
+pub(crate) const ROOM_LIKES_MS: u64 = 500;
+
 /// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
 /// doubles from base to cap (full jitter).
 pub(crate) const RECONNECT_MS: (u64, u64) = (100, 30_000);

@@ -15,7 +15,7 @@ use moor_gateway::worker::door::{Limits, Networks, Shared};
 use moor_gateway::worker::drain::DrainPlan;
 use moor_gateway::worker::io::{Completion, Listener, WorkerId};
 use moor_gateway::worker::mailbox::{Mail, Mailboxes};
-use moor_gateway::worker::settings::{Heartbeat, HotTier, Settings};
+use moor_gateway::worker::settings::{Heartbeat, HotTier, RoomSettings, Settings};
 use moor_gateway::worker::{Now, Worker};
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, put, put_sync_id};
@@ -80,6 +80,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
         register_per_s: 100,
         retry_min_ms: 500,
         retry_max_ms: (second & 8 == 0).then_some(5000),
+        rooms: RoomSettings { per_channel_max: 3, per_worker_max: 8, down_ms: 200, down_bytes: 2000 },
         limits: if second & 4 == 0 { Limits::default() } else { limits() },
         proxies: if second & 4 == 0 { Networks::default() } else { balancers() },
         shared: Shared::default(),

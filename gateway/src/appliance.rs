@@ -30,7 +30,7 @@ use crate::worker::door::Shared;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
 use crate::worker::mailbox::Mailboxes;
-use crate::worker::settings::{Heartbeat, HotTier, Settings};
+use crate::worker::settings::{Heartbeat, HotTier, RoomSettings, Settings};
 use crate::worker::{WorkerParts, WorkerSpec, run as run_worker};
 
 /// Exit code of a start that was refused.
@@ -331,6 +331,12 @@ fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartErro
             config::Fsync::Normal => moor_router::Fsync::Normal,
             config::Fsync::Off => moor_router::Fsync::Off,
         },
+        rooms: moor_router::RoomSettings {
+            types: config.rooms.types.clone(),
+            buffer_members: config.rooms.buffer_members,
+            buffer_ms: u32::try_from(config.rooms.buffer_ms).unwrap_or(u32::MAX),
+            buffer_messages: config.rooms.buffer_messages,
+        },
         retention: config.embedded.retention_messages_per_account,
         group_read_threshold: u32::try_from(config.embedded.group_read_threshold).unwrap_or(u32::MAX),
         retention_days: config.embedded.retention_days,
@@ -394,6 +400,12 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         register_per_s: config.register.per_s,
         retry_min_ms: ms(config.drain.retry_min_ms),
         retry_max_ms: config.drain.retry_max_ms.set(),
+        rooms: RoomSettings {
+            per_channel_max: config.rooms.per_channel_max,
+            per_worker_max: config.rooms.per_worker_max,
+            down_ms: ms(config.rooms.down_ms),
+            down_bytes: config.rooms.down_bytes,
+        },
         limits: config.limits.clone(),
         proxies: config.proxy.sources.clone(),
         shared: Shared::default(),

@@ -91,6 +91,27 @@ pub const BROADCAST_RUN_BYTES_MAX: usize = 64 * 1024;
 /// Channel numbers for which a run of broadcasts is kept encoded; clients mostly use the same few.
 pub const BROADCAST_NUMBERS_MAX: usize = 16;
 
+/// Between two counts of one room told to the router, milliseconds, unless it gets its first member or loses its last.
+pub const ROOM_COUNT_MS: u64 = 500;
+/// Batches of counts told in a turn.
+pub const ROOM_COUNTS_PER_TURN_MAX: usize = 4;
+/// Members a batch is handed to in a turn, all rooms together: some 3 µs each, so that a large room adds less than a
+/// millisecond to what somebody else waits for.
+pub const ROOM_MEMBERS_PER_TURN_MAX: usize = 256;
+/// Of those, members of one room before another room has its turn.
+pub const ROOM_SLICE_MEMBERS: usize = 64;
+/// Messages that wait for a room's next batch, bytes; beyond it the droppable and then the normal ones are left out.
+pub const ROOM_RUN_BYTES_MAX: usize = 128 * 1024;
+/// Reliable messages of one room that may be carried again.
+pub const ROOM_RELIABLE_MAX: usize = 32;
+/// Bytes of those.
+pub const ROOM_RELIABLE_BYTES_MAX: usize = 128 * 1024;
+/// How often a reliable message is carried to whoever does not acknowledge it; then it is left to be pulled.
+pub const ROOM_TRIES: u8 = 3;
+/// From one try to the next, milliseconds: acknowledgements come within half of it, and three tries within the 3 s in
+/// which a reliable message shall be there.
+pub const ROOM_REPEAT_MS: u64 = 900;
+
 /// Messages between workers waiting in one mailbox.
 pub const MAILBOX_ENTRIES: usize = 8192;
 /// Requests of services that wait for other workers, per worker.
@@ -124,4 +145,8 @@ const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(SERVICES_MAX < RESERVED_SLOTS);
 // The link is given up later than its lease, so that a slow answer does not cost a resynchronisation.
 const _: () = assert!(LINK_SILENCE_MS > LEASE_MS_DEFAULT);
+const _: () = assert!(ROOM_SLICE_MEMBERS <= ROOM_MEMBERS_PER_TURN_MAX);
+// The longest message of a room finds a place, and so does a whole push of the router's.
+const _: () = assert!(moor_wire::rooms::ROOM_MESSAGE_BYTES_MAX <= ROOM_RELIABLE_BYTES_MAX);
+const _: () = assert!(ROOM_REPEAT_MS * (ROOM_TRIES as u64) < 3_000);
 const _: () = assert!(WHEEL_SLOTS.is_power_of_two());

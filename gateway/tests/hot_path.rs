@@ -42,6 +42,12 @@ fn a_broadcast_allocates_per_message_and_not_per_session() {
 }
 
 #[test]
+fn a_batch_of_a_room_allocates_per_batch_and_not_per_member() {
+    let each = allocations("batch to 64 members of a room", 1000) / 1000;
+    assert!(each < u64::from(scenario::CLIENTS) / 4, "{each} allocations for {} sends", scenario::CLIENTS);
+}
+
+#[test]
 fn the_counter_counts() {
     assert_eq!(allocation_counter::measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
 }

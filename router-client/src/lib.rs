@@ -40,4 +40,4 @@ pub use moor_wire::client::{
     Act, GroupAnswer, GroupCreate, GroupMember, GroupNames, GroupNothing, GroupPage, GroupPreference,
     GroupRole, Membership, Pulled,
 };
-pub use moor_wire::internal::{Location, LookupResult, Receipt, Welcome};
+pub use moor_wire::internal::{Location, LookupResult, Receipt, RoomStatsResult, Welcome};

@@ -72,6 +72,31 @@ macro_rules! methods {
                 self.call(Request::send(app, from, to, client_id, payload)?) $($await)*?.into_sent()
             }
 
+            /// Says something to everybody in a room, as a message of type `number`: the router's settings say what
+            /// that is worth. A reliable one is stored, under the id that is answered; the others have none, and may
+            /// be said twice when an answer is lost.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn publish(
+                &mut self,
+                app: &str,
+                from: &str,
+                (room, number): (&str, u32),
+                payload: &[u8],
+            ) -> Result<Sent, Error> {
+                let publish = Request::room_publish(app, from, (room, number), None, payload)?;
+                self.call(publish) $($await)*?.into_sent()
+            }
+
+            /// How many sessions are in a room, and what else is known of it.
+            ///
+            /// # Errors
+            /// When there is no answer in time, or a refusal.
+            pub $($async)* fn room_stats(&mut self, app: &str, room: &str) -> Result<RoomStatsResult, Error> {
+                self.call(Request::room_stats(app, room)?) $($await)*?.into_room_stats()
+            }
+
             /// Sends a transient message to every session of an account; returns how many it reached, 0 when
             /// nobody is logged in.
             ///

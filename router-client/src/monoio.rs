@@ -15,7 +15,7 @@ use monoio::net::TcpStream;
 use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, MONOIO_IDLE_MS, READ_BYTES};
-use crate::{Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, Sent, Welcome};
+use crate::{Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, RoomStatsResult, Sent, Welcome};
 
 /// A connection to a router, or to the internal port of a gateway.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::apps::{AppTables, Apps};
 use crate::error::StartError;
 use crate::limits;
+use crate::rooms::{RoomSettings, RoomTypes};
 
 /// When an accepted message is on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -67,6 +68,8 @@ pub struct RouterConfig {
     pub group_read_threshold: u32,
     /// How each app is treated.
     pub apps: Apps,
+    /// Rooms.
+    pub rooms: RoomSettings,
 }
 
 impl Default for RouterConfig {
@@ -86,6 +89,7 @@ impl Default for RouterConfig {
             driver: Driver::Auto,
             group_read_threshold: limits::GROUP_READ_THRESHOLD_DEFAULT,
             apps: Apps::default(),
+            rooms: RoomSettings::default(),
         }
     }
 }
@@ -135,7 +139,7 @@ impl RouterConfig {
                 self.listen.port()
             ));
         }
-        Ok(())
+        self.rooms.complaint().map_or(Ok(()), wrong)
     }
 }
 
@@ -175,9 +179,23 @@ pub struct ConfigFile {
     pub apps: Option<AppTables>,
     /// See [`RouterConfig::group_read_threshold`].
     pub group_read_threshold: Option<u32>,
+    /// See [`RoomSettings::types`].
+    #[serde(default, deserialize_with = "room_types")]
+    pub room_types: Option<RoomTypes>,
+    /// See [`RoomSettings::buffer_members`].
+    pub room_buffer_members: Option<u32>,
+    /// See [`RoomSettings::buffer_ms`].
+    pub room_buffer_ms: Option<u32>,
+    /// See [`RoomSettings::buffer_messages`].
+    pub room_buffer_messages: Option<u32>,
 }
 
-const KEYS: [&str; 16] = [
+fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTypes>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+const KEYS: [&str; 20] = [
     "listen",
     "data",
     "admin",
@@ -194,6 +212,10 @@ const KEYS: [&str; 16] = [
     "driver",
     "apps",
     "group_read_threshold",
+    "room_types",
+    "room_buffer_members",
+    "room_buffer_ms",
+    "room_buffer_messages",
 ];
 
 impl ConfigFile {
@@ -251,6 +273,10 @@ impl ConfigFile {
         lay(self.tls_names, &mut config.tls_names);
         lay(self.driver, &mut config.driver);
         lay(self.group_read_threshold, &mut config.group_read_threshold);
+        lay(self.room_types, &mut config.rooms.types);
+        lay(self.room_buffer_members, &mut config.rooms.buffer_members);
+        lay(self.room_buffer_ms, &mut config.rooms.buffer_ms);
+        lay(self.room_buffer_messages, &mut config.rooms.buffer_messages);
         lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
         Ok(())
     }
@@ -272,6 +298,7 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
                     retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\ngroup_read_threshold = 9\n\
                     tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
+                    room_types = \"5=normal/7\"\nroom_buffer_members = 3\nroom_buffer_ms = 4\nroom_buffer_messages = 5\n\
                     apps = { shop = { devices = \"latest\" } }\n";
         assert_eq!(text.lines().count(), KEYS.len());
         let mut config = RouterConfig::default();
@@ -284,6 +311,9 @@ mod tests {
         let files =
             Files { certificate: Some("c".into()), key: Some("k".into()), authorities: vec!["a".into()] };
         assert_eq!((&config.tls, &config.tls_names[..]), (&files, &["edge".to_owned()][..]));
+        let rooms = &config.rooms;
+        assert_eq!((rooms.buffer_members, rooms.buffer_ms, rooms.buffer_messages), (3, 4, 5));
+        assert_eq!(rooms.types.to_string(), "5=normal/7");
         config.check().unwrap();
         config.shards = Some(0);
         assert!(config.check().is_err());

@@ -31,6 +31,7 @@ mod outbox;
 mod queue;
 #[doc(hidden)]
 pub mod registry;
+mod rooms;
 mod shard;
 #[doc(hidden)]
 pub mod store;
@@ -48,6 +49,7 @@ pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
 pub use error::StartError;
 #[doc(hidden)]
 pub use lease::LinkId;
+pub use rooms::{RoomSettings, RoomTypes};
 
 use crate::admin::Admin;
 use crate::datadir::DataDir;
@@ -180,6 +182,7 @@ pub fn start_with(
         gate,
         apps: Arc::new(config.apps.clone().per_shard(shards)),
         levels_off_from: AtomicU32::new(moor_wire::limits::LEVEL_MAX + 1),
+        rooms: config.rooms.clone(),
         report: report.clone(),
         settled: AtomicU32::new(0),
     });

@@ -170,6 +170,37 @@ pub const HISTORIES_OUTSTANDING_MAX: usize = 1_024;
 pub const HISTORY_MESSAGES_MAX: usize = 64;
 /// Payload bytes read for it.
 pub const HISTORY_BYTES: usize = 48 * 1024;
+/// Rooms of one shard that have somebody in them: some 500 bytes each.
+pub const ROOMS_MAX: usize = 262_144;
+/// Rooms looked at per tick: whose members are gone, and whose numbers are to be told.
+pub const SWEEP_ROOMS_PER_TICK: usize = 4_096;
+/// Rules for types of room messages.
+pub const ROOM_TYPES_MAX: usize = 256;
+/// Messages of one type in one room a second, at most and by default.
+pub const ROOM_PER_S_MAX: u32 = 100_000;
+/// See above: each is written to disk and acknowledged by everybody in the room.
+pub const ROOM_RELIABLE_PER_S: u32 = 50;
+/// See above: nobody reads more.
+pub const ROOM_NORMAL_PER_S: u32 = 500;
+/// See above: most of them are left out on the way.
+pub const ROOM_DROPPABLE_PER_S: u32 = 5_000;
+/// Longest time that messages of a large room are collected, milliseconds.
+pub const ROOM_BUFFER_MS_MAX: u32 = 10_000;
+/// Most of them.
+pub const ROOM_BUFFER_MESSAGES_MAX: u32 = 4_096;
+/// Bytes of a batch from which it goes out before its time.
+pub const ROOM_BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a batch from which droppable messages are left out; clients get far less.
+pub const ROOM_BATCH_DROPPABLE_BYTES_MAX: usize = 128 * 1024;
+/// From one telling of a room's numbers to the next where nothing is said, milliseconds. With messages they are told
+/// always.
+pub const ROOM_STATE_MS: u64 = 5_000;
+/// Reliable messages of a room at hand for those who lack them, so that a crowd that comes back reads no disk.
+pub const ROOM_RECENT_MAX: usize = 32;
+/// Payload bytes of those.
+pub const ROOM_RECENT_BYTES_MAX: usize = 128 * 1024;
+/// Pulls that wait for the store, before new ones are answered OVERLOADED.
+pub const ROOM_PULLS_OUTSTANDING_MAX: usize = 1_024;
 
 /// Messages kept per account by default.
 pub const RETENTION_DEFAULT: u64 = 10_000;
@@ -191,6 +222,10 @@ const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_W
 const _: () = assert!(STORE_AHEAD_MESSAGES * 4 <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(STORE_AHEAD_BYTES * 2 <= WRITES_OUTSTANDING_BYTES_MAX);
 const _: () = assert!(RETENTION_STEP_MESSAGES.is_multiple_of(TRIM_SLICE_MESSAGES));
+// A batch and the message that fills it fit an internal frame.
+const _: () = assert!(ROOM_BATCH_BYTES_MAX * 2 <= INTERNAL_BODY_BYTES_MAX as usize);
+const _: () = assert!(ROOM_BATCH_DROPPABLE_BYTES_MAX <= ROOM_BATCH_BYTES_MAX);
+const _: () = assert!(ROOM_DROPPABLE_PER_S <= ROOM_PER_S_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
 // Whoever is logged in has a position.

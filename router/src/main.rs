@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use moor_router::{ConfigFile, Driver, Fsync, RouterConfig, RouterHandle, StartError};
+use moor_router::{ConfigFile, Driver, Fsync, RoomTypes, RouterConfig, RouterHandle, StartError};
 use moor_tls::peer::Files;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -78,6 +78,19 @@ struct Flags {
     /// each member's. 0: never copied. Default 100.
     #[arg(long, value_name = "MEMBERS")]
     group_read_threshold: Option<u32>,
+    /// What types of room messages are worth: [APP:]TYPE=reliable|normal|droppable[/PER_S], separated by commas; the
+    /// first that fits holds. Default: 0 normal, 1 reliable, all others droppable.
+    #[arg(long, value_name = "LIST")]
+    room_types: Option<RoomTypes>,
+    /// Sessions in a room from which its messages are collected. Default 500.
+    #[arg(long, value_name = "N")]
+    room_buffer_members: Option<u32>,
+    /// For so long, 0 to 10,000 milliseconds. Default 200.
+    #[arg(long, value_name = "MS")]
+    room_buffer_ms: Option<u32>,
+    /// Or until there are so many, 1 to 4,096. Default 256.
+    #[arg(long, value_name = "N")]
+    room_buffer_messages: Option<u32>,
     /// Check the settings, say so and exit.
     #[arg(long)]
     check: bool,
@@ -123,6 +136,10 @@ impl Flags {
             group_read_threshold: self.group_read_threshold,
             // Tables of the file.
             apps: None,
+            room_types: self.room_types,
+            room_buffer_members: self.room_buffer_members,
+            room_buffer_ms: self.room_buffer_ms,
+            room_buffer_messages: self.room_buffer_messages,
         };
         said.apply_to(&mut config)?;
         config.check()?;

@@ -83,6 +83,16 @@ metrics! {
     rests, Counter, "router_rests_total", "Sessions given up on until they speak again";
     acks, Counter, "router_acks_total", "Acknowledgements that moved a cursor";
     syncs, Counter, "router_syncs_total", "SYNC requests";
+    rooms, Gauge, "router_rooms", "Rooms with somebody in them";
+    rooms_refused, Counter, "router_rooms_refused_total", "Counts of rooms not taken because a shard has too many rooms";
+    room_counts, Counter, "router_room_counts_total", "Counts of members received from gateways";
+    room_publishes, Counter, "router_room_publishes_total", "Messages for rooms offered by clients and services";
+    room_limited, Counter, "router_room_limited_total", "Messages for rooms refused or left out because their type came too fast";
+    room_batches, Counter, "router_room_batches_total", "Batches of rooms sent, once for all gateways";
+    room_batched, Counter, "router_room_batched_total", "Messages in them";
+    room_pushes, Counter, "router_room_pushes_total", "Batches of rooms sent, once per gateway worker";
+    room_pulls, Counter, "router_room_pulls_total", "Sessions that asked for reliable messages of a room";
+    room_pulls_refused, Counter, "router_room_pulls_refused_total", "Those told to ask later because too many asked the store";
     strays, Counter, "router_strays_total", "ACK or SYNC of a session that is not registered";
     pushes_dropped, Counter, "router_pushes_dropped_total", "Pushes not queued, or taken out again for heavier ones, because the link's queue was full";
     pushes_dropped_normal, Counter, "router_pushes_dropped_normal_total", "Pushes of class normal and receipts among them";

@@ -23,6 +23,7 @@ use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
 use crate::link;
 use crate::metrics::{Metrics, Report};
 use crate::outbox::Parcel;
+use crate::rooms::RoomSettings;
 use crate::shard::Shard;
 use crate::shard::work::Work;
 use crate::store::location::{LocationEvent, LocationStore};
@@ -45,6 +46,8 @@ pub struct Shared {
     pub apps: Arc<Apps>,
     /// Messages of this business level and above are refused; one above the highest: none is.
     pub levels_off_from: AtomicU32,
+    /// How rooms are served.
+    pub rooms: RoomSettings,
     /// All shards' numbers.
     pub report: Report,
     /// Shards that have answered everything and are about to end.
@@ -237,6 +240,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.set_group_read_threshold(group_read_threshold);
     shard.begin();
     shard.set_apps(shared.apps.clone());
+    shard.set_rooms(shared.rooms.clone());
     if locations.wants_changes() {
         shard.tell_locations();
     }

@@ -10,7 +10,8 @@ pub use crate::proto::moor::v1::{
     Close, Connect, Connected, ConversationKind, Delivery, DeviceAck, Error, GoAway, GroupAck, GroupAnswer,
     GroupCreate, GroupDelivery, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames, GroupNothing,
     GroupPage, GroupPosition, GroupPreference, GroupRequest, GroupRole, Membership, Open, Opened, Pull,
-    Pulled, ReadMark, ReadMarks, Submit, SubmitResult, group_request::Act,
+    Pulled, ReadMark, ReadMarks, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull,
+    RoomPulled, RoomRefused, Submit, SubmitResult, group_request::Act,
 };
 
 /// Kind of a client frame.
@@ -57,6 +58,22 @@ pub enum Kind {
     Pull = 0x14,
     /// Its answer; body [`Pulled`].
     Pulled = 0x15,
+    /// The session is in a room from now on; body [`RoomEnter`].
+    Enter = 0x18,
+    /// Not any more; body [`RoomLeave`].
+    Leave = 0x19,
+    /// What was said in a room; body [`RoomBatch`].
+    Room = 0x1a,
+    /// Reliable messages of a room have arrived; body [`RoomAck`].
+    RoomAck = 0x1b,
+    /// Likes for a room; body [`RoomLike`].
+    RoomLike = 0x1c,
+    /// Reliable messages of a room are missing; body [`RoomPull`].
+    RoomPull = 0x1d,
+    /// Its answer; body [`RoomPulled`].
+    RoomPulled = 0x1e,
+    /// The session is not in a room; body [`RoomRefused`].
+    RoomRefused = 0x1f,
     /// An account has read a conversation up to somewhere, either way; body [`ReadMark`].
     Read = 0x28,
     /// Client to server: eight bytes, which version of its read marks a device has. Server to client: body
@@ -92,6 +109,14 @@ impl Kind {
             0x13 => Self::GroupHeads,
             0x14 => Self::Pull,
             0x15 => Self::Pulled,
+            0x18 => Self::Enter,
+            0x19 => Self::Leave,
+            0x1a => Self::Room,
+            0x1b => Self::RoomAck,
+            0x1c => Self::RoomLike,
+            0x1d => Self::RoomPull,
+            0x1e => Self::RoomPulled,
+            0x1f => Self::RoomRefused,
             0x28 => Self::Read,
             0x29 => Self::ReadMarks,
             0x2a => Self::DeviceAck,

@@ -1,6 +1,8 @@
 //! Names of apps, accounts and devices, and the hash that places an account.
 
-use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, GROUP_BYTES_MAX, GROUP_MARK};
+use crate::limits::{
+    ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, GROUP_BYTES_MAX, GROUP_MARK, ROOM_BYTES_MAX,
+};
 
 /// Why a name is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +100,32 @@ pub fn check_conversation(name: &str) -> Result<(), NameError> {
     check("conversation", name, ACCOUNT_BYTES_MAX)
 }
 
+/// Checks a room's name.
+///
+/// # Errors
+/// [`NameError`] says what is wrong.
+pub fn check_room(name: &str) -> Result<(), NameError> {
+    check("room", name, ROOM_BYTES_MAX)
+}
+
+/// What stands before a room's name where accounts are: no account begins with a control character.
+pub const ROOM_MARK: char = '\u{2}';
+
+/// The account that stands for a room: its timeline holds the room's reliable messages, its hash places the room.
+#[must_use]
+pub fn room_account(room: &str) -> String {
+    let mut account = String::with_capacity(ROOM_MARK.len_utf8() + room.len());
+    account.push(ROOM_MARK);
+    account.push_str(room);
+    account
+}
+
+/// The room an account stands for, if it does.
+#[must_use]
+pub fn room_of(account: &str) -> Option<&str> {
+    account.strip_prefix(ROOM_MARK)
+}
+
 /// Stable 64-bit hash of an account within its app (xxh3, fixed seed). Shards and indexes in different
 /// processes and on disk rely on it: it never changes.
 #[must_use]
@@ -130,6 +158,8 @@ mod tests {
         assert_eq!(check_app("shop"), Ok(()));
         assert_eq!(check_app(""), Err(NameError::Empty("app")));
         assert_eq!(check_account("a\nb"), Err(NameError::Control("account")));
+        assert_eq!(check_account(&room_account("live")), Err(NameError::Control("account")));
+        assert_eq!((room_of(&room_account("live")), room_of("live")), (Some("live"), None));
         assert_eq!(
             check_device(&"x".repeat(129)),
             Err(NameError::TooLong { what: "device", length: 129, max: 128 })

@@ -11,8 +11,8 @@ use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
 use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 pub use crate::proto::moor::internal::v1::{
     Degrade, Departure, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Location, Lookup,
-    LookupResult, Receipt, Register, Registered, Registration, Role, Send, SendResult, Stat, Stats,
-    StatsResult, Subscribe, Unregister, Welcome,
+    LookupResult, Receipt, Register, Registered, Registration, Role, RoomCount, RoomCounts, RoomPublish,
+    RoomStats, RoomStatsResult, Send, SendResult, Stat, Stats, StatsResult, Subscribe, Unregister, Welcome,
 };
 use crate::session::SessionHandle;
 
@@ -76,6 +76,16 @@ pub enum Verb {
     History = 0x42,
     /// Its answer; body [`HistoryResult`].
     HistoryResult = 0x43,
+    /// Gateway to router; body [`RoomCounts`].
+    RoomCount = 0x50,
+    /// Router to gateway: messages for a room's members; layout [`crate::rooms::RoomPush`].
+    RoomPush = 0x51,
+    /// Service to router; body [`RoomPublish`]; answered with [`SendResult`].
+    RoomPublish = 0x52,
+    /// Service to router; body [`RoomStats`].
+    RoomStats = 0x53,
+    /// Its answer; body [`RoomStatsResult`].
+    RoomStatsResult = 0x54,
     /// Service to router; body [`Degrade`]; answered with [`Outcome`].
     Degrade = 0x68,
 }
@@ -113,6 +123,11 @@ impl Verb {
             0x41 => Self::GroupResult,
             0x42 => Self::History,
             0x43 => Self::HistoryResult,
+            0x50 => Self::RoomCount,
+            0x51 => Self::RoomPush,
+            0x52 => Self::RoomPublish,
+            0x53 => Self::RoomStats,
+            0x54 => Self::RoomStatsResult,
             0x68 => Self::Degrade,
             _ => return None,
         })
@@ -145,7 +160,7 @@ pub fn frame_reader() -> FrameReader {
     FrameReader::new(INTERNAL_BODY_BYTES_MAX)
 }
 
-fn put_header(out: &mut impl BufMut, verb: Verb, flags: u8, body_bytes: usize) {
+pub(crate) fn put_header(out: &mut impl BufMut, verb: Verb, flags: u8, body_bytes: usize) {
     let length = u32::try_from(body_bytes).expect("internal bodies are bounded far below 4 GiB");
     out.put_slice(&Header { kind: verb.byte(), flags, channel: 0, length }.to_bytes());
 }
@@ -159,23 +174,23 @@ pub struct LayoutError {
 }
 
 /// Takes fixed parts off the front of a body.
-struct Cursor<'a> {
-    rest: &'a [u8],
-    verb: Verb,
+pub(crate) struct Cursor<'a> {
+    pub(crate) rest: &'a [u8],
+    pub(crate) verb: Verb,
 }
 
 impl<'a> Cursor<'a> {
-    fn bytes<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
+    pub(crate) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], LayoutError> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(LayoutError { verb: self.verb })?;
         self.rest = rest;
         Ok(*head)
     }
 
-    fn u64(&mut self) -> Result<u64, LayoutError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, LayoutError> {
         self.bytes().map(u64::from_be_bytes)
     }
 
-    fn text(&mut self, length: u8) -> Result<&'a str, LayoutError> {
+    pub(crate) fn text(&mut self, length: u8) -> Result<&'a str, LayoutError> {
         let (head, rest) =
             self.rest.split_at_checked(usize::from(length)).ok_or(LayoutError { verb: self.verb })?;
         self.rest = rest;
@@ -183,7 +198,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn short_length(name: &str) -> u8 {
+pub(crate) fn short_length(name: &str) -> u8 {
     u8::try_from(name.len()).expect("names are checked against limits below 256 bytes")
 }
 

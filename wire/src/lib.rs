@@ -4,6 +4,7 @@
 //! * [`client`]: the client protocol `moor.v1`: frame kinds, classes, control bodies.
 //! * [`internal`]: the protocol between gateways, routers and backend services.
 //! * [`identity`]: names of apps, accounts and devices, and the hash that places an account.
+//! * [`rooms`]: messages to everybody in a room, merged without being encoded again.
 //! * [`session`]: the handle by which a session is addressed at its gateway.
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ pub mod frame;
 pub mod identity;
 pub mod internal;
 pub mod limits;
+pub mod rooms;
 pub mod session;
 
 mod proto {

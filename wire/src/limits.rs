@@ -44,6 +44,12 @@ pub const GROUP_HEADS_MAX: usize = 128;
 pub const DEVICE_BYTES_MAX: usize = 128;
 /// Longest name of a gateway, router or service, bytes.
 pub const NODE_BYTES_MAX: usize = 64;
+/// Longest name of a room, bytes.
+pub const ROOM_BYTES_MAX: usize = 128;
+/// Room counts in one batch.
+pub const ROOM_COUNTS_MAX: usize = 512;
+/// Likes that one frame may carry; more are taken for so many.
+pub const ROOM_LIKES_MAX: u32 = 1000;
 /// Longest client id of a message, bytes.
 pub const CLIENT_ID_BYTES_MAX: usize = 32;
 /// Longest credential, bytes.
@@ -68,6 +74,9 @@ const _: () = assert!(GROUP_HEADS_MAX * (GROUP_BYTES_MAX + 48) <= SERVER_BODY_BY
 const _: () = assert!(APP_BYTES_MAX < 256 && ACCOUNT_BYTES_MAX < 256 && DEVICE_BYTES_MAX < 256);
 // A full batch fits an internal frame.
 const _: () = assert!(REGISTER_BATCH_MAX * REGISTRATION_BYTES_MAX <= INTERNAL_BODY_BYTES_MAX as usize);
+const _: () = assert!(ROOM_BYTES_MAX < 256);
+const _: () =
+    assert!(ROOM_COUNTS_MAX * (APP_BYTES_MAX + ROOM_BYTES_MAX + 32) <= INTERNAL_BODY_BYTES_MAX as usize);
 // A client body with its identity fits an internal frame.
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= INTERNAL_BODY_BYTES_MAX);
 // A credential with its names fits a control body.

@@ -3,6 +3,7 @@
 mod group;
 mod http;
 mod output;
+mod room;
 mod service;
 mod session;
 mod target;
@@ -23,6 +24,8 @@ Examples (with the appliance running: cargo run --release):
   moor who alice                              where she is
   moor group create friends --owner alice bob carol
   moor send --from bob --group friends \"hi all\"
+  moor room enter live --account alice        what is said in the room, until Ctrl-C
+  moor room publish live hi --type 1          a reliable message to everybody in it
   moor stats --json | jq .router
   moor listen --account alice --target edge.example.net:7100 --tls
                                               encrypted, if edge.example.net shows a certificate this host trusts
@@ -95,6 +98,9 @@ enum Command {
     History(group::History),
     /// Refuse messages of lower business levels, so that the core keeps its promise.
     Degrade(service::Degrade),
+    /// Rooms: enter one, say something in one, count who is in one.
+    #[command(subcommand)]
+    Room(room::Room),
     /// Show the router's and the gateway's counters.
     Stats,
     /// Make a credential with an app's signing key (docs/credentials.md).
@@ -121,6 +127,9 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Group(group) => group::group(group, global),
         Command::History(history) => group::history(history, global),
         Command::Degrade(degrade) => service::degrade(degrade, global),
+        Command::Room(room::Room::Enter(enter)) => on_tokio(room::enter(enter, global)),
+        Command::Room(room::Room::Publish(publish)) => room::publish(publish, global),
+        Command::Room(room::Room::Stats(stats)) => room::stats(stats, global),
         Command::Stats => service::stats(global),
         Command::Token(token) => token::token(token, global),
     }

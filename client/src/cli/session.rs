@@ -144,7 +144,7 @@ async fn head_of(account: &str, global: &Global) -> Result<u64, Failure> {
 }
 
 /// A refusal that trying again will not change.
-fn final_refusal(event: &Event) -> Result<(), Failure> {
+pub(super) fn final_refusal(event: &Event) -> Result<(), Failure> {
     match event {
         Event::Closed { code, reason, reopens: false, .. } => {
             Err(format!("the server closed the channel: {code}{}", colon(reason)).into())
@@ -260,6 +260,8 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         | Event::Accepted { .. }
         | Event::GroupAnswer { .. }
         | Event::Refused { .. }
+        | Event::Room { .. }
+        | Event::RoomRefused { .. }
         | Event::Abandoned { .. } => {}
     }
     Ok(false)

@@ -8,7 +8,7 @@ use moor_wire::client::{
     Class, Delivery, GroupDelivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
 };
 use moor_wire::frame::put_message;
-use moor_wire::identity::{NameError, check_account, check_app, check_group};
+use moor_wire::identity::{NameError, check_account, check_app, check_group, check_room};
 use moor_wire::limits::{CLIENT_ID_BYTES_MAX, CREDENTIAL_BYTES_MAX};
 use prost::Message;
 
@@ -16,6 +16,7 @@ use super::conversations::Conversations;
 use super::event::Event;
 use super::full_jitter;
 use super::marks::Marks;
+use super::rooms::{RoomError, Rooms};
 use crate::limits::{
     ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
     SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS,
@@ -95,6 +96,9 @@ struct Pending {
     sending: Sending,
     client_id: Bytes,
     to: Target,
+    /// The room it is for, and as what; empty: it is for an account.
+    room: String,
+    room_type: u32,
     payload: Bytes,
     attempt: u32,
     /// On the wire: when it is sent again. Not on the wire: when it may be sent.
@@ -105,6 +109,11 @@ struct Pending {
 impl Pending {
     const fn is_kept(&self) -> bool {
         matches!(self.sending.class, Class::Command | Class::Reliable)
+    }
+
+    fn new(sending: Sending, client_id: Bytes, payload: Bytes) -> Self {
+        let (to, room) = (Target::Account(String::new()), String::new());
+        Self { sending, client_id, to, room, room_type: 0, payload, attempt: 0, due_ms: 0, in_flight: false }
     }
 
     fn body(&self) -> Submit {
@@ -118,6 +127,8 @@ impl Pending {
             payload: self.payload.clone(),
             level: self.sending.level,
             group,
+            room: self.room.clone(),
+            room_type: self.room_type,
         }
     }
 }
@@ -150,6 +161,7 @@ pub(super) struct Channel {
     copies: VecDeque<u64>,
     pub(super) conversations: Conversations,
     pub(super) marks: Marks,
+    pub(super) rooms: Rooms,
 }
 
 impl Channel {
@@ -178,6 +190,20 @@ impl Channel {
             copies: VecDeque::new(),
             conversations: Conversations::new(number, account),
             marks: Marks::default(),
+            rooms: Rooms::default(),
+        }
+    }
+
+    pub(super) fn enter(&mut self, room: &str, out: &mut Vec<u8>) -> Result<(), RoomError> {
+        if self.rooms.enter(room)? && self.is_open() {
+            self.rooms.put_enter(room, self.number, out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self, room: &str, out: &mut Vec<u8>) {
+        if self.rooms.leave(room) && self.is_open() {
+            Rooms::put_leave(room, self.number, out);
         }
     }
 
@@ -235,7 +261,8 @@ impl Channel {
         let submit = waiting.map(|p| p.due_ms).min().filter(|_| self.is_open());
         let groups = self.conversations.next_ms().filter(|_| self.is_open());
         let marks = self.marks.next_ms().filter(|_| self.is_open());
-        [reopen, submit, marks, groups, self.ack_due_ms].into_iter().flatten().min()
+        let rooms = self.rooms.next_ms().filter(|_| self.is_open());
+        [reopen, submit, marks, groups, rooms, self.ack_due_ms].into_iter().flatten().min()
     }
 
     /// Says OPEN on a new connection, or again on this one. It says what was processed, not what was received:
@@ -265,6 +292,7 @@ impl Channel {
         self.acked = 0;
         self.synced = None;
         self.conversations.handle_disconnected();
+        self.rooms.handle_disconnected();
         for pending in &mut self.pending {
             pending.in_flight = false;
             pending.due_ms = 0;
@@ -301,6 +329,7 @@ impl Channel {
         self.attempt = 0;
         events.push_back(Event::Opened { channel: self.number, session: opened.session });
         self.marks.handle_opened(self.number, now, out);
+        self.rooms.put_all(self.number, out);
         self.send_due(now, out);
         self.conversations.handle_timeout(now, out);
     }
@@ -488,18 +517,46 @@ impl Channel {
         now: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), SubmitError> {
-        if self.state == State::Closed {
-            return Err(SubmitError::NoChannel(self.number));
-        }
-        if !(1..=CLIENT_ID_BYTES_MAX).contains(&client_id.len()) {
-            return Err(SubmitError::ClientId { length: client_id.len() });
-        }
         match &to {
             Target::Account(account) => check_account(account)?,
             Target::Group(group) => check_group(group)?,
         }
-        let bytes = payload.len();
-        let pending = Pending { sending, client_id, to, payload, attempt: 0, due_ms: 0, in_flight: false };
+        let pending = Pending::new(sending, client_id, payload);
+        self.offer(Pending { to, ..pending }, data_bytes_max, now, out)
+    }
+
+    /// A message for everybody in a room.
+    pub(super) fn publish(
+        &mut self,
+        client_id: Bytes,
+        (room, room_type): (&str, u32),
+        payload: Bytes,
+        data_bytes_max: u32,
+        now: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SubmitError> {
+        check_room(room)?;
+        // Kept until it is answered, whatever the router's settings say it is worth.
+        let pending = Pending::new(Class::Reliable.into(), client_id, payload);
+        let pending = Pending { room: room.to_owned(), room_type, ..pending };
+        self.offer(pending, data_bytes_max, now, out)
+    }
+
+    fn offer(
+        &mut self,
+        pending: Pending,
+        data_bytes_max: u32,
+        now: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SubmitError> {
+        if self.state == State::Closed {
+            return Err(SubmitError::NoChannel(self.number));
+        }
+        let client_id = &pending.client_id;
+        if !(1..=CLIENT_ID_BYTES_MAX).contains(&client_id.len()) {
+            return Err(SubmitError::ClientId { length: client_id.len() });
+        }
+        let bytes = pending.payload.len();
         let length = pending.body().encoded_len();
         if length > data_bytes_max as usize {
             return Err(SubmitError::TooLarge { length, max: data_bytes_max });
@@ -617,6 +674,7 @@ impl Channel {
         if self.is_open() {
             self.conversations.handle_timeout(now, out);
             self.marks.handle_timeout(self.number, now, out);
+            self.rooms.handle_timeout(self.number, now, out);
         }
         self.give_up("no answer came in time", |pending| pending.in_flight && pending.due_ms <= now, events);
         self.send_due(now, out)

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::GroupAnswer;
+use moor_wire::client::{GroupAnswer, RoomMessage};
 
 use super::DialError;
 use super::marks::Conversation;
@@ -103,6 +103,32 @@ pub enum Event {
         channel: u16,
         /// The answer, with the request's id.
         answer: GroupAnswer,
+    },
+    /// What was said in a room. Reliable messages (those with an id) come once and in order, the others perhaps.
+    Room {
+        /// On which channel.
+        channel: u16,
+        /// In which room.
+        room: String,
+        /// The messages; none: only the numbers are news.
+        messages: Vec<RoomMessage>,
+        /// So many droppable messages were left out.
+        dropped: u64,
+        /// Sessions in the room, about; 0: not said.
+        online: u32,
+        /// Likes since it was last empty; 0: not said.
+        likes: u64,
+    },
+    /// This session is not in a room, and will not be by itself.
+    RoomRefused {
+        /// On which channel.
+        channel: u16,
+        /// Which room.
+        room: String,
+        /// Why.
+        code: Code,
+        /// In words.
+        reason: String,
     },
     /// Messages that are past retention and will not come.
     Expired {

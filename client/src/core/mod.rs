@@ -10,6 +10,7 @@ mod conversations;
 mod dial_error;
 mod event;
 mod marks;
+mod rooms;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,8 @@ use moor_router_client::backoff;
 use moor_wire::Code;
 use moor_wire::client::{
     Class, Close, Connect, Connected, Delivery, DeviceAck, Error, GoAway, GroupAnswer, GroupDelivery,
-    GroupHeads, GroupRequest, Kind, OPTIONAL_KINDS, Opened, Pulled, ReadMark, ReadMarks, SubmitResult,
-    frame_reader, put, put_control,
+    GroupHeads, GroupRequest, Kind, OPTIONAL_KINDS, Opened, Pulled, ReadMark, ReadMarks, RoomBatch,
+    RoomPulled, RoomRefused, SubmitResult, frame_reader, put, put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_MAX};
@@ -32,6 +33,8 @@ pub use channel::{Sending, SubmitError, Target};
 pub use dial_error::{CertificateProblem, DialError};
 pub use event::{Disconnect, Event};
 pub use marks::Conversation;
+pub use moor_wire::client::RoomMessage;
+pub use rooms::RoomError;
 
 use crate::limits::{
     ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS, STABLE_MS,
@@ -173,7 +176,7 @@ impl Session {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
         let mut channel = self.channels.swap_remove(at);
         self.events.retain(|event| {
-            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } if *channel == number)
+            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } | Event::Room { channel, .. } if *channel == number)
         });
         if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
             if channel.is_opening() {
@@ -250,6 +253,47 @@ impl Session {
         let channel = self.channels.iter_mut().find(|c| c.number == number);
         let channel = channel.ok_or(SubmitError::NoChannel(number))?;
         channel.submit(sending.into(), client_id, to, payload, self.data_bytes_max, now, &mut self.out)
+    }
+
+    /// Wants to hear what is said in a room of the channel's app, now and after every reconnect: [`Event::Room`].
+    ///
+    /// # Errors
+    /// [`RoomError`].
+    pub fn enter(&mut self, number: u16, room: &str) -> Result<(), RoomError> {
+        let channel = self.channels.iter_mut().find(|c| c.number == number);
+        channel.ok_or(RoomError::NoChannel(number))?.enter(room, &mut self.out)
+    }
+
+    /// Wants to hear it no more.
+    pub fn leave(&mut self, number: u16, room: &str) {
+        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+            channel.leave(room, &mut self.out);
+        }
+    }
+
+    /// Likes a room it is in, so many times. They are collected and counted, not delivered.
+    pub fn like(&mut self, number: u16, room: &str, count: u32, now: u64) {
+        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+            channel.rooms.like(room, count, now);
+        }
+    }
+
+    /// Says something to everybody in a room, as a message of a type; otherwise like [`Self::submit`]. What is not
+    /// reliable there has no sync id (0), and may be heard twice when an answer was lost.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn publish(
+        &mut self,
+        number: u16,
+        client_id: Bytes,
+        room: (&str, u32),
+        payload: Bytes,
+        now: u64,
+    ) -> Result<(), SubmitError> {
+        let channel = self.channels.iter_mut().find(|c| c.number == number);
+        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        channel.publish(client_id, room, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.
@@ -468,11 +512,11 @@ impl Session {
                     self.heard_ms = now;
                     self.pinged_ms = None;
                     if self.handle_frame(&frame, now).is_none() {
-                        self.leave(Disconnect::Garbled);
+                        self.part(Disconnect::Garbled);
                     }
                 }
                 Ok(None) => return,
-                Err(_) => self.leave(Disconnect::Garbled),
+                Err(_) => self.part(Disconnect::Garbled),
             }
         }
     }
@@ -480,10 +524,10 @@ impl Session {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: u64) {
         match self.state {
-            State::Greeting { deadline_ms } if now >= deadline_ms => self.leave(Disconnect::Silent),
+            State::Greeting { deadline_ms } if now >= deadline_ms => self.part(Disconnect::Silent),
             State::Live => {
                 if self.pinged_ms.is_some_and(|pinged| now >= pinged + self.pong_ms()) {
-                    return self.leave(Disconnect::Silent);
+                    return self.part(Disconnect::Silent);
                 }
                 let mut overdue = false;
                 for channel in &mut self.channels {
@@ -501,7 +545,7 @@ impl Session {
     }
 
     /// The driver hangs up; the next try comes after the usual pause, or GOAWAY's.
-    fn leave(&mut self, why: Disconnect) {
+    fn part(&mut self, why: Disconnect) {
         self.state = State::Leaving;
         self.events.push_back(Event::Disconnected(why));
     }
@@ -572,23 +616,13 @@ impl Session {
                 let (min, max) = (u64::from(away.retry_min_ms), u64::from(away.retry_max_ms));
                 let (min, max) = (min.min(AWAY_MS_MAX), max.max(min).min(AWAY_MS_MAX));
                 self.return_ms = Some(now.saturating_add(self.rng.u64(min..=max)));
-                self.leave(Disconnect::SentAway { code: code_of(away.code), alternate: away.alternate });
+                self.part(Disconnect::SentAway { code: code_of(away.code), alternate: away.alternate });
             }
             Kind::Error => {
                 let error = Error::decode(frame.body.clone()).ok()?;
-                self.leave(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
+                self.part(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
             }
-            Kind::Opened
-            | Kind::Close
-            | Kind::Data
-            | Kind::Ack
-            | Kind::Group
-            | Kind::GroupDelivery
-            | Kind::GroupHeads
-            | Kind::Pulled
-            | Kind::Read
-            | Kind::ReadMarks
-            | Kind::DeviceAck => {
+            kind if is_about_channel(kind) => {
                 // A channel that was closed meanwhile: what comes for it is of no interest.
                 let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
                     return Some(());
@@ -637,6 +671,20 @@ impl Session {
                         let (device, sync_id) = (ack.device, ack.sync_id);
                         events.push_back(Event::DeviceAck { channel: number, device, sync_id });
                     }
+                    // Before OPENED it is about rooms of a login that is over.
+                    Kind::Room | Kind::RoomPulled | Kind::RoomRefused if !channel.is_open() => {}
+                    Kind::Room => {
+                        let batch = RoomBatch::decode(frame.body.clone()).ok()?;
+                        channel.rooms.handle_batch(number, batch, now, &mut self.rng, events);
+                    }
+                    Kind::RoomPulled => {
+                        let pulled = RoomPulled::decode(frame.body.clone()).ok()?;
+                        channel.rooms.handle_pulled(number, pulled, now, &mut self.rng, events);
+                    }
+                    Kind::RoomRefused => {
+                        let refused = RoomRefused::decode(frame.body.clone()).ok()?;
+                        channel.rooms.handle_refused(number, refused, events);
+                    }
                     _ => {
                         let result = SubmitResult::decode(frame.body.clone()).ok()?;
                         channel.handle_result(result, now, &mut self.rng, events);
@@ -647,6 +695,22 @@ impl Session {
         }
         Some(())
     }
+}
+
+const fn is_about_channel(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Opened
+            | Kind::Close
+            | Kind::Data
+            | Kind::Ack
+            | Kind::Read
+            | Kind::ReadMarks
+            | Kind::DeviceAck
+            | Kind::Room
+            | Kind::RoomPulled
+            | Kind::RoomRefused
+    )
 }
 
 fn code_of(code: i32) -> Code {

@@ -7,6 +7,7 @@ use super::*;
 mod marks;
 mod once;
 mod review;
+mod rooms;
 mod trouble;
 
 /// The server's end: what the session has sent, cut into frames.

@@ -9,7 +9,7 @@ use moor_gateway::worker::counters::Board;
 use moor_gateway::worker::door::{Limits, Networks, Shared};
 use moor_gateway::worker::io::{Completion, Io, Listener, Recv, SendBuffer, Slot, Token, WorkerId};
 use moor_gateway::worker::mailbox::Mailboxes;
-use moor_gateway::worker::settings::{Heartbeat, HotTier, Settings};
+use moor_gateway::worker::settings::{Heartbeat, HotTier, RoomSettings, Settings};
 use moor_gateway::worker::{Now, Worker};
 
 /// Bytes to receive; the kernel copies them into a buffer that it has back afterwards.
@@ -137,6 +137,7 @@ impl Bench {
             hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
             register_batch: 256,
             register_per_s: 100_000,
+            rooms: RoomSettings { per_channel_max: 16, per_worker_max: 1000, down_ms: 0, down_bytes: 8192 },
             retry_min_ms: 500,
             retry_max_ms: None,
             // As a gateway has them by default, but out of the way.

@@ -5,10 +5,12 @@ use std::hint::black_box;
 use moor_gateway::worker::io::Listener;
 use moor_gateway::worker::wheel::{Link, Links, Wheel};
 use moor_wire::client::{
-    Class, Connect, Delivery, Kind, Open, Opened, Submit, put, put_control, put_sync_id,
+    Class, Connect, Delivery, Kind, Open, Opened, RoomEnter, RoomMessage, Submit, put, put_control,
+    put_sync_id,
 };
 use moor_wire::frame::{Split, put_message, split};
 use moor_wire::internal::{self, Broadcast, Hello, Push, Verb, Welcome};
+use moor_wire::rooms::{RoomPush, RoomState, put_record};
 use moor_wire::session::SessionHandle;
 use prost::Message;
 
@@ -29,7 +31,7 @@ pub struct Scenario {
 }
 
 /// All of them.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "split a frame", set_up: split_frames },
     Scenario { name: "file and fire a timer", set_up: timers },
     Scenario { name: "answer a ping", set_up: pings },
@@ -38,6 +40,7 @@ pub const SCENARIOS: [Scenario; 8] = [
     Scenario { name: "forward an acknowledgement", set_up: acknowledgements },
     Scenario { name: "log in and leave", set_up: visits },
     Scenario { name: "broadcast to 64 sessions", set_up: broadcasts },
+    Scenario { name: "batch to 64 members of a room", set_up: batches },
 ];
 
 fn piece(write: impl FnOnce(&mut Vec<u8>)) -> Piece {
@@ -209,5 +212,30 @@ fn broadcasts() -> Box<dyn FnMut()> {
         bench.receive(SERVICE, &frame);
         bench.turn();
         assert_eq!(bench.sent(), before + u64::from(CLIENTS), "a send per session");
+    })
+}
+
+fn batches() -> Box<dyn FnMut()> {
+    let (mut bench, _) = populated();
+    let enter =
+        piece(|out| put_control(out, Kind::Enter, 1, &RoomEnter { room: "live".into(), last_id: None }));
+    for client in 0..CLIENTS {
+        bench.receive(FIRST_CLIENT + client, &enter);
+    }
+    bench.turn();
+    let mut records = Vec::new();
+    for _ in 0..10 {
+        let message =
+            RoomMessage { from: "bob".into(), payload: vec![7; 64].into(), ..RoomMessage::default() };
+        put_record(&mut records, Class::Normal, &message);
+    }
+    let state = RoomState { online: CLIENTS, ..RoomState::default() };
+    let push = RoomPush { app: "shop", room: "live", state, dropped: 0, records: &records };
+    let frame = piece(|out| push.put(out));
+    Box::new(move || {
+        let before = bench.sent();
+        bench.receive(LINK, &frame);
+        bench.turn();
+        assert_eq!(bench.sent(), before + u64::from(CLIENTS), "a send per member");
     })
 }

@@ -159,6 +159,7 @@ fn heading(key: &Key) -> &'static str {
         Some("heartbeat") => "Heartbeat",
         Some("hot") => "Hot connections",
         Some("register") => "Registration with the router",
+        Some("rooms") => "Rooms",
         Some("drain") => "Drain",
         Some("embedded") => "Embedded router",
         Some(_) => "Log",

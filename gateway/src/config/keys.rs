@@ -426,6 +426,65 @@ pub const KEYS: &[Key] = &[
         "Per worker and second; protects a router that has just started. At least 100."
     ),
     key!(
+        rooms.per_channel_max,
+        "rooms-per-channel-max",
+        "N",
+        "Most rooms a session may be in",
+        "Between 1 and 1024. Further ones are refused."
+    ),
+    key!(
+        rooms.per_worker_max,
+        "rooms-per-worker-max",
+        "N",
+        "Most rooms of one worker",
+        "Rooms with a session in them, 1 to 1,000,000. Further ones are refused."
+    ),
+    key!(
+        rooms.down_ms,
+        "rooms-down-ms",
+        "MS",
+        "Time from one batch of a room to the next",
+        "Milliseconds, at most 10,000; 0: no time. What is said meanwhile is merged, so that no client is written to more \
+         often for one room."
+    ),
+    key!(
+        rooms.down_bytes,
+        "rooms-down-bytes",
+        "BYTES",
+        "Size of a batch from which droppable messages are left out",
+        "Bytes, at most 131,072. With `rooms.down_ms` it bounds what a phone in a busy room has to take: 32 KB a second."
+    ),
+    key!(
+        rooms.types,
+        "rooms-types",
+        "LIST",
+        "What types of room messages are worth, at the embedded router",
+        "[APP:]TYPE=reliable|normal|droppable[/PER_S], separated by commas, such as shop:1=reliable/20; the first that \
+         fits holds. PER_S: messages of the type in one room a second. Where nothing is said 0 is normal, 1 reliable, \
+         and all others are droppable."
+    ),
+    key!(
+        rooms.buffer_members,
+        "rooms-buffer-members",
+        "N",
+        "Sessions in a room from which the embedded router collects its messages",
+        "Smaller rooms get each message at once."
+    ),
+    key!(
+        rooms.buffer_ms,
+        "rooms-buffer-ms",
+        "MS",
+        "How long they are collected",
+        "Milliseconds, at most 10,000."
+    ),
+    key!(
+        rooms.buffer_messages,
+        "rooms-buffer-messages",
+        "N",
+        "How many are collected at most",
+        "Between 1 and 4096."
+    ),
+    key!(
         limits.accepts_per_s,
         "limits-accepts-per-s",
         "N",

@@ -86,6 +86,7 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     pub hot: Hot,
     pub register: Register,
+    pub rooms: Rooms,
     pub limits: Limits,
     pub memory: Memory,
     pub proxy: Proxy,
@@ -209,6 +210,20 @@ pub struct Register {
     pub per_s: u32,
 }
 
+/// Rooms, here and at the embedded router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see KEYS")]
+pub struct Rooms {
+    pub per_channel_max: u32,
+    pub per_worker_max: u32,
+    pub down_ms: u64,
+    pub down_bytes: u32,
+    pub types: moor_router::RoomTypes,
+    pub buffer_members: u32,
+    pub buffer_ms: u64,
+    pub buffer_messages: u32,
+}
+
 /// When memory counts as short.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "see KEYS")]
@@ -292,6 +307,16 @@ impl Default for Config {
             heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
             register: Register { batch: 512, per_s: 20_000 },
+            rooms: Rooms {
+                per_channel_max: 16,
+                per_worker_max: 65_536,
+                down_ms: 250,
+                down_bytes: 8192,
+                types: moor_router::RoomTypes::default(),
+                buffer_members: 500,
+                buffer_ms: 200,
+                buffer_messages: 256,
+            },
             limits: Limits {
                 accepts_per_s: 50_000,
                 handshakes_per_s: 5000,

@@ -7,6 +7,7 @@ use moor_wire::session::WORKERS_MAX;
 
 use super::value::{Auto, RouterChoice};
 use super::{Config, ConfigError, resources};
+use crate::limits::ROOM_RUN_BYTES_MAX;
 
 /// Shortest token, bytes: what 128 bits of randomness need at the least.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -175,6 +176,13 @@ impl Complaints {
         self.between("accept_backlog", config.accept_backlog, 1, 1 << 30);
         self.between("register.batch", config.register.batch, 1, REGISTER_BATCH_MAX as u64);
         self.between("register.per_s", config.register.per_s, 100, 10_000_000);
+        let rooms = &config.rooms;
+        self.between("rooms.per_channel_max", rooms.per_channel_max, 1, 1024);
+        self.between("rooms.per_worker_max", rooms.per_worker_max, 1, 1_000_000);
+        self.between("rooms.down_ms", rooms.down_ms, 0, 10_000);
+        self.between("rooms.down_bytes", rooms.down_bytes, 0, ROOM_RUN_BYTES_MAX as u64);
+        self.between("rooms.buffer_ms", rooms.buffer_ms, 0, 10_000);
+        self.between("rooms.buffer_messages", rooms.buffer_messages, 1, 4096);
         let retention = config.embedded.retention_messages_per_account;
         self.between("embedded.retention_messages_per_account", retention, 1, 1 << 40);
         let threshold = config.embedded.group_read_threshold;
@@ -425,6 +433,8 @@ mod tests {
             (|c| c.accept_backlog = 0, "`accept_backlog`"),
             (|c| c.register.batch = 513, "`register.batch` is 513"),
             (|c| c.register.per_s = 0, "`register.per_s`"),
+            (|c| c.rooms.down_ms = 10_001, "`rooms.down_ms`"),
+            (|c| c.rooms.buffer_messages = 0, "`rooms.buffer_messages`"),
             (|c| c.frame_bytes_max = 65_537, "`frame_bytes_max`"),
             (|c| (c.plain, c.websocket.enabled) = (false, false), "both false"),
             (|c| c.websocket.path = "moor".to_owned(), "begins with a slash"),

@@ -341,6 +341,18 @@ impl Setting for Networks {
     }
 }
 
+impl Setting for moor_router::RoomTypes {
+    const SHAPE: Shape = Shape::List;
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+    fn to_toml(&self) -> Option<String> {
+        let text = self.to_string();
+        let rules: Vec<_> = text.split(',').filter(|rule| !rule.is_empty()).map(quoted).collect();
+        Some(format!("[{}]", rules.join(", ")))
+    }
+}
+
 impl Setting for Origins {
     const SHAPE: Shape = Shape::List;
     fn parse(text: &str) -> Result<Self, String> {

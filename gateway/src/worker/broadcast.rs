@@ -35,31 +35,40 @@ struct Run {
     count: u32,
 }
 
-impl Run {
-    /// The frames as a channel of that number gets them.
-    fn on_channel(&self, number: u16) -> Rc<[u8]> {
-        let mut frames: Rc<[u8]> = self.frames.as_slice().into();
-        if let Some(bytes) = Rc::get_mut(&mut frames) {
-            let mut rest = bytes;
-            while let Some((head, tail)) = rest.split_first_chunk_mut::<HEADER_BYTES>() {
-                let header = Header { channel: number, ..Header::parse(*head) };
-                *head = header.to_bytes();
-                rest = &mut tail[header.length as usize..];
-            }
+/// Frames as a channel of that number gets them.
+fn on_channel(frames: &[u8], number: u16) -> Rc<[u8]> {
+    let mut frames: Rc<[u8]> = frames.into();
+    if let Some(bytes) = Rc::get_mut(&mut frames) {
+        let mut rest = bytes;
+        while let Some((head, tail)) = rest.split_first_chunk_mut::<HEADER_BYTES>() {
+            let header = Header { channel: number, ..Header::parse(*head) };
+            *head = header.to_bytes();
+            rest = &mut tail[header.length as usize..];
         }
-        frames
     }
+    frames
 }
 
-/// A run's frames as channels of one number get them, shared by all their connections.
-struct Encoded {
+/// Frames as channels of one number get them, shared by all their connections.
+#[derive(Debug)]
+pub(super) struct Encoded {
     number: u16,
-    frames: Rc<[u8]>,
+    pub(super) frames: Rc<[u8]>,
     /// The same as one message of a WebSocket, once somebody wants it.
     message: Option<Rc<[u8]>>,
 }
 
 impl Encoded {
+    /// Frames for channels of a number: what is known already, or encoded now.
+    pub(super) fn find<'a>(known: &'a mut Vec<Self>, frames: &[u8], number: u16) -> &'a mut Self {
+        let at = known.iter().position(|encoded| encoded.number == number).unwrap_or_else(|| {
+            known.truncate(BROADCAST_NUMBERS_MAX - 1);
+            known.push(Self { number, frames: on_channel(frames, number), message: None });
+            known.len() - 1
+        });
+        &mut known[at]
+    }
+
     fn message(&mut self) -> &Rc<[u8]> {
         let frames = &self.frames;
         self.message.get_or_insert_with(|| {
@@ -112,21 +121,17 @@ impl<I: Io> Worker<I> {
         while let Some((ChannelIndex(index), channel)) = self.channels.next_of_app(app, from) {
             from = index + 1;
             let (slot, number) = (Slot(channel.connection), channel.number);
-            let at = known.iter().position(|encoded| encoded.number == number).unwrap_or_else(|| {
-                known.truncate(BROADCAST_NUMBERS_MAX - 1);
-                known.push(Encoded { number, frames: run.on_channel(number), message: None });
-                known.len() - 1
-            });
-            if self.send_shared(slot, &mut known[at], now) {
+            let encoded = Encoded::find(&mut known, &run.frames, number);
+            if self.send_shared(slot, encoded, now) {
                 self.counters[Counter::Deliveries] += u64::from(run.count);
             } else {
-                self.queue_each(slot, &known[at].frames, now);
+                self.queue_each(slot, &encoded.frames, now);
             }
         }
     }
 
     /// Queues frames one by one, each by its own class.
-    fn queue_each(&mut self, slot: Slot, mut frames: &[u8], now: Now) {
+    pub(super) fn queue_each(&mut self, slot: Slot, mut frames: &[u8], now: Now) {
         while let Some(header) = frames.first_chunk::<HEADER_BYTES>() {
             let header = Header::parse(*header);
             let (frame, rest) = frames.split_at(header.frame_bytes());
@@ -141,7 +146,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// Sends frames that connections share, if this one has nothing queued and room for them.
-    fn send_shared(&mut self, slot: Slot, encoded: &mut Encoded, now: Now) -> bool {
+    pub(super) fn send_shared(&mut self, slot: Slot, encoded: &mut Encoded, now: Now) -> bool {
         let connection = &self.connections[slot.0];
         if connection.phase != Phase::Live
             || connection.outbox.is_some()

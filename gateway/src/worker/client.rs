@@ -53,6 +53,9 @@ impl<I: Io> Worker<I> {
             }
             Kind::Ping => self.queue_pong(slot, body, now),
             Kind::Pong => {}
+            Kind::Enter | Kind::Leave | Kind::RoomAck | Kind::RoomLike | Kind::RoomPull => {
+                self.handle_room_frame(slot, kind, header, body, now);
+            }
             Kind::Connect
             | Kind::Connected
             | Kind::Opened
@@ -61,7 +64,10 @@ impl<I: Io> Worker<I> {
             | Kind::GroupDelivery
             | Kind::GroupHeads
             | Kind::Pulled
-            | Kind::DeviceAck => {
+            | Kind::DeviceAck
+            | Kind::Room
+            | Kind::RoomPulled
+            | Kind::RoomRefused => {
                 let detail = format!("{kind:?} is not for a client to send here");
                 self.refuse_bytes(slot, Code::ProtocolError, &detail, now);
             }

@@ -92,6 +92,15 @@ counters! {
     MessagesLimited Total "messages_limited_total" "Submits answered OVERLOADED because the channel sent more than limits.messages_per_channel_per_s.";
     Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";
     Broadcasts Total "broadcasts_total" "Frames handed out to every session of an app, counted once per worker.";
+    RoomsOpen Gauge "rooms_open" "Rooms with a session of this gateway in them, counted once per worker.";
+    RoomMembers Gauge "room_members" "Sessions in rooms, once per room.";
+    RoomsRefused Total "rooms_refused_total" "Sessions that were not let into a room: a limit, or its name.";
+    RoomMessages Total "room_messages_total" "Messages for rooms received from the router, counted once per worker.";
+    RoomBatches Total "room_batches_total" "Batches handed out in rooms, counted once per worker.";
+    RoomFrames Total "room_frames_total" "Batches handed to sessions.";
+    RoomThinned Total "room_messages_thinned_total" "Messages for rooms left out of batches, once per worker: rooms.down_bytes was reached.";
+    RoomRepeats Total "room_repeats_total" "Batches among those handed to sessions that carried reliable messages again.";
+    RoomForgotten Total "room_reliable_forgotten_total" "Reliable messages not carried again because too many waited for acknowledgements; clients pull them.";
     NotHere Total "not_here_total" "Pushes for a session that is gone.";
     Kicks Total "kicks_total" "Sessions closed by request.";
     Registered Total "registered_total" "Sessions announced to the router.";

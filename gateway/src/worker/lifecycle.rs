@@ -177,6 +177,7 @@ impl<I: Io> Worker<I> {
                 at = ChannelIndex(entry.next_in_connection);
             }
         }
+        self.rooms.leave_all(channel);
         self.link.depart(channel, &self.channels);
         self.leave_app(self.channels.identity(channel).0);
         self.channels.remove(channel, self.connections[slot.0].first_channel);

@@ -119,6 +119,12 @@ impl RouterLink {
         }
     }
 
+    /// Of the link: grows with every WELCOME, never 0.
+    #[must_use]
+    pub const fn generation(&self) -> u16 {
+        self.generation
+    }
+
     /// Sessions not yet announced on this link, about.
     #[must_use]
     pub fn pending(&self, channels: &Channels) -> u64 {
@@ -255,6 +261,7 @@ impl<I: Io> Worker<I> {
         self.link.heard_ms = now.0;
         let understood = match Verb::from_byte(header.kind) {
             Some(Verb::Push) => self.handle_push_from_router(slot, header.flags, body, now),
+            Some(Verb::RoomPush) => self.handle_room_push(body, now),
             Some(Verb::Pong) => true,
             Some(Verb::Ping) => {
                 self.queue_empty(slot, Verb::Pong, now);
@@ -308,6 +315,8 @@ impl<I: Io> Worker<I> {
         link.synced = false;
         link.budget = f64::from(self.settings.register_per_s) / 10.0;
         link.budget_ms = now.0;
+        self.rooms.tell_all_again();
+        let link = &self.link;
         tracing::info!(worker = self.id.0, router = %link.address, sessions = self.channels.open_count(), "router link up");
     }
 

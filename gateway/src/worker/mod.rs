@@ -26,6 +26,7 @@ mod marks;
 mod names;
 pub mod outbox;
 mod receive;
+mod rooms;
 mod run;
 mod service;
 pub mod settings;
@@ -57,6 +58,7 @@ use link::RouterLink;
 use mailbox::{Arrival, Mail, Mailboxes};
 use names::Names;
 use outbox::Pool;
+use rooms::Rooms;
 use service::Service;
 use settings::Settings;
 use tls::Tls;
@@ -82,6 +84,7 @@ pub struct Worker<I: Io> {
     /// Names of the clients' devices.
     devices: Names,
     broadcasts: Broadcasts,
+    rooms: Rooms,
     wheel: Wheel,
     pool: Pool,
     /// Connections with something new to send, each once.
@@ -142,6 +145,7 @@ impl<I: Io> Worker<I> {
             channels: Channels::new(id.0),
             devices: Names::new(),
             broadcasts: Broadcasts::default(),
+            rooms: Rooms::default(),
             wheel: Wheel::new(),
             pool: Pool::default(),
             dirty: Vec::new(),
@@ -220,6 +224,7 @@ impl<I: Io> Worker<I> {
         self.drain_step(now);
         self.link_step(now);
         self.broadcast_step(now);
+        self.rooms_step(now);
         self.flush(now);
         if now.0 >= self.published_ms + PUBLISH_MS {
             self.publish(now);
@@ -251,6 +256,7 @@ impl<I: Io> Worker<I> {
         if !self.starved.is_empty() || self.is_draining() || !self.jobs.is_empty() {
             until = until.min(now.0 + TICK_MS);
         }
+        until = until.min(self.rooms.next_ms(self.link.is_up()));
         until.min(self.link.next_ms(now)).saturating_sub(now.0)
     }
 
@@ -266,6 +272,8 @@ impl<I: Io> Worker<I> {
             (Counter::RegistrationsPending, self.link.pending(&self.channels)),
             (Counter::MailboxEntries, self.mailboxes.of(self.id).map_or(0, |mailbox| mailbox.len() as u64)),
             (Counter::LastTickMs, now.0),
+            (Counter::RoomsOpen, self.rooms.rooms_open()),
+            (Counter::RoomMembers, self.rooms.members_open()),
         ];
         for (counter, value) in gauges {
             self.counters[counter] = value;

@@ -41,6 +41,19 @@ pub struct HotTier {
     pub idle_ms: u32,
 }
 
+/// Rooms.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomSettings {
+    /// Rooms one channel may be in.
+    pub per_channel_max: u32,
+    /// Rooms of one worker.
+    pub per_worker_max: u32,
+    /// From one batch of a room to the next, milliseconds.
+    pub down_ms: u32,
+    /// Bytes of a batch from which droppable messages are left out.
+    pub down_bytes: u32,
+}
+
 /// Settings of a worker.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -92,6 +105,8 @@ pub struct Settings {
     pub retry_min_ms: u32,
     /// When they are back at the latest, milliseconds; `None`: as soon as so many can be accepted.
     pub retry_max_ms: Option<u32>,
+    /// Rooms.
+    pub rooms: RoomSettings,
     /// How many come in, how fast, and how loud they may be.
     pub limits: Limits,
     /// Load balancers whose connections begin with who is behind them.

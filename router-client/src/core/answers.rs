@@ -3,8 +3,8 @@
 use moor_wire::Code;
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
-    Failure, GroupResult, HistoryResult, LookupResult, NotHere, Outcome, SendResult, StatsResult, Subscribe,
-    Verb, Welcome, put_empty,
+    Failure, GroupResult, HistoryResult, LookupResult, NotHere, Outcome, RoomStatsResult, SendResult,
+    StatsResult, Subscribe, Verb, Welcome, put_empty,
 };
 use prost::Message;
 
@@ -36,6 +36,11 @@ impl Connection {
                 let result: StatsResult = read(body)?;
                 let stats = result.stats.into_iter().map(|stat| (stat.name, stat.value)).collect();
                 self.judged(now, result.cookie, Code::Ok as i32, "", Answer::Stats(stats));
+            }
+            Some(Verb::RoomStatsResult) => {
+                let stats: RoomStatsResult = read(body)?;
+                let (ticket, code) = (stats.cookie, stats.code);
+                self.judged(now, ticket, code, "", Answer::RoomStats(stats));
             }
             Some(Verb::Outcome) => {
                 let outcome = Outcome::parse(body).map_err(|e| Error::Protocol(e.to_string()))?;
@@ -97,10 +102,11 @@ impl Connection {
     }
 
     fn sent(&mut self, now: u64, result: SendResult) {
-        let Some(Pending { request: Request::Send(send), .. }) = self.pending.get(&result.cookie) else {
-            return;
+        let client_id = match self.pending.get(&result.cookie) {
+            Some(Pending { request: Request::Send(send), .. }) => send.client_id.to_vec(),
+            Some(Pending { request: Request::RoomPublish(publish), .. }) => publish.client_id.to_vec(),
+            _ => return,
         };
-        let client_id = send.client_id.to_vec();
         let sent = Sent { client_id, sync_id: result.sync_id, duplicate: result.duplicate };
         self.judged(now, result.cookie, result.code, &result.detail, Answer::Sent(sent));
     }
@@ -112,7 +118,8 @@ impl Connection {
         let detail = detail.to_owned();
         let refused = Error::Refused { what: pending.request.name(), code, detail };
         // Nobody waits for a subscription after a reconnect who could ask again.
-        let again = ticket & OWN != 0 || matches!(pending.request, Request::Send(_) | Request::Group(_));
+        let again = ticket & OWN != 0
+            || matches!(pending.request, Request::Send(_) | Request::Group(_) | Request::RoomPublish(_));
         match code {
             Code::Ok => self.answer(ticket, Ok(answer)),
             // Nobody is there: that is a count, not a failure.

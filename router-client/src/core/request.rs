@@ -1,10 +1,10 @@
 //! What can be asked and what is answered.
 
 use moor_wire::client::{Act, Class, Delivery, GroupAnswer, GroupRequest, Kind, Pulled};
-use moor_wire::identity::{check_account, check_app, check_device, check_group};
+use moor_wire::identity::{check_account, check_app, check_device, check_group, check_room};
 use moor_wire::internal::{
-    Broadcast, Degrade, Group, History, Kick, Lookup, LookupResult, Push, PushAccount, Send, Stats,
-    Subscribe, Verb, put_control,
+    Broadcast, Degrade, Group, History, Kick, Lookup, LookupResult, Push, PushAccount, RoomPublish,
+    RoomStats, RoomStatsResult, Send, Stats, Subscribe, Verb, put_control,
 };
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX};
 use moor_wire::session::SessionHandle;
@@ -38,6 +38,8 @@ pub enum Answer {
     Group(GroupAnswer),
     /// Of HISTORY.
     History(Pulled),
+    /// Of `ROOM_STATS`.
+    RoomStats(RoomStatsResult),
 }
 
 fn other<T>() -> Result<T, Error> {
@@ -63,6 +65,10 @@ impl Answer {
 
     pub(crate) fn into_history(self) -> Result<Pulled, Error> {
         if let Self::History(pulled) = self { Ok(pulled) } else { other() }
+    }
+
+    pub(crate) fn into_room_stats(self) -> Result<RoomStatsResult, Error> {
+        if let Self::RoomStats(stats) = self { Ok(stats) } else { other() }
     }
 
     pub(crate) fn into_stats(self) -> Result<Vec<(String, u64)>, Error> {
@@ -115,6 +121,10 @@ pub enum Request {
     History(History),
     /// Switch business levels off or on.
     Degrade(Degrade),
+    /// A message for everybody in a room.
+    RoomPublish(RoomPublish),
+    /// Read a room's numbers.
+    RoomStats(RoomStats),
 }
 
 fn length(what: &'static str, length: usize, min: usize, max: usize) -> Result<(), Error> {
@@ -310,6 +320,36 @@ impl Request {
         Ok(Self::Subscribe(Subscribe { cookie: 0, app: app.into() }))
     }
 
+    /// `ROOM_PUBLISH`; without a client id one is made up.
+    ///
+    /// # Errors
+    /// When a name or a length is not allowed.
+    pub fn room_publish(
+        app: &str,
+        from: &str,
+        (room, number): (&str, u32),
+        client_id: Option<&[u8]>,
+        payload: &[u8],
+    ) -> Result<Self, Error> {
+        check_room(room)?;
+        let Self::Send(Send { client_id, payload, .. }) = Self::send(app, from, from, client_id, payload)?
+        else {
+            return Err(Error::Protocol("SEND is made of a message".into()));
+        };
+        let (app, room, from) = (app.into(), room.into(), from.into());
+        Ok(Self::RoomPublish(RoomPublish { cookie: 0, app, room, from, r#type: number, client_id, payload }))
+    }
+
+    /// `ROOM_STATS`.
+    ///
+    /// # Errors
+    /// When a name is not allowed.
+    pub fn room_stats(app: &str, room: &str) -> Result<Self, Error> {
+        check_app(app)?;
+        check_room(room)?;
+        Ok(Self::RoomStats(RoomStats { cookie: 0, app: app.into(), room: room.into() }))
+    }
+
     /// The verb, as errors name it.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -325,6 +365,8 @@ impl Request {
             Self::Group(_) => "GROUP",
             Self::History(_) => "HISTORY",
             Self::Degrade(_) => "DEGRADE",
+            Self::RoomPublish(_) => "ROOM_PUBLISH",
+            Self::RoomStats(_) => "ROOM_STATS",
         }
     }
 
@@ -344,6 +386,8 @@ impl Request {
                 | Self::Group(_)
                 | Self::History(_)
                 | Self::Degrade(_)
+                | Self::RoomPublish(_)
+                | Self::RoomStats(_)
         )
     }
 
@@ -386,6 +430,14 @@ impl Request {
             Self::Degrade(degrade) => {
                 degrade.cookie = cookie;
                 put_control(out, Verb::Degrade, degrade);
+            }
+            Self::RoomPublish(publish) => {
+                publish.cookie = cookie;
+                put_control(out, Verb::RoomPublish, publish);
+            }
+            Self::RoomStats(stats) => {
+                stats.cookie = cookie;
+                put_control(out, Verb::RoomStats, stats);
             }
         }
     }

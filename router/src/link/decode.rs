@@ -19,7 +19,7 @@ use prost::Message as _;
 
 use crate::clock::wall_ms;
 use crate::lease::{Link, ShardIndex};
-use crate::link::Refusal;
+use crate::link::{Refusal, rooms};
 use crate::outbox::Weight;
 use crate::shard::credit::{Answer, Credit};
 use crate::shard::work::{GroupAsk, PullAsk, Work};
@@ -63,6 +63,7 @@ pub fn handle_gateway(
                 node.hand_to(shard, Work::Unregister { link: link.clone(), sessions }, now_ms);
             }
         }
+        Verb::RoomCount => rooms::handle_counts(node, link, body, now_ms)?,
         Verb::Synced => node.shared.leases.synced(link),
         Verb::NotHere => {
             let entries = NotHere::parse(&body)?.collect::<Vec<_>>();
@@ -96,7 +97,7 @@ pub fn handle_service(
                 &app,
                 &from,
                 class,
-                SubmitBody { client_id, to, payload, level, group },
+                SubmitBody { client_id, to, payload, level, group, ..SubmitBody::default() },
                 now_ms,
             );
         }
@@ -118,6 +119,8 @@ pub fn handle_service(
             let shard = node.shard_of(key.hash);
             node.hand_to(shard, Work::Pull { key, ask }, now_ms);
         }
+        Verb::RoomPublish => rooms::handle_publish(node, link, body, now_ms)?,
+        Verb::RoomStats => rooms::handle_stats(node, link, body, now_ms)?,
         Verb::Lookup => {
             let Lookup { cookie, app, account } = Lookup::decode(body)?;
             let key = key(&app, &account)?;
@@ -253,6 +256,7 @@ fn handle_up(node: &mut Node, link: &Arc<Link>, body: &Bytes, now_ms: u64) -> Re
             node.hand_to(shard, Work::Marks { link: link.clone(), hash, up: body.clone() }, now_ms);
         }
         Some(Kind::Read | Kind::ReadMarks) => node.metrics.strays.increment(),
+        Some(Kind::RoomPull) => rooms::handle_pull(node, link, &up, hash, now_ms),
         // A client's malformed ACK moves nothing; the gateway answers for its clients' manners.
         Some(Kind::Ack | Kind::Sync) => node.metrics.strays.increment(),
         _ => return Err(Refusal::protocol(format!("UP carries a frame of kind {:#04x}", up.kind))),
@@ -336,13 +340,13 @@ fn is_about_marks(up: &Up<'_>) -> bool {
     ReadMark::decode(up.body).is_ok_and(|mark| check_conversation(&mark.conversation).is_ok())
 }
 
-fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, detail: &str) {
+pub fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, detail: &str) {
     node.metrics.refused_invalid.increment();
     crate::shard::answer(&mut node.shard.outbox, origin, client_id, code, None, detail);
 }
 
 /// Checks a message and hands it to the receiver's shard.
-fn submit(
+pub fn submit(
     node: &mut Node,
     origin: Origin,
     app: &str,
@@ -351,7 +355,7 @@ fn submit(
     message: SubmitBody,
     now_ms: u64,
 ) {
-    let SubmitBody { client_id, to, payload, level, group } = message;
+    let (client_id, level) = (&message.client_id, message.level);
     // First, and cheap: what is switched off must cost next to nothing.
     let off_from = node.shared.levels_off_from.load(Ordering::Relaxed);
     if off_from <= LEVEL_MAX {
@@ -360,9 +364,13 @@ fn submit(
             node.metrics.degraded.increment();
             let detail = format!("messages of level {level} are switched off for now");
             let (outbox, code) = (&mut node.shard.outbox, Code::Unavailable);
-            return crate::shard::answer(outbox, &origin, &client_id, code, None, &detail);
+            return crate::shard::answer(outbox, &origin, client_id, code, None, &detail);
         }
     }
+    if !message.room.is_empty() {
+        return rooms::publish(node, origin, app, from, message, now_ms);
+    }
+    let SubmitBody { client_id, to, payload, group, .. } = message;
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
         return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
     }

@@ -6,6 +6,7 @@
 
 mod decode;
 mod records;
+mod rooms;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

@@ -14,6 +14,7 @@ mod groups_test;
 mod locate;
 mod marks;
 mod relay;
+pub mod rooms;
 mod service;
 mod sessions;
 pub mod spread;
@@ -41,6 +42,7 @@ use crate::shard::conversations::Conversations;
 use crate::shard::credit::Credit;
 use crate::shard::groups::Groups;
 use crate::shard::locate::Locations;
+use crate::shard::rooms::Rooms;
 use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
 use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
@@ -68,6 +70,7 @@ pub struct Shard {
     locations: Locations,
     groups: Groups,
     conversations: Conversations,
+    rooms: Rooms,
     writes: Vec<Write>,
     reads: Vec<Read>,
     writes_outstanding: usize,
@@ -102,6 +105,7 @@ impl Shard {
             locations: Locations::default(),
             groups: Groups::new(),
             conversations: Conversations::default(),
+            rooms: Rooms::default(),
             writes: Vec::new(),
             reads: Vec::new(),
             writes_outstanding: 0,
@@ -138,6 +142,7 @@ impl Shard {
             Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
             Work::PushAccount { link, hash, body } => self.handle_push_account(&link, hash, &body),
+            Work::InRoom(work) => self.handle_room_work(work, now_ms),
             Work::Subscribe { link, app, credit } => self.handle_subscribe(link, &app, &credit),
             Work::Group { key, ask } => self.handle_group(key, ask, now_ms),
             Work::Pull { key, ask } => self.handle_pull(key, ask, now_ms),
@@ -195,6 +200,7 @@ impl Shard {
         self.drain_backlog();
         self.supply_store();
         self.metrics.tenants_waiting.set(self.tenants.waiting() as u64);
+        self.tick_rooms(now_ms);
         self.metrics.accounts.set(self.registry.account_count() as u64);
         self.metrics.sessions.set(self.registry.session_count() as u64);
         self.metrics.writes_outstanding.set(self.writes_outstanding as u64);
@@ -328,6 +334,7 @@ impl Shard {
                 credit.refuse(Code::Overloaded);
                 self.finish(&credit);
             }
+            Work::InRoom(work) => self.refuse_room_crossing(work),
             _ => {}
         }
     }

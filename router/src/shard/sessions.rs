@@ -217,6 +217,7 @@ impl Shard {
                     }
                     // The client asks again.
                     Read::Marks { .. } => {}
+                    Read::Room { pull: Some(pull), .. } => self.handle_room_read_failed(&pull),
                     Read::Group(read) if self.refuse_group_read(&read) => {}
                     // Somebody waits for it; it is tried again with the next flush.
                     read => self.failed_reads.push(read),
@@ -232,6 +233,7 @@ impl Shard {
                 }
             }
             Read::Range { account, after, .. } => self.handle_range(account, after, &found, now_ms),
+            Read::Room { key, pull } => self.handle_room_read(&key, pull.as_deref(), found, now_ms),
             Read::Extent { link, cookie, key } => {
                 self.find_sessions(link, cookie, key, Some(found.extent), Code::Ok);
             }

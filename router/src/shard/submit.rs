@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, SubmitResult};
+use moor_wire::identity::room_of;
 use moor_wire::internal::{Push, SendResult, Verb, put_control};
 use prost::Message as _;
 
@@ -169,6 +170,8 @@ impl Shard {
                     self.metrics.accepted.add(u64::from(!is_copy));
                     if submit.to.group().is_some() {
                         self.group_stored(*submit, stored, now_ms);
+                    } else if room_of(&submit.to.account).is_some() {
+                        self.handle_room_stored(*submit, stored, now_ms);
                     } else {
                         self.deliver_new(*submit, stored, now_ms);
                     }

@@ -1,5 +1,7 @@
 //! A shard with a real store and a clock that jumps.
 
+mod rooms;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -10,6 +10,7 @@ use crate::lease::Link;
 use crate::outbox::Weight;
 use crate::registry::SessionIndex;
 use crate::shard::credit::Credit;
+use crate::shard::rooms::RoomWork;
 use crate::shard::spread::Spread;
 use crate::store::groups::{HeadsAsk, PositionSave, RoomAsk};
 use crate::store::{AccountKey, Origin, Slot, Submit};
@@ -120,6 +121,8 @@ pub enum Work {
         /// Body of the frame.
         body: Bytes,
     },
+    /// Something about a room.
+    InRoom(RoomWork),
     /// Send receipts of an app from now on.
     Subscribe {
         /// The service that asks.

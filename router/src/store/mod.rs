@@ -23,6 +23,7 @@ use moor_wire::session::SessionHandle;
 use crate::lease::Link;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::credit::Credit;
+use crate::shard::rooms::Pull;
 use crate::shard::spread::Part;
 use crate::store::groups::{GroupFound, GroupRead, GroupWrite};
 use crate::store::marks::{Asker, Mark, MarkSave, Marked};
@@ -263,6 +264,13 @@ pub enum Read {
         /// The version.
         since: u64,
     },
+    /// A room's extent, and reliable messages for whoever lacks some.
+    Room {
+        /// The room, as an account.
+        key: AccountKey,
+        /// Who lacks them; nobody: the extent alone.
+        pull: Option<Box<Pull>>,
+    },
     /// The account's extent alone.
     Extent {
         /// The account.
@@ -283,7 +291,7 @@ pub struct Found {
     pub extent: Extent,
     /// `Load`: the stored position.
     pub acked: Option<u64>,
-    /// `Range`: the messages.
+    /// `Range` and `Room`: the messages.
     pub messages: Vec<Message>,
     /// `Range`: every stored message above `after` up to this one is among them. `Marks`: every mark above
     /// `since` up to this version is.

@@ -55,6 +55,7 @@ fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
     let key = match read {
         Read::Load { key, .. }
         | Read::Range { key, .. }
+        | Read::Room { key, .. }
         | Read::Extent { key, .. }
         | Read::Marks { key, .. } => key,
         Read::Group(read) => return groups::find(snapshot, read),
@@ -76,7 +77,11 @@ fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
         Read::Marks { since, .. } => {
             (found.marks, found.through) = marks::read(snapshot, account, *since)?;
         }
-        Read::Extent { .. } | Read::Group(_) => {}
+        Read::Room { pull: Some(pull), .. } => {
+            let (messages, bytes) = (WINDOW_MESSAGES, WINDOW_BYTES as usize);
+            read_range(snapshot, account, pull.after_id, messages, bytes, &mut found)?;
+        }
+        Read::Room { pull: None, .. } | Read::Extent { .. } | Read::Group(_) => {}
     }
     Ok(found)
 }

@@ -16,7 +16,7 @@ use crate::worker::counters::{Board, Counter};
 use crate::worker::door::{Limits, Networks, Shared};
 use crate::worker::io::{Listener, WorkerId};
 use crate::worker::mailbox::Mailboxes;
-use crate::worker::settings::{Heartbeat, HotTier, Settings};
+use crate::worker::settings::{Heartbeat, HotTier, RoomSettings, Settings};
 use crate::worker::{Now, Worker};
 
 pub const HEARTBEAT_MS: u32 = 60_000;
@@ -47,6 +47,7 @@ pub fn settings() -> Settings {
         register_per_s: 10_000,
         retry_min_ms: 500,
         retry_max_ms: Some(5000),
+        rooms: RoomSettings { per_channel_max: 3, per_worker_max: 8, down_ms: 200, down_bytes: 2000 },
         limits: Limits::default(),
         proxies: Networks::default(),
         shared: Shared::default(),
@@ -281,6 +282,7 @@ impl Bed {
             let worker = &mut seat.worker;
             assert_eq!(worker.clients, 0, "clients");
             assert_eq!(worker.channels.open_count(), 0, "channels");
+            assert_eq!(worker.rooms.members_open(), 0, "members of rooms");
             assert_eq!(worker.starved.len(), 0, "starved");
             assert_eq!(worker.begun.len(), 0, "starts of frames");
             assert!(worker.websockets.is_idle(), "messages under way");

@@ -10,6 +10,7 @@ mod door;
 mod kernel;
 mod peer_tls;
 mod peers;
+mod rooms;
 mod tls;
 mod trouble;
 mod websocket;

@@ -1,0 +1,186 @@
+//! What waits for a room's members, and how it becomes the frames they get.
+//!
+//! Between two batches of a room lie at least `rooms.down_ms`. What the router sends meanwhile is merged; when that
+//! grows beyond `rooms.down_bytes` droppable messages are left out. A reliable message goes into the next batch for
+//! everybody, and again, up to three times, for whoever has not acknowledged it.
+
+use std::collections::VecDeque;
+
+use moor_wire::client::Class;
+use moor_wire::rooms::{BatchWriter, Record, Records, RoomState};
+
+use crate::limits::{
+    ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX, ROOM_TRIES,
+};
+use crate::worker::broadcast::Encoded;
+
+/// Room in a batch's frames for what is around its messages, bytes: names, numbers, one or two reliable ones.
+const FRAMES_SPARE_BYTES: usize = 512;
+/// Largest room for messages that is kept for the next batch, bytes.
+const RUN_KEPT_BYTES_MAX: usize = 2 * 1024;
+
+/// A reliable message that may be carried again.
+#[derive(Debug)]
+struct Reliable {
+    id: u64,
+    message: Box<[u8]>,
+    tries: u8,
+    /// When it may be carried again, milliseconds.
+    again_ms: u64,
+}
+
+/// What waits to be handed out in a room.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// Records of messages that are not reliable, back to back.
+    run: Vec<u8>,
+    dropped: u64,
+    reliable: VecDeque<Reliable>,
+    reliable_bytes: usize,
+    /// The router said something new about the room itself, with no message.
+    is_state_news: bool,
+    /// No batch before this time, milliseconds.
+    next_ms: u64,
+    /// True exactly when the room stands in the list of rooms with something to hand out.
+    pub is_active: bool,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It waits.
+    Yes,
+    /// It was left out.
+    Thinned,
+    /// It waits, and an older reliable message will not be carried again.
+    Forgot,
+}
+
+/// Frames of one batch, and the same as those channels get them that have asked for one.
+#[derive(Debug)]
+pub struct Variant {
+    /// On channel 0.
+    pub frames: Vec<u8>,
+    /// For numbers of channels.
+    pub encoded: Vec<Encoded>,
+}
+
+/// A batch on its way to a room's members.
+#[derive(Debug)]
+pub struct Handout {
+    /// For everybody, if there is something.
+    pub plain: Option<Variant>,
+    /// For those whose acknowledgement is below this id.
+    pub again: Option<(u64, Variant)>,
+}
+
+impl Waiting {
+    /// Takes a message of the router's.
+    pub fn take(&mut self, record: &Record<'_>, down_bytes: usize) -> Taken {
+        if record.id > 0 {
+            return self.take_reliable(record);
+        }
+        let droppable_max = if record.class >= Class::Transient { down_bytes } else { ROOM_RUN_BYTES_MAX };
+        if self.run.len() + record.bytes() > droppable_max.min(ROOM_RUN_BYTES_MAX) {
+            self.dropped += 1;
+            return Taken::Thinned;
+        }
+        record.put(&mut self.run);
+        Taken::Yes
+    }
+
+    fn take_reliable(&mut self, record: &Record<'_>) -> Taken {
+        // The router says nothing twice on a link; what another link said is not carried twice either.
+        if self.reliable.back().is_some_and(|last| last.id >= record.id) {
+            return Taken::Yes;
+        }
+        let mut taken = Taken::Yes;
+        self.reliable_bytes += record.message.len();
+        let (id, message) = (record.id, record.message.into());
+        self.reliable.push_back(Reliable { id, message, tries: 0, again_ms: 0 });
+        while self.reliable.len() > ROOM_RELIABLE_MAX || self.reliable_bytes > ROOM_RELIABLE_BYTES_MAX {
+            self.forget_first();
+            taken = Taken::Forgot;
+        }
+        taken
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(first) = self.reliable.pop_front() {
+            self.reliable_bytes -= first.message.len();
+        }
+    }
+
+    /// Droppable messages that the router left out.
+    pub fn add_dropped(&mut self, dropped: u64) {
+        self.dropped = self.dropped.saturating_add(dropped);
+    }
+
+    /// The members shall be told the room's state even if there is no message.
+    pub fn tell_state(&mut self) {
+        self.is_state_news = true;
+    }
+
+    /// When there is something to hand out, milliseconds; `u64::MAX`: there is nothing.
+    pub fn due_ms(&self) -> u64 {
+        let is_new = !self.run.is_empty()
+            || self.is_state_news
+            || self.reliable.back().is_some_and(|reliable| reliable.tries == 0);
+        if is_new {
+            return self.next_ms;
+        }
+        let again = self.reliable.iter().map(|reliable| reliable.again_ms).min();
+        again.map_or(u64::MAX, |again_ms| again_ms.max(self.next_ms))
+    }
+
+    /// Makes the next batch of what waits. `lacking`: whether some member has not acknowledged an id.
+    pub fn begin(
+        &mut self,
+        room: &str,
+        state: RoomState,
+        down_ms: u64,
+        now_ms: u64,
+        lacking: impl Fn(u64) -> bool,
+    ) -> Option<Handout> {
+        self.next_ms = now_ms + down_ms;
+        let mut run = std::mem::take(&mut self.run);
+        let is_new = !run.is_empty()
+            || std::mem::take(&mut self.is_state_news)
+            || self.reliable.iter().any(|reliable| reliable.tries == 0);
+        let dropped = if is_new { std::mem::take(&mut self.dropped) } else { 0 };
+        let repeated = |reliable: &Reliable| reliable.tries > 0 && reliable.again_ms <= now_ms;
+        let above = self.reliable.iter().filter(|r| repeated(r)).map(|r| r.id).max().unwrap_or(0);
+        let write = |again: bool| {
+            let mut frames = Vec::with_capacity(run.len() + FRAMES_SPARE_BYTES);
+            let mut writer = BatchWriter::new(&mut frames, room, state, dropped);
+            for reliable in &self.reliable {
+                if reliable.tries == 0 || again && repeated(reliable) && reliable.tries < ROOM_TRIES {
+                    writer.put(Class::Reliable, &reliable.message);
+                }
+            }
+            for record in Records::new(&run) {
+                writer.put(record.class, record.message);
+            }
+            writer.finish();
+            Variant { frames, encoded: Vec::new() }
+        };
+        // Who was given up on is told by the state alone what is the newest, and pulls.
+        let again = (above > 0 && lacking(above)).then(|| (above, write(true)));
+        let plain = is_new.then(|| write(false));
+        for reliable in &mut self.reliable {
+            if reliable.tries == 0 || repeated(reliable) {
+                reliable.tries += 1;
+                reliable.again_ms = now_ms + ROOM_REPEAT_MS;
+            }
+        }
+        while self.reliable.front().is_some_and(|first| first.tries > ROOM_TRIES || !lacking(first.id)) {
+            self.forget_first();
+        }
+        // In a lively room the next messages are as many.
+        run.clear();
+        if plain.is_some() && run.capacity() <= RUN_KEPT_BYTES_MAX {
+            self.run = run;
+        }
+        (plain.is_some() || again.is_some()).then_some(Handout { plain, again })
+    }
+}

@@ -1,0 +1,585 @@
+//! Which of a worker's sessions are in which room.
+//!
+//! A channel in no room has nothing here and knows nothing of it: what a session is in hangs on a side table. A
+//! membership is 28 bytes and its share of the side table (docs/capacity.md). Whoever leaves is replaced by the room's
+//! last member, so a room is always a list without holes, to be walked quickly.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+use moor_wire::Code;
+use moor_wire::identity::{ROOM_MARK, check_room};
+use moor_wire::rooms::RoomState;
+
+use super::handout::{Handout, Waiting};
+use crate::limits::ROOM_COUNT_MS;
+use crate::worker::channels::ChannelIndex;
+use crate::worker::settings::RoomSettings;
+use crate::worker::wheel::NIL;
+
+/// Index of a room of one worker; it may stand for another room once the last member has left and that was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomIndex(pub u32);
+
+/// One session in one room, as the room sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// The session.
+    pub channel: ChannelIndex,
+    membership: u32,
+    /// Reliable messages up to this one are there, or were said before it came.
+    pub acked_id: u64,
+}
+
+/// The same as the session sees it.
+#[derive(Clone, Copy, Debug)]
+struct Membership {
+    room: u32,
+    /// Place among the room's members.
+    position: u32,
+    /// The next one of the same channel, or the next free entry.
+    next: u32,
+}
+
+const _: () = assert!(size_of::<Member>() + size_of::<Membership>() <= 28);
+
+/// A room with members, or one whose last member's leaving has not been told.
+#[derive(Debug)]
+pub struct Room {
+    /// App, mark, name.
+    key: Box<str>,
+    app_bytes: usize,
+    /// Its members.
+    pub members: Vec<Member>,
+    /// Members that the router was told of, on which link and when.
+    told: u32,
+    told_on: u16,
+    told_ms: u64,
+    /// True exactly when the room stands in the list of those to be told.
+    is_changed: bool,
+    /// Not told yet.
+    likes: u64,
+    /// As the router said last.
+    pub state: RoomState,
+    /// What waits to be handed out.
+    pub waiting: Waiting,
+    /// Being handed out.
+    pub handout: Option<Box<Handout>>,
+    /// Members in front of this place have not got it yet.
+    pub remaining: usize,
+}
+
+impl Room {
+    /// Its app.
+    pub fn app(&self) -> &str {
+        &self.key[..self.app_bytes]
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.key[self.app_bytes + ROOM_MARK.len_utf8()..]
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "members are counted by channels, whose indexes are u32"
+    )]
+    fn count(&self) -> u32 {
+        self.members.len() as u32
+    }
+}
+
+/// What is to be told of a room.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Telling {
+    /// Its app.
+    pub app: String,
+    /// Its name.
+    pub room: String,
+    /// Members now.
+    pub members: u32,
+    /// Likes since it was told last.
+    pub likes: u64,
+}
+
+/// Rooms of one worker.
+#[derive(Debug, Default)]
+pub struct Rooms {
+    rooms: Vec<Option<Room>>,
+    free_rooms: Vec<u32>,
+    /// Names come from clients: a hash that they cannot foresee.
+    by_key: HashMap<Box<str>, u32>,
+    memberships: Vec<Membership>,
+    free_membership: Option<u32>,
+    members: u64,
+    /// First membership of each channel that is in a room. Indexes are the worker's choice.
+    first: HashMap<u32, u32, FixedState>,
+    /// For look-ups.
+    key: String,
+    changed: Vec<RoomIndex>,
+    /// When something is to be told.
+    tell_ms: u64,
+    /// Rooms with something to be handed out, now or later.
+    pub(super) active: Vec<RoomIndex>,
+    /// When the first of those is due.
+    pub(super) due_ms: u64,
+    /// Rooms that are being handed out, in turn.
+    pub(super) handing: std::collections::VecDeque<RoomIndex>,
+}
+
+impl Rooms {
+    /// Rooms that exist.
+    pub fn rooms_open(&self) -> u64 {
+        self.by_key.len() as u64
+    }
+
+    /// Sessions in rooms, once per room.
+    pub const fn members_open(&self) -> u64 {
+        self.members
+    }
+
+    /// When it next wants a turn, milliseconds.
+    pub fn next_ms(&self, link_is_up: bool) -> u64 {
+        let told = if link_is_up && !self.changed.is_empty() { self.tell_ms } else { u64::MAX };
+        let handed = match (self.handing.is_empty(), self.active.is_empty()) {
+            (false, _) => 0,
+            (true, false) => self.due_ms,
+            (true, true) => u64::MAX,
+        };
+        told.min(handed)
+    }
+
+    /// The room of an index.
+    pub fn get(&self, index: RoomIndex) -> Option<&Room> {
+        self.rooms.get(index.0 as usize)?.as_ref()
+    }
+
+    /// The room of an index.
+    pub fn get_mut(&mut self, index: RoomIndex) -> Option<&mut Room> {
+        self.rooms.get_mut(index.0 as usize)?.as_mut()
+    }
+
+    fn write_key(&mut self, app: &str, room: &str) {
+        self.key.clear();
+        self.key.push_str(app);
+        self.key.push(ROOM_MARK);
+        self.key.push_str(room);
+    }
+
+    /// A room by its names.
+    pub fn find(&mut self, app: &str, room: &str) -> Option<RoomIndex> {
+        self.write_key(app, room);
+        self.by_key.get(self.key.as_str()).copied().map(RoomIndex)
+    }
+
+    /// A session enters a room. `last_id`: reliable messages up to this one are there; `None`: those that come from now
+    /// on count. Entering twice changes nothing.
+    ///
+    /// # Errors
+    /// A code and words for the client.
+    pub fn enter(
+        &mut self,
+        channel: ChannelIndex,
+        app: &str,
+        room: &str,
+        last_id: Option<u64>,
+        settings: &RoomSettings,
+    ) -> Result<RoomIndex, (Code, String)> {
+        check_room(room).map_err(|error| (Code::Invalid, error.to_string()))?;
+        let known = self.find(app, room);
+        if let Some(index) = known
+            && self.membership_of(channel, index).is_some()
+        {
+            return Ok(index);
+        }
+        if self.memberships_of(channel).count() >= settings.per_channel_max as usize {
+            let detail = format!("at most {} rooms a session", settings.per_channel_max);
+            return Err((Code::Limit, detail));
+        }
+        if known.is_none() && self.by_key.len() >= settings.per_worker_max as usize {
+            return Err((Code::Overloaded, "there is no room for another room".to_owned()));
+        }
+        let index = known.unwrap_or_else(|| self.open(app.len()));
+        let membership = self.take_membership();
+        let next = self.first.insert(channel.0, membership).unwrap_or(NIL);
+        self.members += 1;
+        if let Some(room) = self.get_mut(index) {
+            let position = room.count();
+            let newest_id = room.state.newest_id;
+            let acked_id = last_id.unwrap_or(newest_id).min(newest_id);
+            room.members.push(Member { channel, membership, acked_id });
+            self.memberships[membership as usize] = Membership { room: index.0, position, next };
+        }
+        self.change(index);
+        Ok(index)
+    }
+
+    /// Makes the room of the key just looked up.
+    fn open(&mut self, app_bytes: usize) -> RoomIndex {
+        let room = Room {
+            key: self.key.as_str().into(),
+            app_bytes,
+            members: Vec::new(),
+            told: 0,
+            told_on: 0,
+            told_ms: 0,
+            is_changed: false,
+            likes: 0,
+            state: RoomState::default(),
+            waiting: Waiting::default(),
+            handout: None,
+            remaining: 0,
+        };
+        let index = self.free_rooms.pop().unwrap_or_else(|| {
+            self.rooms.push(None);
+            u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.by_key.insert(room.key.clone(), index);
+        self.rooms[index as usize] = Some(room);
+        RoomIndex(index)
+    }
+
+    fn take_membership(&mut self) -> u32 {
+        if let Some(free) = self.free_membership {
+            let next = self.memberships[free as usize].next;
+            self.free_membership = (next != NIL).then_some(next);
+            return free;
+        }
+        self.memberships.push(Membership { room: NIL, position: NIL, next: NIL });
+        u32::try_from(self.memberships.len() - 1).unwrap_or(NIL)
+    }
+
+    fn memberships_of(&self, channel: ChannelIndex) -> impl Iterator<Item = u32> + '_ {
+        let mut at = self.first.get(&channel.0).copied().unwrap_or(NIL);
+        std::iter::from_fn(move || {
+            let current = at;
+            at = self.memberships.get(current as usize)?.next;
+            Some(current)
+        })
+    }
+
+    fn membership_of(&self, channel: ChannelIndex, room: RoomIndex) -> Option<u32> {
+        self.memberships_of(channel).find(|at| self.memberships[*at as usize].room == room.0)
+    }
+
+    /// A session as a member of a room.
+    pub fn member_mut(&mut self, channel: ChannelIndex, room: RoomIndex) -> Option<&mut Member> {
+        let membership = self.membership_of(channel, room)?;
+        let position = self.memberships[membership as usize].position as usize;
+        self.get_mut(room)?.members.get_mut(position)
+    }
+
+    /// A session leaves a room, if it is in it.
+    pub fn leave(&mut self, channel: ChannelIndex, app: &str, room: &str) {
+        let Some(room) = self.find(app, room) else { return };
+        let Some(membership) = self.membership_of(channel, room) else { return };
+        let next = self.memberships[membership as usize].next;
+        let before = self.memberships_of(channel).take_while(|at| *at != membership).last();
+        match before {
+            Some(before) => self.memberships[before as usize].next = next,
+            None if next == NIL => drop(self.first.remove(&channel.0)),
+            None => drop(self.first.insert(channel.0, next)),
+        }
+        self.take_out(membership);
+    }
+
+    /// A session ends.
+    pub fn leave_all(&mut self, channel: ChannelIndex) {
+        if self.first.is_empty() {
+            return;
+        }
+        let mut at = self.first.remove(&channel.0).unwrap_or(NIL);
+        while at != NIL {
+            let next = self.memberships[at as usize].next;
+            self.take_out(at);
+            at = next;
+        }
+    }
+
+    /// Frees a membership that no channel's list has any more.
+    fn take_out(&mut self, membership: u32) {
+        let Membership { room: index, position, .. } = self.memberships[membership as usize];
+        self.memberships[membership as usize].next = self.free_membership.replace(membership).unwrap_or(NIL);
+        self.members -= 1;
+        if self.members == 0 {
+            // Nobody is in any room: the night does not cost the memory of the day.
+            (self.memberships, self.free_membership) = (Vec::new(), None);
+            self.first.shrink_to_fit();
+        }
+        let Some(room) = self.rooms[index as usize].as_mut() else { return };
+        let mut place = position as usize;
+        // Whoever has not got the batch under way stays in front of whoever has.
+        if place < room.remaining {
+            room.remaining -= 1;
+            room.members.swap(place, room.remaining);
+            let moved = room.members[place];
+            if let Some(entry) = self.memberships.get_mut(moved.membership as usize) {
+                entry.position = position;
+            }
+            place = room.remaining;
+        }
+        room.members.swap_remove(place);
+        if let Some(moved) = room.members.get(place)
+            && let Some(entry) = self.memberships.get_mut(moved.membership as usize)
+        {
+            entry.position = u32::try_from(place).unwrap_or(NIL);
+        }
+        if room.members.is_empty() {
+            room.members = Vec::new();
+            room.waiting = Waiting::default();
+            room.handout = None;
+        }
+        self.change(RoomIndex(index));
+    }
+
+    /// Likes from a member of a room.
+    pub fn like(&mut self, room: RoomIndex, likes: u32) {
+        if let Some(room) = self.get_mut(room) {
+            room.likes += u64::from(likes);
+        }
+        self.change(room);
+    }
+
+    // --- what the router is told ------------------------------------------------------------------------------------
+
+    /// A room's count or its likes are others now. Its first member and its last one's leaving are told at once.
+    fn change(&mut self, index: RoomIndex) {
+        let Some(room) = self.rooms.get_mut(index.0 as usize).and_then(Option::as_mut) else { return };
+        let is_urgent = (room.told == 0) != room.members.is_empty();
+        self.tell_ms = self.tell_ms.min(if is_urgent { 0 } else { room.told_ms + ROOM_COUNT_MS });
+        if !std::mem::replace(&mut room.is_changed, true) {
+            self.changed.push(index);
+        }
+    }
+
+    /// A new link knows nothing.
+    pub fn tell_all_again(&mut self) {
+        for index in 0..self.rooms.len() {
+            let index = RoomIndex(u32::try_from(index).unwrap_or(NIL));
+            if let Some(room) = self.get_mut(index) {
+                (room.told, room.told_ms) = (0, 0);
+                self.change(index);
+            }
+        }
+        self.tell_ms = 0;
+    }
+
+    /// The link is full: what is to be told waits.
+    pub const fn tell_later(&mut self, ms: u64) {
+        self.tell_ms = ms;
+    }
+
+    /// Whether something is to be told.
+    pub const fn has_news(&self, now_ms: u64) -> bool {
+        !self.changed.is_empty() && self.tell_ms <= now_ms
+    }
+
+    /// Up to `max` rooms to be told of on a link. Rooms that nobody is in go when that is told.
+    pub fn take_news(&mut self, link: u16, max: usize, now_ms: u64) -> Vec<Telling> {
+        let mut news = Vec::new();
+        self.tell_ms = u64::MAX;
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.retain(|index| {
+            let Some(room) = self.rooms.get_mut(index.0 as usize).and_then(Option::as_mut) else {
+                return false;
+            };
+            let told = if room.told_on == link { room.told } else { 0 };
+            let due_ms =
+                if (told == 0) == room.members.is_empty() { room.told_ms + ROOM_COUNT_MS } else { 0 };
+            let is_news = told != room.count() || room.likes > 0;
+            if is_news && (due_ms > now_ms || news.len() >= max) {
+                self.tell_ms = self.tell_ms.min(due_ms);
+                return true;
+            }
+            if is_news {
+                news.push(Telling {
+                    app: room.app().to_owned(),
+                    room: room.name().to_owned(),
+                    members: room.count(),
+                    likes: std::mem::take(&mut room.likes),
+                });
+            }
+            (room.told, room.told_on, room.told_ms) = (room.count(), link, now_ms);
+            room.is_changed = false;
+            if room.members.is_empty() {
+                self.by_key.remove(&room.key);
+                self.rooms[index.0 as usize] = None;
+                self.free_rooms.push(index.0);
+            }
+            false
+        });
+        self.changed = changed;
+        news
+    }
+
+    /// Rooms that nobody is in are forgotten while there is no link to tell it on.
+    pub fn forget_empty(&mut self) {
+        if self.members == 0 && !self.by_key.is_empty() {
+            *self = Self { key: std::mem::take(&mut self.key), ..Self::default() };
+        }
+    }
+
+    /// Checks what must hold at any time.
+    #[cfg(test)]
+    pub fn validate(&self) {
+        let mut counted = 0;
+        for (index, room) in (0..).zip(&self.rooms) {
+            let Some(room) = room else { continue };
+            assert_eq!(self.by_key.get(&room.key), Some(&index));
+            for (position, member) in (0..).zip(&room.members) {
+                let membership = self.memberships[member.membership as usize];
+                assert_eq!((membership.room, membership.position), (index, position));
+                assert_eq!(self.membership_of(member.channel, RoomIndex(index)), Some(member.membership));
+                counted += 1;
+            }
+            assert!(room.remaining <= room.members.len());
+        }
+        assert_eq!(counted, self.members);
+        let chained: usize =
+            self.first.keys().map(|channel| self.memberships_of(ChannelIndex(*channel)).count()).sum();
+        assert_eq!(chained as u64, self.members);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    const SETTINGS: RoomSettings =
+        RoomSettings { per_channel_max: 4, per_worker_max: 100, down_ms: 0, down_bytes: 0 };
+
+    fn members(rooms: &mut Rooms, room: &str) -> BTreeSet<u32> {
+        let Some(index) = rooms.find("shop", room) else { return BTreeSet::new() };
+        rooms.get(index).unwrap().members.iter().map(|member| member.channel.0).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_sets_of_sessions(steps in prop::collection::vec((0u8..4, 0u32..12, 0u8..5), 1..300)) {
+            let mut rooms = Rooms::default();
+            let mut model = BTreeSet::<(String, u32)>::new();
+            for (now_ms, (what, channel, room)) in (0..).zip(steps) {
+                let (channel, room) = (ChannelIndex(channel), format!("room-{room}"));
+                match what {
+                    0 | 1 => {
+                        let full = model.iter().filter(|(_, c)| *c == channel.0).count() >= 4;
+                        let inside = model.contains(&(room.clone(), channel.0));
+                        let entered = rooms.enter(channel, "shop", &room, None, &SETTINGS);
+                        prop_assert_eq!(entered.is_ok(), inside || !full);
+                        if entered.is_ok() {
+                            model.insert((room, channel.0));
+                        }
+                    }
+                    2 => {
+                        rooms.leave(channel, "shop", &room);
+                        model.remove(&(room, channel.0));
+                    }
+                    _ => {
+                        rooms.leave_all(channel);
+                        model.retain(|(_, c)| *c != channel.0);
+                    }
+                }
+                if now_ms % 7 == 0 {
+                    rooms.take_news(1, 100, now_ms);
+                }
+                rooms.validate();
+                for room in (0..5).map(|room| format!("room-{room}")) {
+                    let wanted: BTreeSet<u32> = model.iter().filter(|(r, _)| *r == room).map(|(_, c)| *c).collect();
+                    prop_assert_eq!(members(&mut rooms, &room), wanted);
+                }
+            }
+        }
+
+        #[test]
+        fn a_batch_under_way_reaches_everybody_who_stays_once(
+            count in 1u32..40,
+            steps in prop::collection::vec((0u32..60, any::<bool>(), 1usize..8), 1..60),
+        ) {
+            let mut rooms = Rooms::default();
+            let mut index = None;
+            for channel in 0..count {
+                index = rooms.enter(ChannelIndex(channel), "shop", "live", None, &SETTINGS).ok();
+            }
+            let index = index.unwrap();
+            let (mut reached, mut gone, mut late) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+            rooms.get_mut(index).unwrap().remaining = count as usize;
+            for (channel, enters, slice) in steps {
+                if enters && channel >= count {
+                    if rooms.enter(ChannelIndex(channel), "shop", "live", None, &SETTINGS).is_ok() {
+                        late.insert(channel);
+                    }
+                } else {
+                    rooms.leave(ChannelIndex(channel), "shop", "live");
+                    gone.insert(channel);
+                }
+                rooms.validate();
+                let Some(room) = rooms.get_mut(index) else { break };
+                for _ in 0..slice.min(room.remaining) {
+                    room.remaining -= 1;
+                    reached.push(room.members[room.remaining].channel.0);
+                }
+            }
+            if let Some(room) = rooms.get_mut(index) {
+                while room.remaining > 0 {
+                    room.remaining -= 1;
+                    reached.push(room.members[room.remaining].channel.0);
+                }
+            }
+            let once: BTreeSet<u32> = reached.iter().copied().collect();
+            prop_assert_eq!(once.len(), reached.len(), "nobody twice: {:?}", reached);
+            prop_assert!((0..count).filter(|c| !gone.contains(c)).all(|c| once.contains(&c)));
+            prop_assert!(late.iter().all(|c| !once.contains(c)), "who came later was not there");
+        }
+    }
+
+    #[test]
+    fn counts_are_told_at_once_when_somebody_is_first_or_last_and_else_now_and_then() {
+        let mut rooms = Rooms::default();
+        let counts = |rooms: &mut Rooms, now_ms| -> Vec<u32> {
+            rooms.take_news(1, 100, now_ms).into_iter().map(|told| told.members).collect()
+        };
+        rooms.enter(ChannelIndex(1), "shop", "live", None, &SETTINGS).unwrap();
+        assert!(rooms.has_news(1000));
+        assert_eq!(counts(&mut rooms, 1000), [1]);
+        let room = rooms.enter(ChannelIndex(2), "shop", "live", None, &SETTINGS).unwrap();
+        assert!(!rooms.has_news(1000 + ROOM_COUNT_MS - 1), "the second one waits");
+        assert_eq!(rooms.next_ms(true), 1000 + ROOM_COUNT_MS);
+        assert_eq!(counts(&mut rooms, 1000 + ROOM_COUNT_MS), [2]);
+        rooms.like(room, 3);
+        rooms.like(room, 4);
+        let told = rooms.take_news(1, 100, 3000);
+        assert_eq!((told[0].members, told[0].likes), (2, 7));
+        rooms.tell_all_again();
+        assert_eq!(counts(&mut rooms, 3001), [2], "to a new link at once");
+        rooms.leave_all(ChannelIndex(1));
+        rooms.leave_all(ChannelIndex(2));
+        assert!(rooms.has_news(3002));
+        assert_eq!(counts(&mut rooms, 3002), [0]);
+        assert_eq!((rooms.rooms_open(), rooms.members_open(), rooms.next_ms(true)), (0, 0, u64::MAX));
+    }
+
+    #[test]
+    fn who_was_never_told_of_is_not_told_to_have_left() {
+        let mut rooms = Rooms::default();
+        rooms.enter(ChannelIndex(1), "shop", "live", None, &SETTINGS).unwrap();
+        rooms.leave(ChannelIndex(1), "shop", "live");
+        assert_eq!(rooms.take_news(1, 100, 1000), []);
+        assert_eq!(rooms.rooms_open(), 0);
+    }
+
+    #[test]
+    fn names_and_limits_are_refused_with_words() {
+        let mut rooms = Rooms::default();
+        let settings = RoomSettings { per_channel_max: 1, per_worker_max: 2, ..SETTINGS };
+        let mut enter = |channel, room: &str| {
+            rooms.enter(ChannelIndex(channel), "shop", room, None, &settings).map_err(|(code, _)| code)
+        };
+        assert_eq!(enter(1, ""), Err(Code::Invalid));
+        assert_eq!(enter(1, "a\u{2}b"), Err(Code::Invalid));
+        assert!(enter(1, "a").is_ok() && enter(1, "a").is_ok() && enter(2, "b").is_ok());
+        assert_eq!(enter(1, "b"), Err(Code::Limit));
+        assert_eq!(enter(3, "c"), Err(Code::Overloaded));
+    }
+}

@@ -1,0 +1,268 @@
+//! Rooms: who is told what, how batches are merged, what is carried again.
+
+use moor_wire::Code;
+use moor_wire::client::{
+    Class, Kind, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull, RoomPulled,
+    RoomRefused, put_control,
+};
+use moor_wire::frame::Frame;
+use moor_wire::internal::{RoomCount, RoomCounts, Up, Verb};
+use moor_wire::rooms::{RoomPush, RoomState, put_record};
+
+use super::bed::{Bed, Peer, decode, settings};
+use crate::limits::{ROOM_REPEAT_MS, ROOM_TRIES};
+use crate::worker::counters::Counter;
+use crate::worker::settings::{RoomSettings, Settings};
+
+fn enter(bed: &mut Bed, peer: Peer, channel: u16, room: &str, last_id: Option<u64>) {
+    let mut out = Vec::new();
+    put_control(&mut out, Kind::Enter, channel, &RoomEnter { room: room.into(), last_id });
+    bed.write(peer, &out);
+}
+
+fn leave(bed: &mut Bed, peer: Peer, channel: u16, room: &str) {
+    let mut out = Vec::new();
+    put_control(&mut out, Kind::Leave, channel, &RoomLeave { room: room.into() });
+    bed.write(peer, &out);
+}
+
+fn ack(bed: &mut Bed, peer: Peer, room: &str, id: u64) {
+    let mut out = Vec::new();
+    put_control(&mut out, Kind::RoomAck, 1, &RoomAck { room: room.into(), id });
+    bed.write(peer, &out);
+}
+
+/// The router says something in a room: class, reliable id, bytes of the payload.
+fn push(bed: &mut Bed, router: Peer, room: &str, newest_id: u64, said: &[(Class, u64, usize)]) {
+    let mut records = Vec::new();
+    for (class, id, bytes) in said {
+        let payload = vec![7; *bytes].into();
+        put_record(&mut records, *class, &RoomMessage { id: *id, payload, ..RoomMessage::default() });
+    }
+    let state = RoomState { newest_id, likes: 3, online: 9 };
+    let mut out = Vec::new();
+    RoomPush { app: "shop", room, state, dropped: 0, records: &records }.put(&mut out);
+    bed.write(router, &out);
+}
+
+fn batches(bed: &mut Bed, peer: Peer) -> Vec<(u16, RoomBatch)> {
+    let room = |frame: &Frame| frame.header.kind == Kind::Room.byte();
+    bed.read(peer).iter().filter(|frame| room(frame)).map(|f| (f.header.channel, decode(f))).collect()
+}
+
+/// Ids of the messages of each batch.
+fn ids(bed: &mut Bed, peer: Peer) -> Vec<Vec<u64>> {
+    let ids = |batch: RoomBatch| batch.messages.iter().map(|message| message.id).collect();
+    batches(bed, peer).into_iter().map(|(_, batch)| ids(batch)).collect()
+}
+
+fn counts(bed: &mut Bed, router: Peer) -> Vec<(String, u32, u64)> {
+    bed.read(router)
+        .iter()
+        .filter(|frame| frame.header.kind == Verb::RoomCount.byte())
+        .flat_map(|frame| decode::<RoomCounts>(frame).rooms)
+        .map(|RoomCount { room, members, likes, .. }| (room, members, likes))
+        .collect()
+}
+
+const NONE: [Vec<u64>; 0] = [];
+
+#[test]
+fn members_get_what_is_said_each_on_its_channel_and_nobody_else_does() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (phone, pad, other) = (bed.client(0, "phone"), bed.client(0, "pad"), bed.client(0, "other"));
+    bed.open(phone, 1, "alice");
+    bed.open(phone, 2, "second");
+    bed.open(pad, 7, "alice");
+    bed.open(other, 1, "bob");
+    enter(&mut bed, phone, 1, "live", None);
+    enter(&mut bed, phone, 2, "live", None);
+    enter(&mut bed, pad, 7, "live", None);
+    enter(&mut bed, other, 1, "quiet", None);
+    bed.advance(600);
+    let mut told = counts(&mut bed, router);
+    told.dedup_by(|later, before| later.0 == before.0 && later.0 != "live");
+    assert!(told.contains(&("live".into(), 1, 0)) && told.contains(&("live".into(), 3, 0)), "{told:?}");
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    push(&mut bed, router, "nobody", 0, &[(Class::Normal, 0, 10)]);
+    bed.advance(100);
+    let mut got = batches(&mut bed, phone);
+    got.sort_by_key(|(channel, _)| *channel);
+    assert_eq!(got.iter().map(|(channel, _)| *channel).collect::<Vec<_>>(), [1, 2]);
+    let batch = &got[0].1;
+    assert_eq!((batch.room.as_str(), batch.messages.len(), batch.online, batch.likes), ("live", 1, 9, 3));
+    assert_eq!(batches(&mut bed, pad).iter().map(|(channel, _)| *channel).collect::<Vec<_>>(), [7]);
+    assert_eq!(batches(&mut bed, other), []);
+    // Who leaves, or goes, hears nothing more, and the last one's leaving is told at once.
+    leave(&mut bed, phone, 1, "live");
+    bed.hang_up(pad);
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    bed.advance(300);
+    assert_eq!(batches(&mut bed, phone).iter().map(|(channel, _)| *channel).collect::<Vec<_>>(), [2]);
+    counts(&mut bed, router);
+    bed.hang_up(phone);
+    bed.hang_up(other);
+    let mut told = counts(&mut bed, router);
+    told.sort();
+    assert_eq!(told, [("live".to_owned(), 0, 0), ("quiet".to_owned(), 0, 0)]);
+    assert_eq!(bed.counter(Counter::RoomFrames), 4);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_new_router_is_told_everything_and_likes_are_counted() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    enter(&mut bed, phone, 1, "live", None);
+    enter(&mut bed, phone, 1, "quiet", None);
+    bed.hang_up(router);
+    bed.advance(300);
+    let router = bed.router(0);
+    let mut told = counts(&mut bed, router);
+    told.sort();
+    assert_eq!(told, [("live".to_owned(), 1, 0), ("quiet".to_owned(), 1, 0)]);
+    let mut out = Vec::new();
+    for room in ["live", "live", "strange"] {
+        put_control(&mut out, Kind::RoomLike, 1, &RoomLike { room: room.into(), count: 600 });
+    }
+    bed.write(phone, &out);
+    bed.advance(600);
+    assert_eq!(counts(&mut bed, router), [("live".to_owned(), 1, 1200)]);
+}
+
+#[test]
+fn what_comes_between_two_batches_is_merged_and_beyond_the_limit_the_droppable_is_left_out() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    enter(&mut bed, phone, 1, "live", None);
+    let before = bed.with_socket(phone, |socket| socket.sends);
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    assert_eq!(batches(&mut bed, phone).len(), 1, "the first one at once");
+    for _ in 0..5 {
+        push(&mut bed, router, "live", 0, &[(Class::Transient, 0, 900), (Class::Normal, 0, 900)]);
+    }
+    assert_eq!(batches(&mut bed, phone), []);
+    bed.advance(200);
+    let got = batches(&mut bed, phone);
+    assert_eq!(got.len(), 1);
+    // 2,000 bytes: the first of the droppable ones; normal ones always.
+    assert_eq!((got[0].1.messages.len(), got[0].1.dropped), (6, 4));
+    assert_eq!(bed.counter(Counter::RoomThinned), 4);
+    assert_eq!(bed.with_socket(phone, |socket| socket.sends) - before, 2, "one write each");
+    bed.advance(1000);
+    assert_eq!(batches(&mut bed, phone), []);
+}
+
+#[test]
+fn reliable_messages_come_again_to_who_does_not_acknowledge_them_three_times_in_all() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (good, deaf) = (bed.client(0, "good"), bed.client(0, "deaf"));
+    for peer in [good, deaf] {
+        bed.open(peer, 1, "alice");
+        enter(&mut bed, peer, 1, "live", None);
+    }
+    push(&mut bed, router, "live", 1, &[(Class::Reliable, 1, 10)]);
+    assert_eq!((ids(&mut bed, good), ids(&mut bed, deaf)), (vec![vec![1]], vec![vec![1]]));
+    ack(&mut bed, good, "live", 1);
+    for _ in 1..ROOM_TRIES {
+        bed.advance(ROOM_REPEAT_MS - 200);
+        assert_eq!(ids(&mut bed, deaf), NONE);
+        bed.advance(200);
+        assert_eq!((ids(&mut bed, good), ids(&mut bed, deaf)), (NONE.to_vec(), vec![vec![1]]));
+    }
+    // Given up: it is told that there is one, and may pull it.
+    bed.advance(ROOM_REPEAT_MS);
+    let told = batches(&mut bed, deaf);
+    assert_eq!((told.len(), told[0].1.messages.len(), told[0].1.newest_id), (1, 0, 1));
+    bed.advance(10_000);
+    assert_eq!((ids(&mut bed, good), ids(&mut bed, deaf)), (NONE.to_vec(), NONE.to_vec()));
+    assert_eq!(bed.counter(Counter::RoomRepeats), u64::from(ROOM_TRIES));
+    // With the next batch it comes along for one and not for the other.
+    push(&mut bed, router, "live", 2, &[(Class::Reliable, 2, 10)]);
+    bed.advance(ROOM_REPEAT_MS - 100);
+    ack(&mut bed, good, "live", 2);
+    ids(&mut bed, good);
+    ids(&mut bed, deaf);
+    bed.advance(100);
+    push(&mut bed, router, "live", 2, &[(Class::Normal, 0, 10)]);
+    bed.advance(200);
+    let (good, deaf) = (ids(&mut bed, good).concat(), ids(&mut bed, deaf).concat());
+    assert_eq!((good, deaf.contains(&2), deaf.contains(&0)), (vec![0], true, true));
+}
+
+#[test]
+fn who_comes_back_behind_is_told_at_once_and_pulls_from_the_router() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (phone, pad) = (bed.client(0, "phone"), bed.client(0, "pad"));
+    bed.open(phone, 1, "alice");
+    let session = bed.open(pad, 1, "bob");
+    enter(&mut bed, phone, 1, "live", None);
+    push(&mut bed, router, "live", 5, &[(Class::Reliable, 5, 10)]);
+    ack(&mut bed, phone, "live", 5);
+    enter(&mut bed, pad, 1, "live", Some(3));
+    let told = batches(&mut bed, pad);
+    assert_eq!((told.len(), told[0].1.newest_id), (1, 5));
+    bed.read(router);
+    let mut out = Vec::new();
+    put_control(&mut out, Kind::RoomPull, 1, &RoomPull { room: "live".into(), after_id: 3 });
+    bed.write(pad, &out);
+    let frames = bed.read(router);
+    let up = frames.iter().find(|frame| frame.header.kind == Verb::Up.byte()).unwrap();
+    let up = Up::parse(&up.body).unwrap();
+    assert_eq!((up.session.0, up.kind, up.account), (session, Kind::RoomPull.byte(), "bob"));
+    bed.hang_up(router);
+    bed.write(pad, &out);
+    let frames = bed.read(pad);
+    let pulled: RoomPulled =
+        decode(frames.iter().find(|f| f.header.kind == Kind::RoomPulled.byte()).expect("an answer"));
+    assert_eq!(pulled.code(), Code::Unavailable, "never pretended");
+}
+
+#[test]
+fn limits_are_refused_with_words_and_harm_nothing_else() {
+    let mut bed = Bed::new();
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    for room in ["a", "b", "c"] {
+        enter(&mut bed, phone, 1, room, None);
+    }
+    assert_eq!(bed.read(phone), []);
+    enter(&mut bed, phone, 1, "d", None);
+    enter(&mut bed, phone, 1, "", None);
+    let refused: Vec<RoomRefused> = bed.read(phone).iter().map(decode).collect();
+    let codes: Vec<_> = refused.iter().map(|refused| (refused.room.as_str(), refused.code())).collect();
+    assert_eq!(codes, [("d", Code::Limit), ("", Code::Invalid)]);
+    assert_eq!((bed.counter(Counter::RoomsRefused), bed.counter(Counter::RoomMembers)), (2, 0));
+    enter(&mut bed, phone, 9, "a", None);
+    assert_eq!(bed.read(phone)[0].header.kind, Kind::Close.byte(), "no such channel");
+    assert!(bed.is_open(phone));
+    bed.hang_up(phone);
+    bed.assert_clean();
+}
+
+#[test]
+fn who_does_not_read_loses_batches_and_is_not_closed_for_it() {
+    let settings = Settings { rooms: RoomSettings { down_ms: 0, ..settings().rooms }, ..settings() };
+    let mut bed = Bed::with(1, settings);
+    let router = bed.router(0);
+    let (slow, quick) = (bed.client(0, "slow"), bed.client(0, "quick"));
+    for peer in [slow, quick] {
+        bed.open(peer, 1, "alice");
+        enter(&mut bed, peer, 1, "live", None);
+    }
+    bed.with_socket(slow, |socket| socket.window = 10);
+    for id in 1..=20 {
+        push(&mut bed, router, "live", id, &[(Class::Reliable, id, 1000), (Class::Normal, 0, 1000)]);
+        ack(&mut bed, quick, "live", id);
+    }
+    assert_eq!(ids(&mut bed, quick).len(), 20);
+    assert!(bed.is_open(slow));
+    assert!(bed.counter(Counter::SendQueuedBytes) <= 8192 && bed.counter(Counter::FramesEvicted) > 0);
+}
