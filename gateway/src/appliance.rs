@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use moor_credentials::LoadError;
 use moor_ring::socket::{ListenOptions, listen};
 use moor_ring::{Doorbell, Feature, RingConfig, RingError, RingHandle};
-use moor_router::{RouterConfig, RouterHandle};
+use moor_router::{RouterConfig, RouterHandle, Telling};
 
 use crate::config::{self, Config, RouterChoice};
 use crate::control::logging::{self, LogHandle};
@@ -321,7 +321,9 @@ fn local(listener: &TcpListener) -> Result<SocketAddr, StartError> {
 
 fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartError> {
     let apps = config.embedded.apps.as_deref().map(moor_router::Apps::read).transpose()?;
+    let telling = config.embedded.hooks.as_deref().map(Telling::read).transpose()?.unwrap_or_default();
     Ok(RouterConfig {
+        telling,
         listen: config.router_listen,
         data: config.data.clone(),
         admin: None,
@@ -351,7 +353,7 @@ fn router_config(config: &Config) -> Result<RouterConfig, moor_router::StartErro
 fn router_stats(router: &RouterHandle) -> control::RouterStats {
     let stats = router.stats_source();
     Arc::new(move || {
-        stats().into_iter().map(|(name, value)| (name.to_owned(), serde_json::Value::from(value))).collect()
+        stats().into_iter().map(|(name, value)| (name, serde_json::Value::from(value))).collect()
     })
 }
 

@@ -89,6 +89,6 @@ async fn metrics(State(content): State<Arc<Content>>) -> impl IntoResponse {
 
 async fn stats(State(content): State<Arc<Content>>) -> impl IntoResponse {
     let stats: serde_json::Map<String, serde_json::Value> =
-        content.report.snapshot().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        content.report.snapshot().into_iter().map(|(name, value)| (name, value.into())).collect();
     axum::Json(serde_json::json!({ "router": content.router.to_string(), "stats": stats }))
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::apps::{AppTables, Apps};
 use crate::error::StartError;
+use crate::hook::HookSettings;
 use crate::limits;
 use crate::rooms::{RoomSettings, RoomTypes};
 
@@ -70,6 +71,80 @@ pub struct RouterConfig {
     pub apps: Apps,
     /// Rooms.
     pub rooms: RoomSettings,
+    /// Who is told of messages that nobody fetches.
+    pub telling: Telling,
+}
+
+/// The tables about what is told to others, in the router's file or in one of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telling {
+    /// When messages count as not fetched.
+    #[serde(default)]
+    pub offline: OfflineSettings,
+    /// The webhooks.
+    #[serde(default)]
+    pub hook: Vec<HookSettings>,
+}
+
+/// When messages count as not fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OfflineSettings {
+    /// An account is told of once in this time; what comes meanwhile is told together.
+    pub interval_ms: u64,
+    /// How long a client that went with messages unacknowledged has to come back before that is told.
+    pub departure_ms: u64,
+    /// How long after its start the router waits for gateways to announce their sessions before it believes that an
+    /// account has none.
+    pub settle_ms: u64,
+}
+
+impl Default for OfflineSettings {
+    fn default() -> Self {
+        Self { interval_ms: 60_000, departure_ms: 10_000, settle_ms: 30_000 }
+    }
+}
+
+impl Telling {
+    /// Reads a file with these tables alone.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] with the file and the place.
+    pub fn read(path: &Path) -> Result<Self, StartError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| StartError::Setting(format!("cannot read {} ({error})", path.display())))?;
+        toml::from_str(&text).map_err(|error| StartError::Setting(format!("{}: {error}", path.display())))
+    }
+
+    /// Checks the bounds of every setting.
+    ///
+    /// # Errors
+    /// One sentence about the first one that is outside.
+    pub fn check(&self) -> Result<(), String> {
+        let OfflineSettings { interval_ms, departure_ms, settle_ms } = self.offline;
+        for (key, value) in
+            [("interval_ms", interval_ms), ("departure_ms", departure_ms), ("settle_ms", settle_ms)]
+        {
+            if value > limits::OFFLINE_WAIT_MS_MAX {
+                return Err(format!("offline.{key} is {value}: choose 0 to {}", limits::OFFLINE_WAIT_MS_MAX));
+            }
+        }
+        if self.hook.len() > limits::HOOKS_MAX {
+            return Err(format!(
+                "there are {} hooks: at most {} are allowed",
+                self.hook.len(),
+                limits::HOOKS_MAX
+            ));
+        }
+        for (index, hook) in self.hook.iter().enumerate() {
+            hook.check()?;
+            if self.hook[..index].iter().any(|other| other.name == hook.name) {
+                return Err(format!("two hooks have the name \"{}\"", hook.name));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for RouterConfig {
@@ -90,6 +165,7 @@ impl Default for RouterConfig {
             group_read_threshold: limits::GROUP_READ_THRESHOLD_DEFAULT,
             apps: Apps::default(),
             rooms: RoomSettings::default(),
+            telling: Telling::default(),
         }
     }
 }
@@ -139,7 +215,19 @@ impl RouterConfig {
                 self.listen.port()
             ));
         }
-        self.rooms.complaint().map_or(Ok(()), wrong)
+        if let Some(complaint) = self.rooms.complaint() {
+            return wrong(complaint);
+        }
+        self.telling.check().map_err(StartError::Setting)
+    }
+
+    /// [`Self::check`], and reads the files that the settings name.
+    ///
+    /// # Errors
+    /// [`StartError::Setting`] names the first thing that is wrong.
+    pub fn check_files(&self) -> Result<(), StartError> {
+        self.check()?;
+        crate::hook::Prepared::load(&self.telling.hook).map(drop)
     }
 }
 
@@ -188,6 +276,10 @@ pub struct ConfigFile {
     pub room_buffer_ms: Option<u32>,
     /// See [`RoomSettings::buffer_messages`].
     pub room_buffer_messages: Option<u32>,
+    /// See [`Telling::offline`].
+    pub offline: Option<OfflineSettings>,
+    /// See [`Telling::hook`].
+    pub hook: Option<Vec<HookSettings>>,
 }
 
 fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTypes>, D::Error> {
@@ -195,7 +287,7 @@ fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTy
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 22] = [
     "listen",
     "data",
     "admin",
@@ -216,6 +308,8 @@ const KEYS: [&str; 20] = [
     "room_buffer_members",
     "room_buffer_ms",
     "room_buffer_messages",
+    "offline",
+    "hook",
 ];
 
 impl ConfigFile {
@@ -278,6 +372,8 @@ impl ConfigFile {
         lay(self.room_buffer_ms, &mut config.rooms.buffer_ms);
         lay(self.room_buffer_messages, &mut config.rooms.buffer_messages);
         lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
+        lay(self.offline, &mut config.telling.offline);
+        lay(self.hook, &mut config.telling.hook);
         Ok(())
     }
 }
@@ -299,8 +395,10 @@ mod tests {
                     retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\ngroup_read_threshold = 9\n\
                     tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
                     room_types = \"5=normal/7\"\nroom_buffer_members = 3\nroom_buffer_ms = 4\nroom_buffer_messages = 5\n\
-                    apps = { shop = { devices = \"latest\" } }\n";
-        assert_eq!(text.lines().count(), KEYS.len());
+                    apps = { shop = { devices = \"latest\" } }\n\
+                    offline.interval_ms = 5\n[[hook]]\nname = \"vendor\"\nurl = \"https://vendor.example/\"\nsecret_file = \"s\"\n";
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table.len(), KEYS.len());
         let mut config = RouterConfig::default();
         ConfigFile::parse(text).unwrap().apply_to(&mut config).unwrap();
         assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
@@ -314,7 +412,15 @@ mod tests {
         let rooms = &config.rooms;
         assert_eq!((rooms.buffer_members, rooms.buffer_ms, rooms.buffer_messages), (3, 4, 5));
         assert_eq!(rooms.types.to_string(), "5=normal/7");
+        assert_eq!(config.telling.offline, OfflineSettings { interval_ms: 5, ..OfflineSettings::default() });
+        assert_eq!(config.telling.hook[0].name, "vendor");
         config.check().unwrap();
+        let error = config.check_files().unwrap_err().to_string();
+        assert!(error.contains("the hook \"vendor\": secret_file s: cannot be read"), "{error}");
+        config.telling.hook.push(config.telling.hook[0].clone());
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("two hooks have the name \"vendor\""), "{error}");
+        config.telling.hook.clear();
         config.shards = Some(0);
         assert!(config.check().is_err());
     }

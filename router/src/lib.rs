@@ -11,6 +11,8 @@
 //! * `delivery`: cursors, window and retries of one session
 //! * `group`: who is in a group, and who may change it
 //! * `shard`: the owner of all that, without I/O or clock
+//! * `offline`: whose messages nobody fetches, once per interval
+//! * `hook`: tells vendors of pushes who has messages that nobody fetches; a thread of its own
 //! * `store`: the traits behind which messages and locations are kept, and the engines
 #![forbid(unsafe_code)]
 
@@ -23,10 +25,12 @@ mod delivery;
 mod error;
 mod gate;
 mod group;
+mod hook;
 mod lease;
 mod limits;
 mod link;
 mod metrics;
+mod offline;
 mod outbox;
 mod queue;
 #[doc(hidden)]
@@ -45,8 +49,9 @@ use std::thread::JoinHandle;
 use moor_tls::peer::Files;
 
 pub use apps::{AppRules, AppTable, AppTables, Apps, DevicePolicy};
-pub use config::{ConfigFile, Driver, Fsync, RouterConfig};
+pub use config::{ConfigFile, Driver, Fsync, OfflineSettings, RouterConfig, Telling};
 pub use error::StartError;
+pub use hook::{Event, HookSettings};
 #[doc(hidden)]
 pub use lease::LinkId;
 pub use rooms::{RoomSettings, RoomTypes};
@@ -54,9 +59,11 @@ pub use rooms::{RoomSettings, RoomTypes};
 use crate::admin::Admin;
 use crate::datadir::DataDir;
 use crate::gate::Gate;
+use crate::hook::{Hook, Prepared};
 use crate::lease::{LeaseTable, ShardIndex};
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report};
+use crate::offline::Interest;
 use crate::store::location::Embedded;
 use crate::store::retention::Retention;
 use crate::store::sqlite::SqliteStore;
@@ -74,6 +81,7 @@ pub struct RouterHandle {
     threads: Vec<JoinHandle<()>>,
     admin: Option<Admin>,
     shared: Arc<Shared>,
+    hook: Option<Hook>,
     /// Holds the directory's lock until the last thread is done.
     data: DataDir,
 }
@@ -93,12 +101,12 @@ impl RouterHandle {
 
     /// Every counter and gauge by its Prometheus name, added up over the shards. Costs some loads per shard.
     #[must_use]
-    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+    pub fn stats(&self) -> Vec<(String, u64)> {
         self.report.snapshot()
     }
 
     /// What [`Self::stats`] reads, from any thread and as long as wanted.
-    pub fn stats_source(&self) -> impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + use<> {
+    pub fn stats_source(&self) -> impl Fn() -> Vec<(String, u64)> + Send + Sync + use<> {
         let report = self.report.clone();
         move || report.snapshot()
     }
@@ -116,10 +124,11 @@ impl RouterHandle {
         move |files| Ok(shared.gate.reload(files)?)
     }
 
-    /// True while every shard's thread runs. For health checks and watchdogs.
+    /// True while every shard's thread and the hook's run. For health checks and watchdogs.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.threads.iter().all(|thread| !thread.is_finished())
+            && self.hook.as_ref().is_none_or(Hook::is_running)
     }
 
     /// Stops: no new links, what was offered is committed and answered, files are closed. Blocks until done,
@@ -135,6 +144,10 @@ impl RouterHandle {
         }
         for thread in self.threads.drain(..) {
             thread.join().ok();
+        }
+        // After the shards: what they had to tell lies in its inbox.
+        if let Some(hook) = self.hook.take() {
+            hook.stop();
         }
         if let Some(admin) = self.admin.take() {
             admin.stop();
@@ -167,18 +180,29 @@ pub fn start_with(
 ) -> Result<RouterHandle, StartError> {
     config.check()?;
     let gate = Gate::new(config.token.clone(), &config.tls, &config.tls_names)?;
+    let prepared = Prepared::load(&config.telling.hook)?;
     // The port first: on a port in use nothing should have been made on disk.
     let listener = listen(config.listen)?;
     let listen_addr =
         listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
     let data = DataDir::open(&config.data, config.shards)?;
     let shards = data.shards;
-    let report = Report((0..shards).map(|_| Arc::new(Metrics::default())).collect());
+    let report = Report {
+        shards: (0..shards).map(|_| Arc::new(Metrics::default())).collect(),
+        hook: hook::report(&prepared),
+    };
+    let epoch = clock::wall_ms();
+    let hook = if config.telling.hook.is_empty() {
+        None
+    } else {
+        let watch = Box::new(Vec::new);
+        Some(Hook::start(prepared, report.hook.clone(), &config.data, epoch, watch)?)
+    };
     let shared = Arc::new(Shared {
         leases: LeaseTable::new(LEASE_MS),
         shards,
         name: config.node.clone(),
-        epoch: clock::wall_ms(),
+        epoch,
         gate,
         apps: Arc::new(config.apps.clone().per_shard(shards)),
         levels_off_from: AtomicU32::new(moor_wire::limits::LEVEL_MAX + 1),
@@ -195,22 +219,24 @@ pub fn start_with(
         threads: Vec::new(),
         admin: None,
         shared: Arc::clone(&shared),
+        hook,
         data,
     };
     // All files before the first thread: a broken one must not leave half a router to be stopped.
     let mut stores = Vec::new();
-    for (position, metrics) in handle.report.0.iter().enumerate() {
+    for (position, metrics) in handle.report.shards.iter().enumerate() {
         let index = u16::try_from(position).unwrap_or(u16::MAX);
         let path = handle.data.messages(u32::from(index));
         let retention = Retention::new(config.retention, config.retention_days);
         let store = SqliteStore::open(&path, &index.to_string(), config.fsync, retention, metrics)?;
         stores.push((ShardIndex(index), store));
     }
+    let interest = Interest::new(&config.telling);
     for ((index, store), mailbox) in stores.into_iter().zip(receivers) {
         let seed = Seed {
             index,
             shared: shared.clone(),
-            metrics: handle.report.0[usize::from(index.0)].clone(),
+            metrics: handle.report.shards[usize::from(index.0)].clone(),
             listener: listener.try_clone().map_err(StartError::Thread)?,
             store: Box::new(store),
             locations: locations(index.0),
@@ -218,6 +244,9 @@ pub fn start_with(
             peers: mailboxes.clone(),
             driver: config.driver,
             group_read_threshold: config.group_read_threshold,
+            inbox: handle.hook.as_ref().map(|hook| hook.inbox.clone()),
+            offline: config.telling.offline.clone(),
+            interest: interest.clone(),
         };
         handle.threads.push(spawn_shard(seed)?);
     }

@@ -201,6 +201,36 @@ pub const ROOM_RECENT_MAX: usize = 32;
 pub const ROOM_RECENT_BYTES_MAX: usize = 128 * 1024;
 /// Pulls that wait for the store, before new ones are answered OVERLOADED.
 pub const ROOM_PULLS_OUTSTANDING_MAX: usize = 1_024;
+/// Longest wait of the `[offline]` settings: beyond it an account of yesterday would still be remembered.
+pub const OFFLINE_WAIT_MS_MAX: u64 = 24 * 3_600_000;
+
+/// Absent accounts that a shard remembers, some 200 bytes each and payloads. Beyond it the one whose time is nearest is
+/// told of at once and forgotten.
+pub const OFFLINE_ACCOUNTS_MAX: usize = 65_536;
+/// Bytes of payloads that wait to be told with them; beyond it notices come without.
+pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Absent accounts looked at per tick: 80,000 a second.
+pub const OFFLINE_TOLD_PER_TICK_MAX: usize = 4_096;
+
+/// Webhooks of one router.
+pub const HOOKS_MAX: usize = 16;
+/// Notices between the shards and the hook's thread; beyond it the oldest is dropped, so that no shard ever waits.
+/// With the longest payloads 17 MiB.
+pub const HOOK_INBOX_NOTICES_MAX: usize = 4_096;
+/// Notices taken from there before requests have their turn.
+pub const HOOK_NOTICES_PER_TURN_MAX: usize = 1_024;
+/// Longest payload that rides along in a notice: what the vendors' own pushes carry at most is 4 KiB.
+pub const HOOK_PAYLOAD_BYTES_MAX: usize = 4_096;
+/// Longest notice as JSON: names, numbers, and a payload in base64.
+pub const HOOK_NOTICE_BYTES_MAX: usize = 12 * 1024;
+/// Batches of one hook that wait for another try; while there are so many no new one is begun.
+pub const HOOK_BATCHES_WAITING_MAX: usize = 64;
+/// Bytes read of an answer. Listing every notice of the largest batch as failed takes less.
+pub const HOOK_ANSWER_BYTES_MAX: usize = 128 * 1024;
+/// Longest wait that a Retry-After is believed.
+pub const HOOK_RETRY_AFTER_MAX_MS: u64 = 3_600_000;
+/// How long the end of a router waits for a hook's last requests; what is left becomes dead letters.
+pub const HOOK_STOP_MS: u64 = 2_000;
 
 /// Messages kept per account by default.
 pub const RETENTION_DEFAULT: u64 = 10_000;
@@ -228,5 +258,7 @@ const _: () = assert!(ROOM_BATCH_DROPPABLE_BYTES_MAX <= ROOM_BATCH_BYTES_MAX);
 const _: () = assert!(ROOM_DROPPABLE_PER_S <= ROOM_PER_S_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
+// Names are at most 128 bytes and grow sixfold when every byte of one is escaped.
+const _: () = assert!(HOOK_PAYLOAD_BYTES_MAX * 4 / 3 + 128 * 6 * 3 + 1024 <= HOOK_NOTICE_BYTES_MAX);
 // Whoever is logged in has a position.
 const _: () = assert!(DEVICES_PER_ACCOUNT_MAX > SESSIONS_PER_ACCOUNT_MAX as u32);

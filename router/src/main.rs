@@ -134,12 +134,14 @@ impl Flags {
             tls_names: self.tls_names,
             driver: self.driver,
             group_read_threshold: self.group_read_threshold,
-            // Tables of the file.
+            // Tables: only in the file.
             apps: None,
             room_types: self.room_types,
             room_buffer_members: self.room_buffer_members,
             room_buffer_ms: self.room_buffer_ms,
             room_buffer_messages: self.room_buffer_messages,
+            offline: None,
+            hook: None,
         };
         said.apply_to(&mut config)?;
         config.check()?;
@@ -168,6 +170,7 @@ fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
         if !config.tls.is_empty() {
             config.tls.acceptor()?;
         }
+        config.check_files()?;
         println!("The settings are right: listen on {}, data in {}.", config.listen, config.data.display());
         return Ok(());
     }

@@ -9,6 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::hook::metrics::HookReport;
+
 /// One number of one shard.
 #[derive(Debug, Default)]
 pub struct Value(AtomicU64);
@@ -81,6 +83,11 @@ metrics! {
     deliveries, Counter, "router_deliveries_total", "Deliveries handed to gateways, retries included";
     retries, Counter, "router_retries_total", "Times a session was sent its unacknowledged messages again";
     rests, Counter, "router_rests_total", "Sessions given up on until they speak again";
+    offline_messages, Counter, "router_offline_messages_total", "Messages that were accepted with nobody there, or left unacknowledged";
+    offline_notices, Counter, "router_offline_notices_total", "Notices about absent accounts handed to the hook";
+    offline_merged, Counter, "router_offline_merged_total", "Absences told together with others of their account";
+    offline_early, Counter, "router_offline_early_total", "Absent accounts told of and forgotten early because there were too many";
+    offline_accounts, Gauge, "router_offline_accounts", "Absent accounts that the hook was told of within the interval, or will be";
     acks, Counter, "router_acks_total", "Acknowledgements that moved a cursor";
     syncs, Counter, "router_syncs_total", "SYNC requests";
     rooms, Gauge, "router_rooms", "Rooms with somebody in them";
@@ -140,19 +147,25 @@ metrics! {
     writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";
 }
 
-/// All shards' numbers.
+/// All shards' numbers, and those that have labels.
 #[derive(Clone, Debug)]
-pub struct Report(pub Arc<[Arc<Metrics>]>);
+pub struct Report {
+    /// Each shard's.
+    pub shards: Arc<[Arc<Metrics>]>,
+    /// The hook's.
+    pub hook: HookReport,
+}
 
 impl Report {
-    /// Every number, added up over the shards.
-    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
-        self.totals().into_iter().map(|(name, _, _, value)| (name, value)).collect()
+    /// Every number, added up over the shards; those with labels by their Prometheus name and labels.
+    pub fn snapshot(&self) -> Vec<(String, u64)> {
+        let totals = self.totals().into_iter().map(|(name, _, _, value)| (name.to_owned(), value));
+        totals.chain(self.hook.snapshot()).collect()
     }
 
     fn totals(&self) -> Vec<(&'static str, &'static str, Kind, u64)> {
         let mut totals: Vec<(&'static str, &'static str, Kind, u64)> = Vec::new();
-        for shard in self.0.iter() {
+        for shard in self.shards.iter() {
             let mut position = 0;
             shard.each(|name, help, kind, value| {
                 match totals.get_mut(position) {
@@ -182,25 +195,37 @@ impl Collector for Report {
                 }
             }
         }
-        Ok(())
+        self.hook.encode(&mut encoder)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::metrics::HookMetrics;
 
     #[test]
     fn shards_add_up_and_the_text_names_them_once() {
         let shards: Arc<[Arc<Metrics>]> = Arc::new([Arc::default(), Arc::default()]);
         shards[0].submits.add(2);
         shards[1].submits.add(3);
-        let report = Report(shards);
-        assert!(report.snapshot().contains(&("router_submits_total", 5)));
+        let hooks = ["apns", "fcm"].map(|name| (name.into(), Arc::new(HookMetrics::default())));
+        hooks[1].1.delivered.add(7);
+        let hook = HookReport { hooks: hooks.into(), ..HookReport::default() };
+        let report = Report { shards, hook };
+        assert!(report.snapshot().contains(&("router_submits_total".to_owned(), 5)));
+        let labelled = "router_hook_delivered_total{hook=\"fcm\"}".to_owned();
+        assert!(report.snapshot().contains(&(labelled, 7)));
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(report));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        assert_eq!(text.matches("\nrouter_submits_total 5").count(), 1, "{text}");
+        for line in [
+            "router_submits_total 5",
+            "router_hook_delivered_total{hook=\"fcm\"} 7",
+            "router_hook_breaker_state{hook=\"apns\"} 0",
+        ] {
+            assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{line} in {text}");
+        }
     }
 }

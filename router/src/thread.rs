@@ -16,12 +16,14 @@ use moor_wire::limits::LEVEL_MAX;
 
 use crate::apps::Apps;
 use crate::clock::now_ms;
-use crate::config::Driver;
+use crate::config::{Driver, OfflineSettings};
 use crate::gate::Gate;
+use crate::hook::Inbox;
 use crate::lease::{LeaseTable, Link, ShardIndex};
 use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
 use crate::link;
 use crate::metrics::{Metrics, Report};
+use crate::offline::Interest;
 use crate::outbox::Parcel;
 use crate::rooms::RoomSettings;
 use crate::shard::Shard;
@@ -79,6 +81,8 @@ pub struct Node {
     store: Box<dyn StoreHandle>,
     locations: Box<dyn LocationHandle>,
     peers: Vec<flume::Sender<Mail>>,
+    /// Where the hook is told of absences, if there is one.
+    inbox: Option<Arc<Inbox>>,
     expected_tick_ms: u64,
 }
 
@@ -130,6 +134,11 @@ impl Node {
             && let Err(Full(finds)) = self.locations.try_find(finds, &|key| self.shard.locate(key))
         {
             self.shard.handle_finds_refused(finds);
+        }
+        if let Some(inbox) = &self.inbox {
+            for notice in self.shard.take_notices() {
+                inbox.offer(notice);
+            }
         }
         let peers = &self.peers;
         self.shard.outbox.dispatch(|shard, parcel| match peers[shard].try_send(Mail::Parcel(parcel)) {
@@ -200,6 +209,12 @@ pub struct Seed {
     pub driver: Driver,
     /// Members from which on a group's messages are not copied.
     pub group_read_threshold: u32,
+    /// Where the hook is told of absences, if there is one.
+    pub inbox: Option<Arc<Inbox>>,
+    /// When messages count as not fetched.
+    pub offline: OfflineSettings,
+    /// Of which apps that is told.
+    pub interest: Interest,
 }
 
 /// Runs a shard's thread to its end. `ready` learns once whether the loop could be made.
@@ -234,6 +249,7 @@ pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
 async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     let Seed { index, shared, metrics, listener, store, locations, mailbox, peers, .. } = seed;
     let group_read_threshold = seed.group_read_threshold;
+    let Seed { inbox, offline, interest, .. } = seed;
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
     let (events, location_events) = (store.events(), locations.events());
     let mut shard = Shard::new(index, outbox, metrics.clone());
@@ -241,6 +257,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.begin();
     shard.set_apps(shared.apps.clone());
     shard.set_rooms(shared.rooms.clone());
+    shard.tell_offline(offline, interest, now_ms());
     if locations.wants_changes() {
         shard.tell_locations();
     }
@@ -253,6 +270,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
         store,
         locations,
         peers,
+        inbox,
         expected_tick_ms: now_ms() + TICK_MS,
     }));
     let listener = match TcpListener::from_std(listener) {

@@ -4,9 +4,11 @@
 //! * [`member`]: a client on a thread of its own that follows a group, over whatever happens.
 //! * [`raw`]: a client that speaks bytes, for what a well-behaved client would never do.
 //! * [`service`]: a backend service that speaks bytes.
+//! * [`vendor`]: a vendor of pushes that the offline hook calls.
 #![forbid(unsafe_code)]
 
 pub mod member;
 pub mod process;
 pub mod raw;
 pub mod service;
+pub mod vendor;

@@ -104,7 +104,13 @@ fn check_files(config: &Config) -> Result<(), ConfigError> {
     crate::tls_files::load(&config.tls).map_err(|error| wrong(&error))?;
     crate::tls_files::internal(config).map_err(|error| wrong(&error))?;
     crate::tls_files::router(config).map_err(|error| wrong(&error))?;
-    crate::credential_files::load(&config.credentials).map(drop).map_err(|error| wrong(&error))
+    crate::credential_files::load(&config.credentials).map(drop).map_err(|error| wrong(&error))?;
+    if let Some(path) = &config.embedded.hooks {
+        let telling = moor_router::Telling::read(path).map_err(|error| wrong(&error))?;
+        let router = moor_router::RouterConfig { telling, ..moor_router::RouterConfig::default() };
+        router.check_files().map_err(|error| wrong(&error))?;
+    }
+    Ok(())
 }
 
 fn wrong(name: &str, what: &str) -> ConfigError {

@@ -661,6 +661,14 @@ pub const KEYS: &[Key] = &[
          section on apps has the keys. A moor-router has the same tables in its own file."
     ),
     key!(
+        embedded.hooks,
+        "embedded-hooks",
+        "FILE",
+        "File that says who is told of messages that nobody fetches",
+        "TOML with `[[hook]]` tables and `[offline]`, as in a `moor-router`'s own file; docs/operating.md says how. Not \
+         used when the router is an address."
+    ),
+    key!(
         log.level,
         "log-level",
         "FILTER",

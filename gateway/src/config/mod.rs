@@ -259,6 +259,7 @@ pub struct Embedded {
     pub group_read_threshold: u64,
     pub retention_days: u32,
     pub apps: Option<PathBuf>,
+    pub hooks: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -345,6 +346,7 @@ impl Default for Config {
                 group_read_threshold: 100,
                 retention_days: 0,
                 apps: None,
+                hooks: None,
             },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }

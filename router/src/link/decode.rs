@@ -160,7 +160,7 @@ pub fn handle_service(
         Verb::Stats => {
             let Stats { cookie } = Stats::decode(body)?;
             let stats = node.shared.report.snapshot().into_iter();
-            let stats = stats.map(|(name, value)| Stat { name: name.to_owned(), value }).collect();
+            let stats = stats.map(|(name, value)| Stat { name, value }).collect();
             let result = StatsResult { cookie, stats };
             node.shard
                 .outbox

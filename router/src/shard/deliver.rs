@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use crate::clock::wall_ms;
 use crate::delivery::Due;
+use crate::hook::Cause;
 use crate::lease::Link;
 use crate::limits::READS_OUTSTANDING_MAX;
 use crate::outbox::Weight;
@@ -25,9 +26,9 @@ fn size(payload: &Bytes) -> u32 {
 impl Shard {
     /// A message was stored: hands it to every device that has all before it.
     pub(super) fn deliver_new(&mut self, submit: Submit, stored: Stored, now_ms: u64) {
-        let Some(index) = self.registry.find(&submit.to.app, &submit.to.account, submit.to.hash) else {
-            return;
-        };
+        let found = self.registry.find(&submit.to.app, &submit.to.account, submit.to.hash);
+        self.check_presence(found, &submit, stored);
+        let Some(index) = found else { return };
         let Some(account) = self.registry.account_mut(index) else { return };
         account.head = account.head.max(stored.sync_id);
         account.floor = account.floor.max(stored.floor);
@@ -277,7 +278,10 @@ impl Shard {
                 self.retries.push(Reverse((due_ms, index, generation)));
                 self.pump(account);
             }
-            Due::Rest => self.metrics.rests.increment(),
+            Due::Rest => {
+                self.metrics.rests.increment();
+                self.report_unacknowledged(index, Cause::Unacknowledged);
+            }
             Due::Idle => {}
         }
     }

@@ -15,6 +15,7 @@ mod locate;
 mod marks;
 mod relay;
 pub mod rooms;
+mod offline;
 mod service;
 mod sessions;
 pub mod spread;
@@ -36,6 +37,7 @@ use crate::apps::Apps;
 use crate::lease::{Link, LinkId, ShardIndex};
 use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
 use crate::metrics::Metrics;
+use crate::offline::Ledger;
 use crate::outbox::{Outbox, Weight};
 use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
 use crate::shard::conversations::Conversations;
@@ -71,6 +73,7 @@ pub struct Shard {
     groups: Groups,
     conversations: Conversations,
     rooms: Rooms,
+    offline: Ledger,
     writes: Vec<Write>,
     reads: Vec<Read>,
     writes_outstanding: usize,
@@ -81,6 +84,8 @@ pub struct Shard {
     ranges_outstanding: usize,
     sweep_from: u32,
     is_stopping: bool,
+    /// Time of the last event.
+    now_ms: u64,
     scratch: Vec<SessionIndex>,
     apps: Arc<Apps>,
     /// True when some app's devices are told of each other's acknowledgements.
@@ -106,6 +111,7 @@ impl Shard {
             groups: Groups::new(),
             conversations: Conversations::default(),
             rooms: Rooms::default(),
+            offline: Ledger::new(metrics.clone()),
             writes: Vec::new(),
             reads: Vec::new(),
             writes_outstanding: 0,
@@ -115,6 +121,7 @@ impl Shard {
             ranges_outstanding: 0,
             sweep_from: 0,
             is_stopping: false,
+            now_ms: 0,
             scratch: Vec::new(),
             apps: Arc::default(),
             has_device_acks: false,
@@ -131,6 +138,7 @@ impl Shard {
     /// Carries a piece of work out.
     pub fn apply(&mut self, work: Work, now_ms: u64) {
         self.groups.now_ms = now_ms;
+        self.now_ms = now_ms;
         match work {
             Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
@@ -162,6 +170,7 @@ impl Shard {
     /// Takes what the store has to say.
     pub fn handle_store(&mut self, event: StoreEvent, now_ms: u64) {
         self.groups.now_ms = now_ms;
+        self.now_ms = now_ms;
         match event {
             StoreEvent::Written(written) => self.handle_written(written, now_ms),
             StoreEvent::Spread(parts) => {
@@ -181,6 +190,7 @@ impl Shard {
     /// Retries, sweeps, flushes: what time brings.
     pub fn handle_tick(&mut self, now_ms: u64) {
         self.groups.now_ms = now_ms;
+        self.now_ms = now_ms;
         self.drop_void_links();
         for links in self.subscriptions.values_mut() {
             links.retain(|link| !link.is_void());
@@ -201,6 +211,7 @@ impl Shard {
         self.supply_store();
         self.metrics.tenants_waiting.set(self.tenants.waiting() as u64);
         self.tick_rooms(now_ms);
+        self.offline.handle_tick(now_ms);
         self.metrics.accounts.set(self.registry.account_count() as u64);
         self.metrics.sessions.set(self.registry.session_count() as u64);
         self.metrics.writes_outstanding.set(self.writes_outstanding as u64);
@@ -309,6 +320,7 @@ impl Shard {
         self.save_cursors();
         self.save_spreads();
         self.flush_positions();
+        self.offline.flush();
     }
 
     /// Another shard's queue was full: a submit and a subscription are refused, everything else its sender

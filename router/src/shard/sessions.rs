@@ -73,6 +73,7 @@ impl Shard {
                 index
             }
         };
+        self.offline.handle_present(hash);
         let Some((session, owner)) = self.registry.pair_mut(index) else { return false };
         // An entry announced again keeps its own cursor where the gateway names none.
         let position = new.last_sync_id.or(session.is_placed().then_some(session.acked));
@@ -278,6 +279,7 @@ impl Shard {
             let save = CursorSave { key, device: session.device.clone(), acked: session.acked };
             self.writes.push(Write::Cursor(Box::new(save)));
         }
+        self.check_departure(index);
         self.tell_left(index);
         if let Some(session) = self.registry.session(index) {
             self.forget_conversations((index, session.generation()));

@@ -11,20 +11,22 @@ use moor_wire::Code;
 use moor_wire::client::{Delivery, Kind, SubmitResult};
 use moor_wire::frame::FrameReader;
 use moor_wire::identity::account_hash;
-use moor_wire::internal::{NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::internal::{Departure, NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
 use super::Shard;
 use super::credit::{Answer, Credit};
 use super::work::Work;
-use crate::config::Fsync;
+use crate::config::{Fsync, OfflineSettings, Telling};
+use crate::hook::{Cause, HookSettings, Notice};
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
 use crate::limits::{
     APPS_MAX, CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, LOCATION_CHANGES_WAITING_MAX,
     SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES,
 };
 use crate::metrics::Metrics;
+use crate::offline::Interest;
 use crate::outbox::{LinkOut, Outbox};
 use crate::store::location::LocationChange;
 use crate::store::sqlite::SqliteStore;
@@ -191,6 +193,36 @@ impl Rig {
         let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 5 }, 1);
         let work = Work::Subscribe { link: wire.link.clone(), app: app.into(), credit };
         self.shard.apply(work, self.now_ms);
+    }
+
+    /// Tells of every app's absences, payloads of up to 10 bytes included.
+    fn tell_offline(&mut self) {
+        let hook = HookSettings { payload_bytes_max: 10, ..HookSettings::default() };
+        let telling = Telling { hook: vec![hook], ..Telling::default() };
+        let settings = OfflineSettings { interval_ms: 60_000, departure_ms: 10_000, settle_ms: 0 };
+        self.shard.tell_offline(settings, Interest::new(&telling), self.now_ms);
+    }
+
+    /// Device, first and last sync id, count and cause of absences since the last look.
+    fn absences(&mut self) -> Vec<(Option<String>, u64, u64, u64, Cause)> {
+        let notices = self.shard.take_notices().into_iter();
+        notices
+            .map(|notice| match notice {
+                Notice::Offline(news) => {
+                    let device = news.device.as_deref().map(str::to_owned);
+                    (device, news.first_sync_id, news.last_sync_id, news.count, news.cause)
+                }
+                Notice::Alarm(alarm) => panic!("{alarm:?}"),
+            })
+            .collect()
+    }
+
+    fn unregister(&mut self, wire: &Wire, session: u64) {
+        let departure =
+            Departure { session, app: "shop".into(), account: "alice".into(), ..Departure::default() };
+        let sessions = vec![(alice().hash, departure)];
+        self.shard.apply(Work::Unregister { link: wire.link.clone(), sessions }, self.now_ms);
+        self.settle();
     }
 
     fn ack(&mut self, wire: &Wire, session: u64, position: u64) {
@@ -585,4 +617,106 @@ fn one_shard_s_refusal_is_the_answer_of_all() {
     rig.shard.refuse_crossing(work());
     rig.shard.apply(work(), rig.now_ms);
     assert_eq!(wire.outcomes(), [Code::Overloaded]);
+}
+
+#[test]
+fn messages_to_nobody_are_told_at_once_and_then_once_per_interval() {
+    let mut rig = Rig::new(1000);
+    let sender = rig.link("west", 1);
+    rig.submit(&sender, 1);
+    assert_eq!(rig.absences(), [], "nobody wants to know");
+    rig.tell_offline();
+    rig.submit(&sender, 1);
+    let told = rig.shard.take_notices();
+    let [Notice::Offline(news)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(
+        (&*news.app, &*news.account, news.first_sync_id, news.sent_at_ms),
+        ("shop", "alice", 2, Some(1))
+    );
+    assert_eq!(news.payload.as_deref(), Some(&[7; 10][..]));
+    rig.submit(&sender, 500);
+    rig.offer(&sender, 9_999, 11);
+    rig.settle();
+    assert_eq!(rig.absences(), []);
+    rig.later(60_000);
+    let told = rig.shard.take_notices();
+    let [Notice::Offline(news)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((news.first_sync_id, news.last_sync_id, news.count), (3, 503, 501));
+    assert_eq!(news.payload, None, "the newest is too long");
+    assert_eq!(rig.metrics.offline_messages.get(), 503);
+    // Somebody there: nothing to tell, also not what waited.
+    rig.submit(&sender, 1);
+    let wire = rig.link("east", 1);
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 1);
+    rig.later(60_000);
+    assert_eq!(rig.absences(), []);
+}
+
+#[test]
+fn a_device_that_never_acknowledges_is_told_of_after_the_last_retry() {
+    let mut rig = Rig::new(1000);
+    rig.tell_offline();
+    let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 5);
+    rig.ack(&wire, 1, 2);
+    for wait_ms in [5_000, 10_000, 20_000, 19_999] {
+        rig.later(wait_ms);
+        assert_eq!(rig.absences(), []);
+    }
+    rig.later(1);
+    assert_eq!(rig.absences(), [(Some("phone".to_owned()), 3, 5, 3, Cause::Unacknowledged)]);
+    // It rests: what comes now is told like a message to nobody, in its time; its going is no news.
+    rig.submit(&sender, 2);
+    rig.unregister(&wire, 1);
+    rig.later(60_000);
+    assert_eq!(rig.absences(), [(None, 6, 7, 2, Cause::Absent)]);
+}
+
+#[test]
+fn who_goes_with_messages_unacknowledged_is_told_of_unless_it_comes_back() {
+    let mut rig = Rig::new(1000);
+    rig.tell_offline();
+    let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.register(&wire, 2, "pad", None);
+    rig.submit(&sender, 3);
+    rig.ack(&wire, 1, 3);
+    rig.unregister(&wire, 1);
+    rig.later(10_000);
+    assert_eq!(rig.absences(), [], "the other one is still there");
+    rig.unregister(&wire, 2);
+    rig.later(9_950);
+    rig.register(&wire, 3, "pad", None);
+    rig.later(60_000);
+    rig.ack(&wire, 3, 1);
+    rig.unregister(&wire, 3);
+    assert_eq!(rig.absences(), []);
+    rig.later(10_000);
+    assert_eq!(rig.absences(), [(Some("pad".to_owned()), 2, 3, 2, Cause::Departed)]);
+    // All acknowledged: it may go.
+    rig.later(60_000);
+    rig.register(&wire, 4, "phone", Some(3));
+    rig.unregister(&wire, 4);
+    rig.later(60_000);
+    assert_eq!(rig.absences(), []);
+}
+
+#[test]
+fn a_dead_gateway_s_accounts_are_absent_and_a_lingering_one_s_are_not_yet() {
+    let mut rig = Rig::new(1000);
+    rig.tell_offline();
+    let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.leases.close(&wire.link);
+    rig.submit(&sender, 1);
+    assert_eq!(rig.absences(), [], "it may come back within its lease");
+    // A newer incarnation voids it.
+    rig.link("east", 2);
+    rig.submit(&sender, 1);
+    assert_eq!(rig.absences(), [(None, 2, 2, 1, Cause::Absent)]);
+    rig.later(50);
+    rig.later(60_000);
+    assert_eq!(rig.absences(), [(Some("phone".to_owned()), 1, 2, 2, Cause::Departed)]);
 }
