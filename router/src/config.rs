@@ -7,6 +7,7 @@ use moor_tls::peer::Files;
 use serde::Deserialize;
 
 use crate::apps::{AppTables, Apps};
+use crate::arrival::alarm::ArrivalSettings;
 use crate::error::StartError;
 use crate::hook::HookSettings;
 use crate::limits;
@@ -76,7 +77,7 @@ pub struct RouterConfig {
 }
 
 /// The tables about what is told to others, in the router's file or in one of their own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Telling {
     /// When messages count as not fetched.
@@ -85,6 +86,9 @@ pub struct Telling {
     /// The webhooks.
     #[serde(default)]
     pub hook: Vec<HookSettings>,
+    /// Thresholds of apps' arrival rates.
+    #[serde(default)]
+    pub arrival: Vec<ArrivalSettings>,
 }
 
 /// When messages count as not fetched.
@@ -141,6 +145,19 @@ impl Telling {
             hook.check()?;
             if self.hook[..index].iter().any(|other| other.name == hook.name) {
                 return Err(format!("two hooks have the name \"{}\"", hook.name));
+            }
+        }
+        if self.arrival.len() > limits::ARRIVAL_APPS_MAX {
+            return Err(format!(
+                "there are {} [[arrival]] tables: at most {} are allowed",
+                self.arrival.len(),
+                limits::ARRIVAL_APPS_MAX
+            ));
+        }
+        for (index, arrival) in self.arrival.iter().enumerate() {
+            arrival.check()?;
+            if self.arrival[..index].iter().any(|other| other.app == arrival.app) {
+                return Err(format!("two [[arrival]] tables are of the app \"{}\"", arrival.app));
             }
         }
         Ok(())
@@ -280,6 +297,8 @@ pub struct ConfigFile {
     pub offline: Option<OfflineSettings>,
     /// See [`Telling::hook`].
     pub hook: Option<Vec<HookSettings>>,
+    /// See [`Telling::arrival`].
+    pub arrival: Option<Vec<ArrivalSettings>>,
 }
 
 fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTypes>, D::Error> {
@@ -310,6 +329,7 @@ const KEYS: [&str; 22] = [
     "room_buffer_messages",
     "offline",
     "hook",
+    "arrival",
 ];
 
 impl ConfigFile {
@@ -374,6 +394,7 @@ impl ConfigFile {
         lay(self.apps.as_ref().map(Apps::new).transpose()?, &mut config.apps);
         lay(self.offline, &mut config.telling.offline);
         lay(self.hook, &mut config.telling.hook);
+        lay(self.arrival, &mut config.telling.arrival);
         Ok(())
     }
 }
@@ -396,7 +417,8 @@ mod tests {
                     tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
                     room_types = \"5=normal/7\"\nroom_buffer_members = 3\nroom_buffer_ms = 4\nroom_buffer_messages = 5\n\
                     apps = { shop = { devices = \"latest\" } }\n\
-                    offline.interval_ms = 5\n[[hook]]\nname = \"vendor\"\nurl = \"https://vendor.example/\"\nsecret_file = \"s\"\n";
+                    offline.interval_ms = 5\n[[hook]]\nname = \"vendor\"\nurl = \"https://vendor.example/\"\nsecret_file = \"s\"\n\
+                    [[arrival]]\napp = \"shop\"\npercent_min = 99.5\n";
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table.len(), KEYS.len());
         let mut config = RouterConfig::default();
@@ -414,6 +436,7 @@ mod tests {
         assert_eq!(rooms.types.to_string(), "5=normal/7");
         assert_eq!(config.telling.offline, OfflineSettings { interval_ms: 5, ..OfflineSettings::default() });
         assert_eq!(config.telling.hook[0].name, "vendor");
+        assert_eq!(config.telling.arrival[0].per_100k(), 99_500);
         config.check().unwrap();
         let error = config.check_files().unwrap_err().to_string();
         assert!(error.contains("the hook \"vendor\": secret_file s: cannot be read"), "{error}");

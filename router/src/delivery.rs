@@ -11,14 +11,28 @@ use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
 use crate::limits::{RETRY_MS, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::registry::Session;
 
+/// One message on its way.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sync_id: u64,
+    bytes: u32,
+    /// When it was accepted, wall clock.
+    sent_at_ms: u64,
+}
+
 /// What a session has been sent and has not acknowledged.
 #[derive(Debug, Default)]
 pub struct Flight {
     /// Highest sync id handed to the gateway.
     sent: u64,
-    /// Sync id and payload bytes of each, ascending.
-    messages: VecDeque<(u64, u32)>,
+    /// Each, by ascending sync id.
+    messages: VecDeque<InFlight>,
     bytes: u32,
+    /// Highest sync id that was ever handed to the gateway, or that another device had acknowledged when this one came:
+    /// up to it nothing is delivered for the first time.
+    peak: u64,
+    /// Highest sync id that another device had acknowledged when this one came.
+    known: u64,
     /// When it is sent again.
     pub due_ms: u64,
     /// How often it has been sent again.
@@ -80,13 +94,14 @@ impl Session {
     }
 
     /// A message was handed to the gateway. Returns when to look at the flight, if nobody does yet.
-    pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, now_ms: u64) -> Option<u64> {
+    pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, sent_at_ms: u64, now_ms: u64) -> Option<u64> {
         let flight = self.flight.get_or_insert_with(Box::default);
         flight.sent = sync_id;
+        flight.peak = flight.peak.max(sync_id);
         if flight.messages.is_empty() {
             flight.due_ms = now_ms + RETRY_MS[usize::from(flight.tries).min(RETRY_MS.len() - 1)];
         }
-        flight.messages.push_back((sync_id, bytes));
+        flight.messages.push_back(InFlight { sync_id, bytes, sent_at_ms });
         flight.bytes += bytes;
         let wanted = !flight.is_timed;
         flight.is_timed = true;
@@ -102,11 +117,11 @@ impl Session {
         }
         self.acked = sync_id;
         if let Some(flight) = &mut self.flight {
-            while let Some((id, bytes)) = flight.messages.front().copied()
-                && id <= sync_id
+            while let Some(message) = flight.messages.front().copied()
+                && message.sync_id <= sync_id
             {
                 flight.messages.pop_front();
-                flight.bytes -= bytes;
+                flight.bytes -= message.bytes;
             }
             flight.tries = 0;
             flight.due_ms = now_ms + RETRY_MS[0];
@@ -116,6 +131,34 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Another device had acknowledged everything up to here when this session came.
+    pub fn note_known(&mut self, sync_id: u64) {
+        if sync_id > self.acked {
+            let flight = self.flight.get_or_insert_with(Box::default);
+            flight.sent = flight.sent.max(self.acked);
+            flight.known = flight.known.max(sync_id);
+            flight.peak = flight.peak.max(sync_id);
+        }
+    }
+
+    /// Up to here messages are known to have been handed to some device.
+    pub fn peak(&self) -> u64 {
+        self.flight.as_ref().map_or(self.acked, |flight| flight.peak.max(self.acked))
+    }
+
+    /// Up to here messages are known to have been acknowledged by some device.
+    pub fn known(&self) -> u64 {
+        self.flight.as_ref().map_or(self.acked, |flight| flight.known.max(self.acked))
+    }
+
+    /// When the messages in flight above `known` and up to `sync_id` were accepted.
+    pub fn sent_at(&self, known: u64, sync_id: u64) -> impl Iterator<Item = u64> + '_ {
+        let messages = self.flight.iter().flat_map(|flight| &flight.messages);
+        messages
+            .filter(move |message| message.sync_id > known && message.sync_id <= sync_id)
+            .map(|message| message.sent_at_ms)
     }
 
     /// Puts the cursor behind `sync_id`, forward or back, and forgets what was in flight.

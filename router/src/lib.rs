@@ -13,11 +13,13 @@
 //! * `shard`: the owner of all that, without I/O or clock
 //! * `offline`: whose messages nobody fetches, once per interval
 //! * `hook`: tells vendors of pushes who has messages that nobody fetches; a thread of its own
+//! * `arrival`: what became of messages, per app, over sliding windows; alarms
 //! * `store`: the traits behind which messages and locations are kept, and the engines
 #![forbid(unsafe_code)]
 
 mod admin;
 mod apps;
+mod arrival;
 mod clock;
 mod config;
 mod datadir;
@@ -49,6 +51,7 @@ use std::thread::JoinHandle;
 use moor_tls::peer::Files;
 
 pub use apps::{AppRules, AppTable, AppTables, Apps, DevicePolicy};
+pub use arrival::alarm::ArrivalSettings;
 pub use config::{ConfigFile, Driver, Fsync, OfflineSettings, RouterConfig, Telling};
 pub use error::StartError;
 pub use hook::{Event, HookSettings};
@@ -57,12 +60,13 @@ pub use lease::LinkId;
 pub use rooms::{RoomSettings, RoomTypes};
 
 use crate::admin::Admin;
+use crate::arrival::report::ArrivalReport;
 use crate::datadir::DataDir;
 use crate::gate::Gate;
 use crate::hook::{Hook, Prepared};
 use crate::lease::{LeaseTable, ShardIndex};
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
-use crate::metrics::{Metrics, Report};
+use crate::metrics::{Metrics, Report, Value};
 use crate::offline::Interest;
 use crate::store::location::Embedded;
 use crate::store::retention::Retention;
@@ -190,12 +194,24 @@ pub fn start_with(
     let report = Report {
         shards: (0..shards).map(|_| Arc::new(Metrics::default())).collect(),
         hook: hook::report(&prepared),
+        arrival: ArrivalReport {
+            apps: Arc::new(arrival::Apps::new(config.telling.arrival.iter().map(|arrival| &*arrival.app))),
+            alarms: config
+                .telling
+                .arrival
+                .iter()
+                .map(|arrival| (arrival.app.as_str().into(), Value::default()))
+                .collect(),
+        },
     };
+    for shard in report.shards.iter() {
+        shard.arrival.open(report.arrival.apps.clone());
+    }
     let epoch = clock::wall_ms();
-    let hook = if config.telling.hook.is_empty() {
+    let hook = if config.telling.hook.is_empty() && config.telling.arrival.is_empty() {
         None
     } else {
-        let watch = Box::new(Vec::new);
+        let watch = arrival::watch::new(&config.telling.arrival, &report);
         Some(Hook::start(prepared, report.hook.clone(), &config.data, epoch, watch)?)
     };
     let shared = Arc::new(Shared {

@@ -212,6 +212,19 @@ pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Absent accounts looked at per tick: 80,000 a second.
 pub const OFFLINE_TOLD_PER_TICK_MAX: usize = 4_096;
 
+/// Apps with arrival rates of their own; the others share one. Each takes 29 kB per shard.
+pub const ARRIVAL_APPS_MAX: usize = 64;
+/// Seconds that a shard's counts reach back: the longest window, behind what is too young to judge, and slack.
+pub const ARRIVAL_SECONDS: usize = 320;
+/// Sliding windows of arrival rates, seconds.
+pub const ARRIVAL_WINDOWS_S: [u64; 3] = [10, 60, 300];
+/// A message this old should have been acknowledged: a first retry is 5 s away, and mobile networks take a few.
+pub const ARRIVAL_MATURE_S: u64 = 10;
+/// An alarm stays raised, or silent, for at least so long.
+pub const ARRIVAL_ALARM_HOLD_MS: u64 = 10_000;
+/// A raised alarm is logged again after so long.
+pub const ARRIVAL_ALARM_LOG_MS: u64 = 60_000;
+
 /// Webhooks of one router.
 pub const HOOKS_MAX: usize = 16;
 /// Notices between the shards and the hook's thread; beyond it the oldest is dropped, so that no shard ever waits.
@@ -258,6 +271,7 @@ const _: () = assert!(ROOM_BATCH_DROPPABLE_BYTES_MAX <= ROOM_BATCH_BYTES_MAX);
 const _: () = assert!(ROOM_DROPPABLE_PER_S <= ROOM_PER_S_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
+const _: () = assert!(ARRIVAL_WINDOWS_S[2] + ARRIVAL_MATURE_S < ARRIVAL_SECONDS as u64);
 // Names are at most 128 bytes and grow sixfold when every byte of one is escaped.
 const _: () = assert!(HOOK_PAYLOAD_BYTES_MAX * 4 / 3 + 128 * 6 * 3 + 1024 <= HOOK_NOTICE_BYTES_MAX);
 // Whoever is logged in has a position.

@@ -142,6 +142,7 @@ impl Flags {
             room_buffer_messages: self.room_buffer_messages,
             offline: None,
             hook: None,
+            arrival: None,
         };
         said.apply_to(&mut config)?;
         config.check()?;

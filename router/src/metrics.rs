@@ -9,6 +9,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
+use crate::arrival::Meter;
+use crate::arrival::report::ArrivalReport;
 use crate::hook::metrics::HookReport;
 
 /// One number of one shard.
@@ -49,6 +51,8 @@ macro_rules! metrics {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $(#[doc = $help] pub $field: Value,)*
+            /// What became of messages, by app.
+            pub arrival: Meter,
         }
 
         impl Metrics {
@@ -154,13 +158,15 @@ pub struct Report {
     pub shards: Arc<[Arc<Metrics>]>,
     /// The hook's.
     pub hook: HookReport,
+    /// What is needed to read the shards' arrival rates.
+    pub arrival: ArrivalReport,
 }
 
 impl Report {
     /// Every number, added up over the shards; those with labels by their Prometheus name and labels.
     pub fn snapshot(&self) -> Vec<(String, u64)> {
         let totals = self.totals().into_iter().map(|(name, _, _, value)| (name.to_owned(), value));
-        totals.chain(self.hook.snapshot()).collect()
+        totals.chain(self.hook.snapshot()).chain(self.arrival.snapshot(&self.shards)).collect()
     }
 
     fn totals(&self) -> Vec<(&'static str, &'static str, Kind, u64)> {
@@ -195,14 +201,17 @@ impl Collector for Report {
                 }
             }
         }
-        self.hook.encode(&mut encoder)
+        self.hook.encode(&mut encoder)?;
+        self.arrival.encode(&self.shards, &mut encoder)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrival::{Apps, Slot, State};
     use crate::hook::metrics::HookMetrics;
+    use moor_wire::client::Class;
 
     #[test]
     fn shards_add_up_and_the_text_names_them_once() {
@@ -212,7 +221,13 @@ mod tests {
         let hooks = ["apns", "fcm"].map(|name| (name.into(), Arc::new(HookMetrics::default())));
         hooks[1].1.delivered.add(7);
         let hook = HookReport { hooks: hooks.into(), ..HookReport::default() };
-        let report = Report { shards, hook };
+        let slot = Slot(1);
+        shards[0].arrival.count(slot, Class::Reliable, State::Accepted, 3, 50, 50);
+        shards[1].arrival.observe(slot, 20);
+        let arrival = ArrivalReport { apps: Arc::new(Apps::new(["a \"shop\""])), ..ArrivalReport::default() };
+        let report = Report { shards, hook, arrival };
+        let labelled = "router_messages_total{app=\"a \\\"shop\\\"\",class=\"reliable\",state=\"accepted\"}";
+        assert!(report.snapshot().contains(&(labelled.to_owned(), 3)), "{:?}", report.snapshot());
         assert!(report.snapshot().contains(&("router_submits_total".to_owned(), 5)));
         let labelled = "router_hook_delivered_total{hook=\"fcm\"}".to_owned();
         assert!(report.snapshot().contains(&(labelled, 7)));
@@ -224,6 +239,10 @@ mod tests {
             "router_submits_total 5",
             "router_hook_delivered_total{hook=\"fcm\"} 7",
             "router_hook_breaker_state{hook=\"apns\"} 0",
+            "router_messages_total{app=\"a \\\"shop\\\"\",class=\"reliable\",state=\"accepted\"} 3",
+            "router_acknowledge_seconds_sum{app=\"a \\\"shop\\\"\"} 0.02",
+            "router_acknowledge_seconds_bucket{le=\"0.025\",app=\"a \\\"shop\\\"\"} 1",
+            "router_acknowledge_seconds_bucket{le=\"+Inf\",app=\"a \\\"shop\\\"\"} 1",
         ] {
             assert_eq!(text.matches(&format!("\n{line}\n")).count(), 1, "{line} in {text}");
         }

@@ -15,7 +15,7 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use moor_wire::limits::LEVEL_MAX;
 
 use crate::apps::Apps;
-use crate::clock::now_ms;
+use crate::clock::{now_ms, wall_ms};
 use crate::config::{Driver, OfflineSettings};
 use crate::gate::Gate;
 use crate::hook::Inbox;
@@ -176,6 +176,7 @@ impl Node {
             }
             !link.is_close_wanted()
         });
+        self.shard.set_wall_offset(wall_ms().saturating_sub(now_ms));
         self.shard.handle_tick(now_ms);
         // One switch for all threads, told by the first.
         if self.shard.index.0 == 0 {
@@ -257,6 +258,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.begin();
     shard.set_apps(shared.apps.clone());
     shard.set_rooms(shared.rooms.clone());
+    shard.set_wall_offset(wall_ms().saturating_sub(now_ms()));
     shard.tell_offline(offline, interest, now_ms());
     if locations.wants_changes() {
         shard.tell_locations();

@@ -245,6 +245,38 @@ fn an_embedded_router_tells_over_tls_whom_it_was_told_to_believe() -> Result<()>
 }
 
 #[test]
+fn too_few_acknowledged_messages_are_an_alarm_that_is_told_and_seen() -> Result<()> {
+    let host = Host::new()?;
+    let vendor = Vendor::start(SECRET.as_bytes(), None)?;
+    let threshold = "[[arrival]]\napp = \"shop\"\npercent_min = 95\nmessages_min = 20\nwindow_s = 60\n";
+    let router = host.router(&vendor, &format!("events = [\"alarm\"]\n{threshold}"))?;
+    let gateway = gateway("gateway-a", router.address("router"), &[])?;
+    let (mut bob, mut alice) = (login(&gateway, "bob")?, login(&gateway, "alice")?);
+    bob.submit_until_accepted(1, "here", "alice", b"x")?;
+    let delivery = alice.delivery()?;
+    alice.ack(1, delivery.sync_id)?;
+    for number in 0..19 {
+        bob.submit_until_accepted(1, &format!("m-{number}"), "carol", b"x")?;
+    }
+    // Not before they are ten seconds old.
+    let alarm = vendor.wait("an alarm", |notice| notice["kind"] == "alarm")?;
+    assert_eq!((&alarm["app"], &alarm["raised"]), (&"shop".into(), &true.into()));
+    assert_eq!((&alarm["accepted"], &alarm["acknowledged"]), (&20.into(), &1.into()));
+    assert_eq!(alarm["arrival_percent"], 5.0);
+    assert_eq!(router.stat("stats.router_arrival_alarm{app=\"shop\"}")?, 1);
+    let messages = |state: &str| {
+        let labels = format!("{{app=\"shop\",class=\"reliable\",state=\"{state}\"}}");
+        router.stat(&format!("stats.router_messages_total{labels}"))
+    };
+    assert_eq!((messages("accepted")?, messages("acknowledged")?), (20, 1));
+    assert!(messages("offline")? >= 19);
+    let url = format!("http://{}/metrics", router.address("admin"));
+    let text = ureq::get(&url).call()?.body_mut().read_to_string()?;
+    assert!(text.contains("router_acknowledge_seconds_count{app=\"shop\"} 1\n"), "{text}");
+    Ok(())
+}
+
+#[test]
 fn a_check_reads_what_the_hooks_name() -> Result<()> {
     let host = Host::new()?;
     let file = text(&host.write_hooks("https://vendor.example/push", "")?);

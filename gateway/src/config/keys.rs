@@ -665,8 +665,8 @@ pub const KEYS: &[Key] = &[
         "embedded-hooks",
         "FILE",
         "File that says who is told of messages that nobody fetches",
-        "TOML with `[[hook]]` tables and `[offline]`, as in a `moor-router`'s own file; docs/operating.md says how. Not \
-         used when the router is an address."
+        "TOML with `[[hook]]`, `[[arrival]]` and `[offline]` tables, as in a `moor-router`'s own file; docs/operating.md \
+         says how. Not used when the router is an address."
     ),
     key!(
         log.level,

@@ -114,7 +114,7 @@ mod tests {
         let length = 76;
         let open = || DeadLetters::open(path.clone(), length * 3, 2).unwrap();
         let mut letters = open();
-        let mut bury = |letters: &mut DeadLetters, number: u64| {
+        let bury = |letters: &mut DeadLetters, number: u64| {
             letters.append(&postmark, &[number.to_string().into()]).unwrap();
         };
         for number in 10..13 {

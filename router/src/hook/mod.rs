@@ -26,6 +26,6 @@ mod tests;
 mod thread;
 
 pub use inbox::Inbox;
-pub use notice::{Alarm, Cause, Notice, Offline};
+pub use notice::{Alarm, Cause, Notice, Offline, class_word};
 pub use settings::{Event, HookSettings};
 pub use thread::{Hook, Prepared, report};

@@ -8,6 +8,7 @@ use moor_wire::client::{Class, Kind, sync_id};
 use moor_wire::internal::{Push, Receipt, Up, Verb, put_control};
 use prost::Message as _;
 
+use crate::arrival::State;
 use crate::clock::wall_ms;
 use crate::delivery::Due;
 use crate::hook::Cause;
@@ -42,6 +43,7 @@ impl Shard {
             entry: submit.entry,
         };
         let mut delivery = delivery_of(message, stored.floor);
+        let sent_at_ms = submit.sent_at_ms;
         let mut body: Option<Bytes> = None;
         let sessions = self.list_sessions(index);
         for session in &sessions {
@@ -50,10 +52,13 @@ impl Shard {
             });
             if is_next {
                 let body = body.get_or_insert_with(|| std::mem::take(&mut delivery).encode_to_vec().into());
-                self.push_delivery(*session, stored.sync_id, body, bytes, now_ms);
+                self.push_delivery(*session, stored.sync_id, body, (bytes, sent_at_ms), now_ms);
             }
         }
         self.scratch = sessions;
+        if body.is_some() {
+            self.count_now(index, Class::Reliable, State::Delivered, 1);
+        }
         self.pump(index);
     }
 
@@ -65,7 +70,14 @@ impl Shard {
         sessions
     }
 
-    fn push_delivery(&mut self, index: SessionIndex, sync_id: u64, body: &[u8], bytes: u32, now_ms: u64) {
+    fn push_delivery(
+        &mut self,
+        index: SessionIndex,
+        sync_id: u64,
+        body: &[u8],
+        (bytes, sent_at_ms): (u32, u64),
+        now_ms: u64,
+    ) {
         let Some((session, account)) = self.registry.pair_mut(index) else { return };
         let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
         let push = Push::data(account.hash, session.handle, Class::Reliable, body);
@@ -73,7 +85,7 @@ impl Shard {
         self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
         self.metrics.deliveries.increment();
         let generation = session.generation();
-        if let Some(due_ms) = session.handle_sent(sync_id, bytes, now_ms) {
+        if let Some(due_ms) = session.handle_sent(sync_id, bytes, sent_at_ms, now_ms) {
             self.retries.push(Reverse((due_ms, index, generation)));
         }
     }
@@ -153,6 +165,7 @@ impl Shard {
         let floor = account.floor;
         let sessions = self.list_sessions(slot.index);
         let mut bodies: Vec<Option<Bytes>> = vec![None; found.messages.len()];
+        let delivered = self.delivered_through(slot.index);
         for index in &sessions {
             // Someone who was wound back behind the range meanwhile waits for the next one.
             let is_served = self.registry.session_mut(*index).is_some_and(|session| {
@@ -166,6 +179,15 @@ impl Shard {
             }
         }
         self.scratch = sessions;
+        let first_times = found
+            .messages
+            .iter()
+            .zip(&bodies)
+            .filter(|(message, body)| message.sync_id > delivered && body.is_some())
+            .count();
+        if first_times > 0 {
+            self.count_now(slot.index, Class::Reliable, State::Delivered, first_times as u64);
+        }
         self.pump(slot.index);
         self.drain_backlog();
     }
@@ -189,7 +211,7 @@ impl Shard {
                 return;
             }
             let body = body.get_or_insert_with(|| delivery_of(message.clone(), floor).encode_to_vec().into());
-            self.push_delivery(index, message.sync_id, body, bytes, now_ms);
+            self.push_delivery(index, message.sync_id, body, (bytes, message.sent_at_ms), now_ms);
         }
         // Ids that the range covers and the store does not have will not come: never ask for them again.
         if let Some(session) = self.registry.session_mut(index) {
@@ -210,11 +232,14 @@ impl Shard {
             self.metrics.strays.increment();
             return;
         };
-        let Some((session, account)) = self.registry.pair_mut(index) else { return };
-        if !session.is_placed() {
+        if !self.registry.session(index).is_some_and(crate::registry::Session::is_placed) {
             self.metrics.strays.increment();
             return;
         }
+        if up.kind == Kind::Ack.byte() {
+            self.count_acknowledged(index, position);
+        }
+        let Some((session, account)) = self.registry.pair_mut(index) else { return };
         let was_resting = session.is_resting();
         let is_news = if up.kind == Kind::Sync.byte() {
             self.metrics.syncs.increment();

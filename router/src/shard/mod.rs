@@ -4,6 +4,7 @@
 //! time, frames go into the outbox, writes and reads are collected for the store and taken by the thread
 //! that drives it. Nothing here waits.
 
+mod arrival;
 mod conversations;
 pub mod credit;
 mod deliver;
@@ -13,9 +14,9 @@ mod groups;
 mod groups_test;
 mod locate;
 mod marks;
-mod relay;
 pub mod rooms;
 mod offline;
+mod relay;
 mod service;
 mod sessions;
 pub mod spread;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use moor_wire::Code;
 
 use crate::apps::Apps;
+use crate::arrival::LocalApps;
 use crate::lease::{Link, LinkId, ShardIndex};
 use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
 use crate::metrics::Metrics;
@@ -74,6 +76,7 @@ pub struct Shard {
     conversations: Conversations,
     rooms: Rooms,
     offline: Ledger,
+    arrival_apps: LocalApps,
     writes: Vec<Write>,
     reads: Vec<Read>,
     writes_outstanding: usize,
@@ -86,6 +89,8 @@ pub struct Shard {
     is_stopping: bool,
     /// Time of the last event.
     now_ms: u64,
+    /// What the wall clock is ahead of that.
+    wall_offset_ms: u64,
     scratch: Vec<SessionIndex>,
     apps: Arc<Apps>,
     /// True when some app's devices are told of each other's acknowledgements.
@@ -112,6 +117,7 @@ impl Shard {
             conversations: Conversations::default(),
             rooms: Rooms::default(),
             offline: Ledger::new(metrics.clone()),
+            arrival_apps: LocalApps::new(metrics.arrival.apps()),
             writes: Vec::new(),
             reads: Vec::new(),
             writes_outstanding: 0,
@@ -122,6 +128,7 @@ impl Shard {
             sweep_from: 0,
             is_stopping: false,
             now_ms: 0,
+            wall_offset_ms: 0,
             scratch: Vec::new(),
             apps: Arc::default(),
             has_device_acks: false,

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moor_wire::client::Class;
 
+use crate::arrival::State;
 use crate::config::OfflineSettings;
 use crate::hook::{Cause, Notice, Offline};
 use crate::offline::Interest;
@@ -37,6 +38,7 @@ impl Shard {
             return;
         }
         self.metrics.offline_messages.increment();
+        self.count(&submit.to.app, Class::Reliable, State::Offline, 1, submit.sent_at_ms);
         let Some(payload_bytes_max) = self.offline.payload_bytes_max(&submit.to.app) else { return };
         // Copied: the message may be a slice of all that was read with it.
         let payload = (payload_bytes_max > 0 && submit.payload.len() <= payload_bytes_max)
@@ -66,9 +68,11 @@ impl Shard {
         if first > last {
             return;
         }
+        let owner = session.account;
         let (hash, device, name) = (account.hash, session.device.clone(), account.name.clone());
         let app = self.registry.app_name(account.app);
         self.metrics.offline_messages.add(last - first + 1);
+        self.count_now(owner, Class::Reliable, State::Offline, last - first + 1);
         if self.offline.payload_bytes_max(&app).is_none() {
             return;
         }

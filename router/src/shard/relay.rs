@@ -8,6 +8,7 @@ use moor_wire::client::{Class, Delivery};
 use moor_wire::internal::Push;
 use prost::Message as _;
 
+use crate::arrival::State;
 use crate::limits::{WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX};
 use crate::outbox::Weight;
 use crate::shard::Shard;
@@ -57,6 +58,8 @@ impl Shard {
         } else if reached == 0 {
             self.refuse_relay(&submit, "the receiver's gateways do not read fast enough");
         } else {
+            self.count(&submit.to.app, class, State::Accepted, 1, submit.sent_at_ms);
+            self.count(&submit.to.app, class, State::Delivered, 1, submit.sent_at_ms);
             self.answer(&submit, Code::Ok, Some(RELAYED), "");
         }
     }

@@ -202,6 +202,9 @@ impl Shard {
             let position = last_sync_id.or(found.acked).unwrap_or(account.floor.saturating_sub(1));
             session.place(position, account.floor, account.head);
         }
+        if let Some(known) = found.acked_any {
+            session.note_known(known.min(account.head));
+        }
         let account = session.account;
         self.pump(account);
     }

@@ -7,6 +7,7 @@ use moor_wire::identity::room_of;
 use moor_wire::internal::{Push, SendResult, Verb, put_control};
 use prost::Message as _;
 
+use crate::arrival::State;
 use crate::limits::{
     STORE_AHEAD_BYTES, STORE_AHEAD_MESSAGES, WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX,
 };
@@ -173,6 +174,7 @@ impl Shard {
                     } else if room_of(&submit.to.account).is_some() {
                         self.handle_room_stored(*submit, stored, now_ms);
                     } else {
+                        self.count(&submit.to.app, Class::Reliable, State::Accepted, 1, submit.sent_at_ms);
                         self.deliver_new(*submit, stored, now_ms);
                     }
                 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Delivery, Kind, SubmitResult};
+use moor_wire::client::{Class, Delivery, Kind, SubmitResult};
 use moor_wire::frame::FrameReader;
 use moor_wire::identity::account_hash;
 use moor_wire::internal::{Departure, NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
@@ -215,6 +215,15 @@ impl Rig {
                 Notice::Alarm(alarm) => panic!("{alarm:?}"),
             })
             .collect()
+    }
+
+    /// Messages accepted, delivered, acknowledged, offline, expired; and how many latencies were taken.
+    fn arrivals(&mut self) -> ([u64; 5], u64) {
+        let slot = self.shard.arrival_apps.slot("shop");
+        let (mut sums, mut buckets) = (Default::default(), [0; 15]);
+        self.metrics.arrival.add_totals(slot, &mut sums);
+        self.metrics.arrival.add_latency(slot, &mut buckets);
+        (sums[Class::Reliable as usize], buckets.iter().sum())
     }
 
     fn unregister(&mut self, wire: &Wire, session: u64) {
@@ -719,4 +728,46 @@ fn a_dead_gateway_s_accounts_are_absent_and_a_lingering_one_s_are_not_yet() {
     rig.later(50);
     rig.later(60_000);
     assert_eq!(rig.absences(), [(Some("phone".to_owned()), 1, 2, 2, Cause::Departed)]);
+}
+
+#[test]
+fn what_becomes_of_a_message_is_counted_once_however_many_devices_and_retries_there_are() {
+    let mut rig = Rig::new(1000);
+    let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.submit(&sender, 2);
+    assert_eq!(rig.arrivals(), ([2, 0, 0, 2, 0], 0));
+    rig.register(&wire, 1, "phone", None);
+    rig.register(&wire, 2, "pad", None);
+    rig.submit(&sender, 1);
+    assert_eq!(rig.arrivals(), ([3, 3, 0, 2, 0], 0));
+    rig.later(5_000);
+    assert_eq!(rig.arrivals(), ([3, 3, 0, 2, 0], 0), "a retry is no delivery");
+    rig.ack(&wire, 1, 2);
+    assert_eq!(rig.arrivals(), ([3, 3, 2, 2, 0], 2));
+    rig.ack(&wire, 2, 3);
+    rig.ack(&wire, 1, 3);
+    rig.ack(&wire, 1, 1_000);
+    assert_eq!(rig.arrivals(), ([3, 3, 3, 2, 0], 3));
+    // A device that comes after the others have gone, to a router that knows only what it stored.
+    rig.later(CURSOR_FLUSH_MS);
+    let mut rig = rig.restart(1000);
+    let wire = rig.link("east", 2);
+    rig.register(&wire, 3, "watch", None);
+    rig.ack(&wire, 3, 3);
+    assert_eq!(rig.arrivals(), ([0; 5], 0));
+}
+
+#[test]
+fn what_retention_removes_before_anybody_acknowledged_it_is_counted() {
+    let mut rig = Rig::new(20);
+    let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&wire, 1, "phone", None);
+    rig.submit(&sender, 10);
+    rig.ack(&wire, 1, 10);
+    rig.later(CURSOR_FLUSH_MS);
+    rig.unregister(&wire, 1);
+    rig.submit(&sender, 90);
+    let removed = rig.metrics.trimmed.get();
+    assert!(removed > 50);
+    assert_eq!(rig.arrivals().0, [100, 10, 10, 90, removed - 10]);
 }

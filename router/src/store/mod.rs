@@ -291,6 +291,8 @@ pub struct Found {
     pub extent: Extent,
     /// `Load`: the stored position.
     pub acked: Option<u64>,
+    /// `Load`: the highest position of any device of the account.
+    pub acked_any: Option<u64>,
     /// `Range` and `Room`: the messages.
     pub messages: Vec<Message>,
     /// `Range`: every stored message above `after` up to this one is among them. `Marks`: every mark above

@@ -64,11 +64,14 @@ fn find(snapshot: &Connection, read: &Read) -> rusqlite::Result<Found> {
     let mut found = Found { extent, through: extent.head, ..Found::nothing() };
     match read {
         Read::Load { device, .. } => {
-            found.acked = snapshot
-                .prepare_cached("SELECT acked FROM cursors WHERE account = ?1 AND device = ?2")?
-                .query_row(params![account, device], |row| row.get(0))
-                .optional()?
-                .map(unsigned);
+            // All of an account's positions lie together, and are few.
+            let (own, any): (Option<i64>, Option<i64>) = snapshot
+                .prepare_cached(
+                    "SELECT MAX(CASE WHEN device = ?2 THEN acked END), MAX(acked) FROM cursors WHERE account = ?1",
+                )?
+                .query_row(params![account, device], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            found.acked = own.map(unsigned);
+            found.acked_any = any.map(unsigned);
             found.group = GroupFound::Conversations(groups::conversations(snapshot, account)?);
         }
         Read::Range { after, .. } => {
@@ -92,6 +95,7 @@ impl Found {
         Self {
             extent: Extent::EMPTY,
             acked: None,
+            acked_any: None,
             messages: Vec::new(),
             through: 0,
             marks: Vec::new(),

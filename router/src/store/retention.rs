@@ -80,6 +80,14 @@ pub fn trim_expired(
     })
 }
 
+/// Of the messages `from..to` of an account, how many no device has acknowledged. Positions reach the file a moment late.
+pub fn unacknowledged(connection: &Connection, account: i64, from: u64, to: u64) -> rusqlite::Result<u64> {
+    let acked: Option<i64> = connection
+        .prepare_cached("SELECT MAX(acked) FROM cursors WHERE account = ?1")?
+        .query_row(params![account], |row| row.get(0))?;
+    Ok(to.saturating_sub(from.max(acked.map_or(0, unsigned) + 1)))
+}
+
 /// The walk over all accounts.
 #[derive(Debug, Default)]
 pub struct Walk {
@@ -95,6 +103,8 @@ pub struct Step {
     pub removed: u64,
     /// Accounts whose floor moved: hash, number, floor.
     pub moved: Vec<(u64, i64, u64)>,
+    /// Messages removed before any device acknowledged them, by app.
+    pub expired: Vec<(String, u64)>,
     /// True when the last account was reached.
     pub is_round_over: bool,
 }
@@ -161,6 +171,10 @@ fn save_floor(
     }
     let (app, account): (String, String) = (row.get(3)?, row.get(4)?);
     step.moved.push((account_hash(&app, &account), id, extent.floor));
+    match unacknowledged(connection, id, before, extent.floor)? {
+        0 => {}
+        count => step.expired.push((app, count)),
+    }
     connection
         .prepare_cached("UPDATE accounts SET floor = ?2 WHERE id = ?1")?
         .execute(params![id, signed(extent.floor)])?;

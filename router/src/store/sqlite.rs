@@ -10,8 +10,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
+use moor_wire::client::Class;
 use rusqlite::{Connection, params};
 
+use crate::arrival::State;
 use crate::clock::wall_ms;
 use crate::config::Fsync;
 use crate::error::StartError;
@@ -24,7 +26,7 @@ use crate::shard::spread::Part;
 use crate::store::checkpoint::{self, Progress};
 use crate::store::groups::{self, GroupWrite};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
-use crate::store::retention::{Retention, Step, Walk, trim_expired};
+use crate::store::retention::{Retention, Step, Walk, trim_expired, unacknowledged};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
 use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
@@ -148,6 +150,14 @@ fn bytes_of(batch: &[Write]) -> usize {
     batch.iter().map(|write| if let Write::Submit(submit) = write { submit.payload.len() } else { 0 }).sum()
 }
 
+/// Counts messages that went before any device acknowledged them.
+fn count_expired(metrics: &Metrics, app: &str, count: u64, at_ms: u64) {
+    if count > 0 {
+        let slot = metrics.arrival.apps().find_or_insert(app);
+        metrics.arrival.count(slot, Class::Reliable, State::Expired, count, at_ms / 1000, at_ms / 1000);
+    }
+}
+
 impl Committer {
     fn run(
         &mut self,
@@ -214,7 +224,10 @@ impl Committer {
             Ok(step)
         });
         match walked {
-            Ok(Step { removed, moved, is_round_over }) => {
+            Ok(Step { removed, moved, expired, is_round_over }) => {
+                for (app, count) in expired {
+                    count_expired(&self.metrics, &app, count, now_ms);
+                }
                 self.metrics.trimmed.add(removed);
                 self.metrics.trimmed_age.add(removed);
                 self.metrics.retention_rounds.add(u64::from(is_round_over));
@@ -389,13 +402,20 @@ impl Committer {
                 .connection
                 .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
                 .execute(params![rowid(head.id, head.extent.floor), rowid(head.id, floor)])?;
+            let expired = unacknowledged(&self.connection, head.id, head.extent.floor, floor)?;
+            count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
             (head.extent.floor, head.oldest_ms) = (floor, 0);
             self.metrics.trimmed.add(removed as u64);
         }
         if let Some(age_ms) = self.retention.age_ms {
             let before_ms = submit.sent_at_ms.saturating_sub(age_ms);
             if head.oldest_ms < before_ms {
+                let floor = head.extent.floor;
                 let trimmed = trim_expired(&self.connection, head.id, &mut head.extent, before_ms)?;
+                if head.extent.floor > floor {
+                    let expired = unacknowledged(&self.connection, head.id, floor, head.extent.floor)?;
+                    count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
+                }
                 head.oldest_ms = trimmed.oldest_ms;
                 self.metrics.trimmed.add(trimmed.removed);
                 self.metrics.trimmed_age.add(trimmed.removed);
