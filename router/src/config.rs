@@ -306,7 +306,7 @@ fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTy
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "listen",
     "data",
     "admin",

@@ -17,6 +17,9 @@ use crate::hook::class_word;
 use crate::limits::{ARRIVAL_MATURE_S, ARRIVAL_WINDOWS_S};
 use crate::metrics::{Metrics, Value};
 
+/// What the library wants to be told the type of where there is none.
+type NoExemplar = Exemplar<[(&'static str, &'static str); 0], f64>;
+
 type Sums = [[u64; State::ALL.len()]; CLASSES.len()];
 
 /// What readers of arrival rates need besides the shards' meters.
@@ -207,7 +210,7 @@ impl ArrivalReport {
             let bounds = LATENCY_BOUNDS_MS.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
             let labels = [("app", app.as_str())];
-            let none: Option<&StdMap<usize, Exemplar<[(&str, &str); 0], f64>>> = None;
+            let none: Option<&StdMap<usize, NoExemplar>> = None;
             family.encode_family(&labels)?.encode_histogram(
                 seconds(*sum_ms),
                 counts.iter().sum(),

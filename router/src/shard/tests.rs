@@ -227,8 +227,7 @@ impl Rig {
     }
 
     fn unregister(&mut self, wire: &Wire, session: u64) {
-        let departure =
-            Departure { session, app: "shop".into(), account: "alice".into(), ..Departure::default() };
+        let departure = Departure { session, app: "shop".into(), account: "alice".into() };
         let sessions = vec![(alice().hash, departure)];
         self.shard.apply(Work::Unregister { link: wire.link.clone(), sessions }, self.now_ms);
         self.settle();
