@@ -17,7 +17,8 @@ use serde_json::Value;
 const ROOM: &str = "live";
 const RELIABLE: u32 = 1;
 
-type Orders = Sender<Box<dyn FnOnce(&mut Session, u64) + Send>>;
+type Order = Box<dyn FnOnce(&mut Session, u64) + Send>;
+type Orders = Sender<Order>;
 
 /// The client's own session core on a blocking socket, at the first of its addresses that listens.
 struct Person {
@@ -97,7 +98,7 @@ impl Drop for Person {
 fn live(
     session: &mut Session,
     addresses: &[SocketAddr],
-    orders: &Receiver<Box<dyn FnOnce(&mut Session, u64) + Send>>,
+    orders: &Receiver<Order>,
     events: &Mutex<Vec<Event>>,
 ) {
     let started = Instant::now();

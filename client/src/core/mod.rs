@@ -704,6 +704,10 @@ const fn is_about_channel(kind: Kind) -> bool {
             | Kind::Close
             | Kind::Data
             | Kind::Ack
+            | Kind::Group
+            | Kind::GroupDelivery
+            | Kind::GroupHeads
+            | Kind::Pulled
             | Kind::Read
             | Kind::ReadMarks
             | Kind::DeviceAck

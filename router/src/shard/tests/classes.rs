@@ -83,7 +83,7 @@ fn a_slow_link_loses_the_transient_first_keeps_order_and_loses_nothing_reliable(
         refused += codes(&mut sender).iter().filter(|(code, _)| *code == Code::Overloaded).count();
     }
     let filled = transient - 100_000 - 3;
-    assert!(filled as usize >= LINK_QUEUE_BYTES_MAX / (LONG + 200), "{filled}");
+    assert!(filled >= (LINK_QUEUE_BYTES_MAX / (LONG + 200)) as u64, "{filled}");
     for normal in 0..4 {
         rig.relay(&sender, Class::Normal, 50_000 + normal, LONG);
     }
