@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use moor_client::core::{Event, Options, Session};
-use moor_wire::client::{Class, Kind, body_bytes_max, put, sync_id};
+use moor_wire::client::{Class, GroupAck, Kind, Pull, body_bytes_max, put, sync_id};
 use moor_wire::frame::{Split, split};
 use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
+use prost::Message as _;
 
 use crate::input::Input;
 use crate::seeds;
@@ -176,14 +177,21 @@ impl Bench {
                 }
                 Event::Accepted { channel, .. }
                 | Event::Refused { channel, .. }
-                | Event::Abandoned { channel, .. }
-                | Event::ReadMark { channel, .. }
-                | Event::DeviceAck { channel, .. } => {
+                | Event::Abandoned { channel, .. } => {
                     let channel = self.channels.get_mut(&channel).expect("of a channel that was opened");
                     channel.unanswered =
                         channel.unanswered.checked_sub(1).expect("one answer for each submit");
                 }
-                Event::Connected { .. }
+                // This app wants no rooms: what is said in one is none of its business.
+                Event::Room { .. } => panic!("heard in a room that was never entered"),
+                Event::GroupExpired { from, to, .. } => assert!(from <= to),
+                Event::GroupMessage { .. }
+                | Event::GroupLeft { .. }
+                | Event::GroupAnswer { .. }
+                | Event::RoomRefused { .. }
+                | Event::ReadMark { .. }
+                | Event::DeviceAck { .. }
+                | Event::Connected { .. }
                 | Event::Disconnected(_)
                 | Event::NotConnected { .. }
                 | Event::Opened { .. }
@@ -217,6 +225,8 @@ impl Bench {
                     assert!(received.is_some_and(|received| id <= received), "{id} was not received");
                 }
                 Kind::Sync => assert!(sync_id(body).is_some()),
+                Kind::GroupAck => assert!(GroupAck::decode(body).is_ok()),
+                Kind::Pull => assert!(Pull::decode(body).is_ok()),
                 kind => panic!("{kind:?} is not for a client to send"),
             }
         }

@@ -2,8 +2,10 @@
 //! body says survives being said again.
 
 use moor_wire::client::{
-    Close, Connect, Connected, Delivery, Error, GoAway, Kind, Open, Opened, Submit, SubmitResult,
-    body_bytes_max, put_control, sync_id,
+    Close, Connect, Connected, Delivery, DeviceAck, Error, GoAway, GroupAck, GroupAnswer, GroupDelivery,
+    GroupHeads, GroupRequest, Kind, Open, Opened, Pull, Pulled, ReadMark, ReadMarks, RoomAck, RoomBatch,
+    RoomEnter, RoomLeave, RoomLike, RoomPull, RoomPulled, RoomRefused, Submit, SubmitResult, body_bytes_max,
+    put_control, sync_id,
 };
 use moor_wire::frame::{Frame, FrameReader, HEADER_BYTES, Header, Split, put_frame, split};
 use prost::Message;
@@ -95,6 +97,26 @@ fn said_again(header: Header, body: &[u8]) {
         ),
         Some(Kind::GoAway) => message::<GoAway>(body),
         Some(Kind::Error) => message::<Error>(body),
+        Some(Kind::Group) => {
+            message::<GroupRequest>(body);
+            message::<GroupAnswer>(body);
+        }
+        Some(Kind::GroupDelivery) => message::<GroupDelivery>(body),
+        Some(Kind::GroupAck) => message::<GroupAck>(body),
+        Some(Kind::GroupHeads) => message::<GroupHeads>(body),
+        Some(Kind::Pull) => message::<Pull>(body),
+        Some(Kind::Pulled) => message::<Pulled>(body),
+        Some(Kind::Enter) => message::<RoomEnter>(body),
+        Some(Kind::Leave) => message::<RoomLeave>(body),
+        Some(Kind::Room) => message::<RoomBatch>(body),
+        Some(Kind::RoomAck) => message::<RoomAck>(body),
+        Some(Kind::RoomLike) => message::<RoomLike>(body),
+        Some(Kind::RoomPull) => message::<RoomPull>(body),
+        Some(Kind::RoomPulled) => message::<RoomPulled>(body),
+        Some(Kind::RoomRefused) => message::<RoomRefused>(body),
+        Some(Kind::Read) => message::<ReadMark>(body),
+        Some(Kind::ReadMarks) => message::<ReadMarks>(body),
+        Some(Kind::DeviceAck) => message::<DeviceAck>(body),
         Some(Kind::Ping | Kind::Pong) | None => {}
     }
 }

@@ -5,11 +5,13 @@
 use moor_wire::frame::{HEADER_BYTES, Split, split};
 use moor_wire::identity::{account_hash, check_account, check_app};
 use moor_wire::internal::{
-    Broadcast, Failure, Hello, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, Receipt,
-    Register, Registered, Send, SendResult, Stats, StatsResult, Subscribe, UP_HEAD_BYTES_MAX, Unregister, Up,
-    Verb, Welcome, frame_reader,
+    Broadcast, Degrade, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Lookup,
+    LookupResult, NotHere, Outcome, Push, PushAccount, Receipt, Register, Registered, RoomCounts,
+    RoomPublish, RoomStats, RoomStatsResult, Send, SendResult, Stats, StatsResult, Subscribe,
+    UP_HEAD_BYTES_MAX, Unregister, Up, Verb, Welcome, frame_reader,
 };
 use moor_wire::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX};
+use moor_wire::rooms::RoomPush;
 
 use crate::frames::message;
 
@@ -78,6 +80,22 @@ fn parse(verb: Verb, body: &[u8]) {
         Verb::StatsResult => message::<StatsResult>(body),
         Verb::Subscribe => message::<Subscribe>(body),
         Verb::Receipt => message::<Receipt>(body),
+        Verb::Group => message::<Group>(body),
+        Verb::GroupResult => message::<GroupResult>(body),
+        Verb::History => message::<History>(body),
+        Verb::HistoryResult => message::<HistoryResult>(body),
+        Verb::RoomCount => message::<RoomCounts>(body),
+        Verb::RoomPush => {
+            let Ok(push) = RoomPush::parse(body) else { return };
+            let again = written(verb, |out| push.put(out));
+            assert_eq!(RoomPush::parse(&again), Ok(push));
+            let bytes: usize = push.records().map(|record| record.bytes()).sum();
+            assert_eq!(bytes, push.records.len(), "every byte is a record's");
+        }
+        Verb::RoomPublish => message::<RoomPublish>(body),
+        Verb::RoomStats => message::<RoomStats>(body),
+        Verb::RoomStatsResult => message::<RoomStatsResult>(body),
+        Verb::Degrade => message::<Degrade>(body),
         Verb::Ping | Verb::Pong | Verb::Synced => {}
     }
 }
