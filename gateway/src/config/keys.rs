@@ -273,8 +273,8 @@ pub const KEYS: &[Key] = &[
         "tls-records",
         "FORM",
         "What a TLS connection keeps after its handshake",
-        "rustls: the library's connection, some 2,200 bytes. compact: secrets and sequence numbers, 216 bytes, and \
-         this project's own record layer for TLS 1.3; TLS 1.2 connections keep rustls's."
+        "compact: secrets and sequence numbers, 216 bytes, and this project's own record layer for TLS 1.3; TLS 1.2 \
+         connections keep rustls's. rustls: the library's connection in any case, some 2,200 bytes."
     ),
     key!(
         tls.tls12,

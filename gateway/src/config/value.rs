@@ -282,11 +282,11 @@ word_setting! {
 word_setting! {
     /// What a TLS connection keeps after its handshake.
     TlsRecords {
-        /// rustls's connection.
-        #[default]
-        Rustls = "rustls",
         /// Secrets and sequence numbers.
+        #[default]
         Compact = "compact",
+        /// rustls's connection.
+        Rustls = "rustls",
     }
 }
 
