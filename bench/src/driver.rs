@@ -22,8 +22,8 @@ pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
 /// Connections from one source address: far below the 14,116 ports of one parity in the default range. Beyond those the kernel
 /// tries port after port for each connect: 100,000 from five addresses came in at 3,500 a second instead of 20,000 (6.18).
 const CLIENTS_PER_SOURCE: u32 = 5_000;
-/// Logins under way in one ring.
-const LOGINS_MAX: usize = 256;
+/// Logins under way in one ring: more of them make the gateway's pools larger, not the logins quicker.
+const LOGINS_MAX: usize = 64;
 /// Pause before a connect that failed is tried again, microseconds.
 const RETRY_US: u64 = 100_000;
 /// Tries before a client is given up.
