@@ -6,9 +6,11 @@
 //! cursor of that is known to be behind (a restart, a failed round), entries go out again: members' shards and
 //! clients know them by their ids.
 
-use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+mod history;
+mod rounds;
+mod state;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,211 +20,26 @@ use moor_wire::client::{
 };
 use moor_wire::identity::group_of_account;
 use moor_wire::internal::{GroupResult, HistoryResult, Push, Verb, put_control};
-use moor_wire::limits::{GROUP_PAGE_NAMES_MAX, SERVER_BODY_BYTES_MAX};
+use moor_wire::limits::GROUP_PAGE_NAMES_MAX;
 use prost::Message as _;
 
-use crate::group::{Group, MemberKey, NO_GROUP, create};
+use crate::group::{Group, NO_GROUP, create};
 use crate::lease::ShardIndex;
 use crate::limits::{
-    GROUP_IDLE_MS, GROUP_WAITING_MAX, GROUPS_LOADED_MAX, GROUPS_PER_APP_MAX, GROUPS_WAITING_BYTES_MAX,
-    HISTORIES_OUTSTANDING_MAX, HISTORY_MESSAGES_MAX, SPREAD_BYTES_MAX, SPREAD_COPIES_MAX, SPREAD_ENTRIES_MAX,
-    SPREAD_QUEUE_BYTES_MAX, SPREAD_QUEUES_BYTES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS,
+    GROUP_WAITING_MAX, GROUPS_LOADED_MAX, GROUPS_PER_APP_MAX, GROUPS_WAITING_BYTES_MAX, SPREAD_TIMEOUT_MS,
 };
 use crate::outbox::Weight;
 use crate::shard::Shard;
-use crate::shard::spread::{Spread, SpreadEntry};
 use crate::shard::work::{GroupAsk, PullAsk, Work};
-use crate::store::groups::{GroupFound, GroupRead, GroupWrite, History, RoomAsk};
-use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write};
+use crate::store::groups::{GroupFound, GroupRead, RoomAsk};
+use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit};
+use rounds::spread_entry;
+use state::{Changing, GroupState, Waiting};
+
+pub use state::Groups;
 
 /// The account that changes of groups come from in their timelines: nobody's.
 const CHANGES: &str = "\u{1}";
-
-/// What waits until a group is known, or its change written.
-#[derive(Debug)]
-enum Waiting {
-    Submit(Box<Submit>),
-    Ask(Box<GroupAsk>),
-    Pull(Box<PullAsk>),
-    /// Only that it is loaded, and spread if need be.
-    Look,
-}
-
-impl Waiting {
-    fn bytes(&self) -> usize {
-        if let Self::Submit(submit) = self { submit.payload.len() } else { 0 }
-    }
-}
-
-/// A change on its way to the disk.
-#[derive(Debug)]
-struct Changing {
-    origin: Origin,
-    id: u64,
-    event: Arc<GroupEvent>,
-    /// Waits until the shards of those who are added have said that there is room for them.
-    submit: Option<Box<Submit>>,
-    ticket: u64,
-    /// Shards that have not said so.
-    waiting: usize,
-    due_ms: u64,
-}
-
-/// Entries on their way to the members.
-#[derive(Debug)]
-struct Round {
-    ticket: u64,
-    through: u64,
-    /// Shards that have not confirmed.
-    waiting: usize,
-    is_failed: bool,
-    due_ms: u64,
-}
-
-/// One group.
-#[derive(Debug)]
-struct GroupState {
-    key: Arc<AccountKey>,
-    /// `None`: not read yet, or there is none.
-    group: Option<Group>,
-    is_loaded: bool,
-    /// How many groups its app has here; known where a new one was asked for.
-    app_groups: Option<u64>,
-    head: u64,
-    floor: u64,
-    /// Everything up to here has reached the members.
-    spread: u64,
-    /// What the store knows of that.
-    saved: u64,
-    waiting: VecDeque<Waiting>,
-    changing: Option<Changing>,
-    /// Entries behind the round, without a gap; what does not fit is read from the store in its time.
-    queue: VecDeque<SpreadEntry>,
-    queue_bytes: usize,
-    is_reading: bool,
-    round: Option<Round>,
-    /// After a failed round: not before.
-    retry_ms: u64,
-    used_ms: u64,
-    /// The members by shard; empty: to be made.
-    lists: Vec<Arc<[MemberKey]>>,
-    /// Bytes in the queues of all groups.
-    all_queued: Rc<Cell<usize>>,
-}
-
-impl Drop for GroupState {
-    fn drop(&mut self) {
-        self.clear_queue();
-    }
-}
-
-impl GroupState {
-    fn new(key: Arc<AccountKey>, all_queued: Rc<Cell<usize>>) -> Self {
-        Self {
-            key,
-            group: None,
-            is_loaded: false,
-            app_groups: None,
-            head: 0,
-            floor: 1,
-            spread: 0,
-            saved: 0,
-            waiting: VecDeque::new(),
-            changing: None,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            is_reading: false,
-            round: None,
-            retry_ms: 0,
-            used_ms: 0,
-            lists: Vec::new(),
-            all_queued,
-        }
-    }
-
-    fn clear_queue(&mut self) {
-        self.queue.clear();
-        self.count_queued(0);
-    }
-
-    fn count_queued(&mut self, bytes: usize) {
-        self.all_queued.set(self.all_queued.get() + bytes - self.queue_bytes);
-        self.queue_bytes = bytes;
-    }
-
-    fn is_idle(&self) -> bool {
-        self.is_loaded
-            && self.waiting.is_empty()
-            && self.changing.is_none()
-            && self.round.is_none()
-            && !self.is_reading
-            && (self.group.is_none() || self.spread >= self.head)
-    }
-
-    fn enqueue(&mut self, entry: SpreadEntry) {
-        let behind = self.queue.back().map(|last| last.sync_id);
-        let behind = behind.or(self.round.as_ref().map(|round| round.through)).unwrap_or(self.spread);
-        let bytes = entry.body.len();
-        if entry.sync_id == behind + 1
-            && !self.is_reading
-            && self.queue_bytes + bytes <= SPREAD_QUEUE_BYTES_MAX
-            && self.all_queued.get() + bytes <= SPREAD_QUEUES_BYTES_MAX
-        {
-            self.count_queued(self.queue_bytes + bytes);
-            self.queue.push_back(entry);
-        }
-    }
-
-    /// The next entries, if they are at hand.
-    fn take_entries(&mut self) -> Vec<SpreadEntry> {
-        if self.queue.front().is_some_and(|first| first.sync_id != self.spread + 1) {
-            self.clear_queue();
-        }
-        let (mut entries, mut bytes) = (Vec::new(), 0);
-        while entries.len() < SPREAD_ENTRIES_MAX
-            && bytes < SPREAD_BYTES_MAX
-            && let Some(entry) = self.queue.pop_front()
-        {
-            bytes += entry.body.len();
-            entries.push(entry);
-        }
-        self.count_queued(self.queue_bytes - bytes);
-        entries
-    }
-}
-
-/// The groups of a shard.
-#[derive(Debug)]
-pub struct Groups {
-    states: HashMap<Arc<AccountKey>, GroupState>,
-    /// Members from which on messages are not copied.
-    pub read_threshold: usize,
-    next_ticket: u64,
-    next_change: u64,
-    histories_outstanding: usize,
-    /// Payload bytes of messages that wait for their groups.
-    waiting_bytes: usize,
-    /// Bytes in the groups' queues.
-    queued: Rc<Cell<usize>>,
-    /// Time of the turn: answers are given in places that do not know it.
-    pub now_ms: u64,
-}
-
-impl Groups {
-    /// None, with the usual threshold.
-    pub fn new() -> Self {
-        Self {
-            states: HashMap::new(),
-            read_threshold: crate::limits::GROUP_READ_THRESHOLD_DEFAULT as usize,
-            next_ticket: 0,
-            next_change: 0,
-            histories_outstanding: 0,
-            waiting_bytes: 0,
-            queued: Rc::default(),
-            now_ms: 0,
-        }
-    }
-}
 
 /// A message of a timeline as a client is told it: a member's copy of a group's entry is unwrapped.
 pub fn delivery_of(message: Message, floor: u64) -> Delivery {
@@ -245,28 +62,6 @@ pub fn delivery_of(message: Message, floor: u64) -> Delivery {
     let is_event = entry.is_event();
     let from = if is_event { String::new() } else { from };
     Delivery { sync_id, from, client_id, sent_at_ms, floor, payload, is_event, ..Delivery::default() }
-}
-
-fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadEntry {
-    let Message { sync_id, from, client_id, sent_at_ms, payload, entry } = message;
-    let event = entry.is_event().then(|| GroupEvent::decode(payload.clone()).ok()).flatten();
-    let delivery = GroupDelivery {
-        group: group.to_owned(),
-        sync_id,
-        from: if entry.is_event() { String::new() } else { from },
-        client_id,
-        sent_at_ms,
-        floor,
-        payload,
-        is_event: entry.is_event(),
-    };
-    SpreadEntry {
-        sync_id,
-        entry,
-        sent_at_ms,
-        body: delivery.encode_to_vec().into(),
-        event: event.map(Arc::new),
-    }
 }
 
 impl Shard {
@@ -628,213 +423,6 @@ impl Shard {
         self.run_group(&key, now_ms);
     }
 
-    /// Hands the next entries to the members' shards, if there are any and no round is under way.
-    fn start_round(&mut self, key: &AccountKey, now_ms: u64) {
-        let Some(state) = self.groups.states.get_mut(key) else { return };
-        let is_ready = state.is_loaded && state.group.is_some() && state.round.is_none() && !state.is_reading;
-        if !is_ready || now_ms < state.retry_ms || self.is_stopping {
-            return;
-        }
-        if state.spread >= state.head {
-            return self.finish_dissolved(key);
-        }
-        let entries = state.take_entries();
-        if entries.is_empty() {
-            state.is_reading = true;
-            let read = GroupRead::Entries { key: key.clone(), after: state.spread };
-            self.reads.push(Read::Group(Box::new(read)));
-        } else {
-            self.begin_round(key, entries, now_ms);
-        }
-    }
-
-    /// A dissolved group that is spread to its end is forgotten; its timeline stays as long as any.
-    fn finish_dissolved(&mut self, key: &AccountKey) {
-        let is_over = self.groups.states.get(key).is_some_and(|state| {
-            state.group.as_ref().is_some_and(|group| group.is_dissolved) && state.is_idle()
-        });
-        if is_over {
-            self.groups.states.remove(key);
-            self.writes.push(Write::Group(Box::new(GroupWrite::Forget { key: key.clone() })));
-        }
-    }
-
-    fn begin_round(&mut self, key: &AccountKey, mut entries: Vec<SpreadEntry>, now_ms: u64) {
-        let shards = self.outbox.shards();
-        let Some(state) = self.groups.states.get_mut(key) else { return };
-        let Some(group) = &state.group else { return };
-        if state.lists.is_empty() {
-            state.lists = lists(group, shards);
-        }
-        let mut copies = 0;
-        let within = entries.iter().take_while(|entry| {
-            let is_first = copies == 0;
-            copies += if entry.entry.is_copied() { group.members.len() } else { 1 };
-            is_first || copies <= SPREAD_COPIES_MAX
-        });
-        let within = within.count();
-        for entry in entries.drain(within..).rev() {
-            state.count_queued(state.queue_bytes + entry.body.len());
-            state.queue.push_front(entry);
-        }
-        let Some(last) = entries.last() else { return };
-        let has_event = entries.iter().any(|entry| entry.entry.is_event());
-        let through = last.sync_id;
-        let entries: Arc<[SpreadEntry]> = entries.into();
-        self.groups.next_ticket += 1;
-        let ticket = self.groups.next_ticket;
-        self.metrics.group_rounds.increment();
-        let mut round =
-            Round { ticket, through, waiting: 0, is_failed: false, due_ms: now_ms + SPREAD_TIMEOUT_MS };
-        for (shard, members) in state.lists.iter().enumerate() {
-            if members.is_empty() && !has_event {
-                continue;
-            }
-            let spread = Spread {
-                key: state.key.clone(),
-                home: self.index,
-                ticket,
-                entries: entries.clone(),
-                members: members.clone(),
-            };
-            let shard = ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX));
-            match self.outbox.cross(shard, Work::Spread(Box::new(spread))) {
-                Ok(()) => round.waiting += 1,
-                Err(_) => round.is_failed = true,
-            }
-        }
-        let is_over = round.waiting == 0;
-        state.round = Some(round);
-        if is_over {
-            self.finish_round(key, now_ms);
-        }
-    }
-
-    pub(super) fn handle_spread_done(&mut self, key: &AccountKey, ticket: u64, is_done: bool, now_ms: u64) {
-        let Some(round) = self.groups.states.get_mut(key).and_then(|state| state.round.as_mut()) else {
-            return;
-        };
-        // Of a round whose time had run out.
-        if round.ticket != ticket {
-            return;
-        }
-        round.waiting = round.waiting.saturating_sub(1);
-        round.is_failed |= !is_done;
-        if round.waiting == 0 {
-            self.finish_round(key, now_ms);
-        }
-    }
-
-    fn finish_round(&mut self, key: &AccountKey, now_ms: u64) {
-        let Some(state) = self.groups.states.get_mut(key) else { return };
-        let Some(round) = state.round.take() else { return };
-        if round.is_failed {
-            self.metrics.group_round_failures.increment();
-            state.clear_queue();
-            state.retry_ms = now_ms + SPREAD_RETRY_MS;
-        } else {
-            state.spread = state.spread.max(round.through);
-            self.start_round(key, now_ms);
-        }
-    }
-
-    /// Rounds whose time ran out or whose pause is over, cursors to be kept, groups nobody needs.
-    pub(super) fn tick_groups(&mut self, now_ms: u64) {
-        let (mut due, mut stuck) = (Vec::new(), Vec::new());
-        let writes = &mut self.writes;
-        self.groups.states.retain(|key, state| {
-            save_spread(state, writes);
-            if let Some(round) = &mut state.round
-                && now_ms >= round.due_ms
-            {
-                round.is_failed = true;
-                due.push((key.clone(), true));
-            } else if state.retry_ms > 0 && now_ms >= state.retry_ms {
-                state.retry_ms = 0;
-                due.push((key.clone(), false));
-            }
-            if state.changing.as_ref().is_some_and(|c| c.submit.is_some() && now_ms >= c.due_ms) {
-                stuck.push(key.clone());
-            }
-            let is_dissolved = state.group.as_ref().is_some_and(|group| group.is_dissolved);
-            is_dissolved || !state.is_idle() || now_ms < state.used_ms + GROUP_IDLE_MS
-        });
-        for (key, is_late) in due {
-            if is_late { self.finish_round(&key, now_ms) } else { self.start_round(&key, now_ms) }
-        }
-        for key in stuck {
-            self.change_done(&key, Code::Overloaded, None, "a member's shard did not answer");
-        }
-        self.metrics.groups_loaded.set(self.groups.states.len() as u64);
-    }
-
-    /// Hands out how far groups are spread.
-    pub(super) fn save_spreads(&mut self) {
-        for state in self.groups.states.values_mut() {
-            save_spread(state, &mut self.writes);
-        }
-    }
-
-    fn run_pull(&mut self, key: &AccountKey, ask: PullAsk) {
-        let since = self.living(key).and_then(|group| match ask.actor.as_deref() {
-            None => Some(0),
-            Some(actor) => group.members.get(actor).map(|member| member.since),
-        });
-        match since {
-            Some(since) => self.read_history(key.clone(), since, ask),
-            None => self.refuse_pull(&ask, NO_GROUP.0, NO_GROUP.1),
-        }
-    }
-
-    fn read_history(&mut self, key: AccountKey, since: u64, ask: PullAsk) {
-        if self.groups.histories_outstanding >= HISTORIES_OUTSTANDING_MAX {
-            return self.refuse_pull(&ask, Code::Overloaded, "too many ranges are asked for");
-        }
-        self.groups.histories_outstanding += 1;
-        let limit = match ask.pull.limit as usize {
-            0 => HISTORY_MESSAGES_MAX,
-            limit => limit.min(HISTORY_MESSAGES_MAX),
-        };
-        let history = History {
-            key,
-            after: ask.pull.after,
-            since,
-            member: ask.actor.unwrap_or_default(),
-            device: ask.device,
-            limit,
-            origin: ask.origin,
-            id: ask.pull.id,
-        };
-        self.reads.push(Read::Group(Box::new(GroupRead::History(Box::new(history)))));
-    }
-
-    fn answer_history(&mut self, history: &History, found: Found) {
-        self.groups.histories_outstanding -= 1;
-        let GroupFound::History { after } = found.group else { return };
-        let mut pulled = Pulled {
-            id: history.id,
-            group: history.key.group().unwrap_or_default().to_owned(),
-            after,
-            head: found.extent.head,
-            floor: found.extent.floor,
-            through: found.through.max(after),
-            ..Pulled::default()
-        };
-        // A PULLED is no longer than any other frame; its first message always fits.
-        let mut room = SERVER_BODY_BYTES_MAX as usize - 512;
-        for message in found.messages {
-            let delivery = delivery_of(message, 0);
-            let bytes = delivery.encoded_len() + 8;
-            if bytes > room && !pulled.messages.is_empty() {
-                pulled.through = pulled.messages.last().map_or(after, |last| last.sync_id);
-                break;
-            }
-            room = room.saturating_sub(bytes);
-            pulled.messages.push(delivery);
-        }
-        self.answer_pulled(&history.origin, pulled);
-    }
-
     /// A read about groups ended.
     pub(super) fn handle_group_read(&mut self, read: GroupRead, found: Found, now_ms: u64) {
         match (read, found.group) {
@@ -924,22 +512,4 @@ impl Shard {
             _ => false,
         }
     }
-}
-
-fn save_spread(state: &mut GroupState, writes: &mut Vec<Write>) {
-    if state.saved < state.spread && state.group.is_some() {
-        state.saved = state.spread;
-        let write = GroupWrite::Spread { key: (*state.key).clone(), through: state.spread };
-        writes.push(Write::Group(Box::new(write)));
-    }
-}
-
-/// The members by the shard their accounts fall to.
-fn lists(group: &Group, shards: usize) -> Vec<Arc<[MemberKey]>> {
-    let mut lists: Vec<Vec<MemberKey>> = vec![Vec::new(); shards];
-    for (account, member) in &group.members {
-        let shard = usize::try_from(member.hash % shards as u64).unwrap_or(0);
-        lists[shard].push(MemberKey { account: account.clone(), hash: member.hash, since: member.since });
-    }
-    lists.into_iter().map(Into::into).collect()
 }

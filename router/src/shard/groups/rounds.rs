@@ -1,0 +1,213 @@
+//! Rounds: entries of a group's timeline on their way to the members' shards, in order, one round at a time. The next begins
+//! when every shard has confirmed the last; one that failed goes out again.
+
+use std::sync::Arc;
+
+use moor_wire::Code;
+use moor_wire::client::{GroupDelivery, GroupEvent};
+use prost::Message as _;
+
+use super::state::{GroupState, Round};
+use crate::group::{Group, MemberKey};
+use crate::lease::ShardIndex;
+use crate::limits::{GROUP_IDLE_MS, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS};
+use crate::shard::Shard;
+use crate::shard::spread::{Spread, SpreadEntry};
+use crate::shard::work::Work;
+use crate::store::groups::{GroupRead, GroupWrite};
+use crate::store::{AccountKey, Message, Read, Write};
+
+pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadEntry {
+    let Message { sync_id, from, client_id, sent_at_ms, payload, entry } = message;
+    let event = entry.is_event().then(|| GroupEvent::decode(payload.clone()).ok()).flatten();
+    let delivery = GroupDelivery {
+        group: group.to_owned(),
+        sync_id,
+        from: if entry.is_event() { String::new() } else { from },
+        client_id,
+        sent_at_ms,
+        floor,
+        payload,
+        is_event: entry.is_event(),
+    };
+    SpreadEntry {
+        sync_id,
+        entry,
+        sent_at_ms,
+        body: delivery.encode_to_vec().into(),
+        event: event.map(Arc::new),
+    }
+}
+
+impl Shard {
+    /// Hands the next entries to the members' shards, if there are any and no round is under way.
+    pub(super) fn start_round(&mut self, key: &AccountKey, now_ms: u64) {
+        let Some(state) = self.groups.states.get_mut(key) else { return };
+        let is_ready = state.is_loaded && state.group.is_some() && state.round.is_none() && !state.is_reading;
+        if !is_ready || now_ms < state.retry_ms || self.is_stopping {
+            return;
+        }
+        if state.spread >= state.head {
+            return self.finish_dissolved(key);
+        }
+        let entries = state.take_entries();
+        if entries.is_empty() {
+            state.is_reading = true;
+            let read = GroupRead::Entries { key: key.clone(), after: state.spread };
+            self.reads.push(Read::Group(Box::new(read)));
+        } else {
+            self.begin_round(key, entries, now_ms);
+        }
+    }
+
+    /// A dissolved group that is spread to its end is forgotten; its timeline stays as long as any.
+    pub(super) fn finish_dissolved(&mut self, key: &AccountKey) {
+        let is_over = self.groups.states.get(key).is_some_and(|state| {
+            state.group.as_ref().is_some_and(|group| group.is_dissolved) && state.is_idle()
+        });
+        if is_over {
+            self.groups.states.remove(key);
+            self.writes.push(Write::Group(Box::new(GroupWrite::Forget { key: key.clone() })));
+        }
+    }
+
+    pub(super) fn begin_round(&mut self, key: &AccountKey, mut entries: Vec<SpreadEntry>, now_ms: u64) {
+        let shards = self.outbox.shards();
+        let Some(state) = self.groups.states.get_mut(key) else { return };
+        let Some(group) = &state.group else { return };
+        if state.lists.is_empty() {
+            state.lists = lists(group, shards);
+        }
+        let mut copies = 0;
+        let within = entries.iter().take_while(|entry| {
+            let is_first = copies == 0;
+            copies += if entry.entry.is_copied() { group.members.len() } else { 1 };
+            is_first || copies <= SPREAD_COPIES_MAX
+        });
+        let within = within.count();
+        for entry in entries.drain(within..).rev() {
+            state.count_queued(state.queue_bytes + entry.body.len());
+            state.queue.push_front(entry);
+        }
+        let Some(last) = entries.last() else { return };
+        let has_event = entries.iter().any(|entry| entry.entry.is_event());
+        let through = last.sync_id;
+        let entries: Arc<[SpreadEntry]> = entries.into();
+        self.groups.next_ticket += 1;
+        let ticket = self.groups.next_ticket;
+        self.metrics.group_rounds.increment();
+        let mut round =
+            Round { ticket, through, waiting: 0, is_failed: false, due_ms: now_ms + SPREAD_TIMEOUT_MS };
+        for (shard, members) in state.lists.iter().enumerate() {
+            if members.is_empty() && !has_event {
+                continue;
+            }
+            let spread = Spread {
+                key: state.key.clone(),
+                home: self.index,
+                ticket,
+                entries: entries.clone(),
+                members: members.clone(),
+            };
+            let shard = ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX));
+            match self.outbox.cross(shard, Work::Spread(Box::new(spread))) {
+                Ok(()) => round.waiting += 1,
+                Err(_) => round.is_failed = true,
+            }
+        }
+        let is_over = round.waiting == 0;
+        state.round = Some(round);
+        if is_over {
+            self.finish_round(key, now_ms);
+        }
+    }
+
+    pub(in crate::shard) fn handle_spread_done(
+        &mut self,
+        key: &AccountKey,
+        ticket: u64,
+        is_done: bool,
+        now_ms: u64,
+    ) {
+        let Some(round) = self.groups.states.get_mut(key).and_then(|state| state.round.as_mut()) else {
+            return;
+        };
+        // Of a round whose time had run out.
+        if round.ticket != ticket {
+            return;
+        }
+        round.waiting = round.waiting.saturating_sub(1);
+        round.is_failed |= !is_done;
+        if round.waiting == 0 {
+            self.finish_round(key, now_ms);
+        }
+    }
+
+    pub(super) fn finish_round(&mut self, key: &AccountKey, now_ms: u64) {
+        let Some(state) = self.groups.states.get_mut(key) else { return };
+        let Some(round) = state.round.take() else { return };
+        if round.is_failed {
+            self.metrics.group_round_failures.increment();
+            state.clear_queue();
+            state.retry_ms = now_ms + SPREAD_RETRY_MS;
+        } else {
+            state.spread = state.spread.max(round.through);
+            self.start_round(key, now_ms);
+        }
+    }
+
+    /// Rounds whose time ran out or whose pause is over, cursors to be kept, groups nobody needs.
+    pub(in crate::shard) fn tick_groups(&mut self, now_ms: u64) {
+        let (mut due, mut stuck) = (Vec::new(), Vec::new());
+        let writes = &mut self.writes;
+        self.groups.states.retain(|key, state| {
+            save_spread(state, writes);
+            if let Some(round) = &mut state.round
+                && now_ms >= round.due_ms
+            {
+                round.is_failed = true;
+                due.push((key.clone(), true));
+            } else if state.retry_ms > 0 && now_ms >= state.retry_ms {
+                state.retry_ms = 0;
+                due.push((key.clone(), false));
+            }
+            if state.changing.as_ref().is_some_and(|c| c.submit.is_some() && now_ms >= c.due_ms) {
+                stuck.push(key.clone());
+            }
+            let is_dissolved = state.group.as_ref().is_some_and(|group| group.is_dissolved);
+            is_dissolved || !state.is_idle() || now_ms < state.used_ms + GROUP_IDLE_MS
+        });
+        for (key, is_late) in due {
+            if is_late { self.finish_round(&key, now_ms) } else { self.start_round(&key, now_ms) }
+        }
+        for key in stuck {
+            self.change_done(&key, Code::Overloaded, None, "a member's shard did not answer");
+        }
+        self.metrics.groups_loaded.set(self.groups.states.len() as u64);
+    }
+
+    /// Hands out how far groups are spread.
+    pub(in crate::shard) fn save_spreads(&mut self) {
+        for state in self.groups.states.values_mut() {
+            save_spread(state, &mut self.writes);
+        }
+    }
+}
+
+fn save_spread(state: &mut GroupState, writes: &mut Vec<Write>) {
+    if state.saved < state.spread && state.group.is_some() {
+        state.saved = state.spread;
+        let write = GroupWrite::Spread { key: (*state.key).clone(), through: state.spread };
+        writes.push(Write::Group(Box::new(write)));
+    }
+}
+
+/// The members by the shard their accounts fall to.
+fn lists(group: &Group, shards: usize) -> Vec<Arc<[MemberKey]>> {
+    let mut lists: Vec<Vec<MemberKey>> = vec![Vec::new(); shards];
+    for (account, member) in &group.members {
+        let shard = usize::try_from(member.hash % shards as u64).unwrap_or(0);
+        lists[shard].push(MemberKey { account: account.clone(), hash: member.hash, since: member.since });
+    }
+    lists.into_iter().map(Into::into).collect()
+}
