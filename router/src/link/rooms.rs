@@ -29,7 +29,7 @@ fn key(app: &str, room: &str) -> Result<AccountKey, Refusal> {
 
 fn hand(node: &mut Node, hash: u64, work: RoomWork, now_ms: u64) {
     let shard = node.shard_of(hash);
-    node.hand_to(shard, Work::InRoom(work), now_ms);
+    node.hand_to(shard, Work::Room(work), now_ms);
 }
 
 /// `ROOM_COUNT`.

@@ -29,7 +29,7 @@ use crate::shard::Shard;
 use crate::shard::spread::{Part, Spread, SpreadEntry};
 use crate::shard::work::{GroupAsk, Work};
 use crate::store::groups::{
-    ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Purpose, RoomAsk,
+    ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Purpose, VacancyAsk,
 };
 use crate::store::{AccountKey, Entry, Origin, Read, Slot, Submit, Write};
 
@@ -68,8 +68,6 @@ impl Shard {
     pub(super) fn shard_of(&self, hash: u64) -> ShardIndex {
         ShardIndex(u16::try_from(hash % self.outbox.shards() as u64).unwrap_or(0))
     }
-
-    // --- from the group's shard -----------------------------------------------------------------
 
     pub(super) fn handle_spread(&mut self, spread: &Spread, now_ms: u64) {
         let part = Part::new(spread);
@@ -211,8 +209,6 @@ impl Shard {
         }
     }
 
-    // --- from the session -----------------------------------------------------------------------
-
     pub(super) fn handle_group_ack(&mut self, link: &Arc<Link>, hash: u64, up: &[u8], now_ms: u64) {
         let Ok(up) = Up::parse(up) else { return };
         let found = self
@@ -327,8 +323,6 @@ impl Shard {
         }
     }
 
-    // --- a session came -------------------------------------------------------------------------
-
     /// Looks where a session that came, or was announced again, is behind.
     pub(super) fn look_at_conversations(&mut self, index: SessionIndex) {
         let Some(session) = self.registry.session(index) else { return };
@@ -394,8 +388,8 @@ impl Shard {
         self.conversations.heads.insert((slot.index, slot.generation), wait);
     }
 
-    pub(super) fn handle_room(&mut self, ask: Box<RoomAsk>) {
-        self.reads.push(Read::Group(Box::new(GroupRead::Room(ask))));
+    pub(super) fn handle_vacancy(&mut self, ask: Box<VacancyAsk>) {
+        self.reads.push(Read::Group(Box::new(GroupRead::Vacancy(ask))));
     }
 
     pub(super) fn handle_heads(&mut self, ask: Box<HeadsAsk>) {
@@ -430,8 +424,6 @@ impl Shard {
             self.tell_heads(session);
         }
     }
-
-    // --- an account's own list ------------------------------------------------------------------
 
     pub(super) fn handle_account_ask(&mut self, key: AccountKey, ask: GroupAsk) {
         let id = ask.request.id;

@@ -18,7 +18,7 @@ use crate::outbox::Weight;
 use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::groups::delivery_of;
-use crate::store::{Found, Message, Read, Slot, Stored, Submit};
+use crate::store::{Found, Read, Slot, Stored, Submit};
 
 fn size(payload: &Bytes) -> u32 {
     u32::try_from(payload.len()).unwrap_or(u32::MAX)
@@ -34,16 +34,9 @@ impl Shard {
         account.head = account.head.max(stored.sync_id);
         account.floor = account.floor.max(stored.floor);
         let bytes = size(&submit.payload);
-        let message = Message {
-            sync_id: stored.sync_id,
-            from: submit.from.into(),
-            client_id: submit.client_id,
-            sent_at_ms: submit.sent_at_ms,
-            payload: submit.payload,
-            entry: submit.entry,
-        };
-        let mut delivery = delivery_of(message, stored.floor);
         let sent_at_ms = submit.sent_at_ms;
+        let (_, message) = submit.into_message(stored.sync_id);
+        let mut delivery = delivery_of(message, stored.floor);
         let mut body: Option<Bytes> = None;
         let sessions = self.list_sessions(index);
         for session in &sessions {

@@ -31,7 +31,7 @@ use crate::limits::{
 use crate::outbox::Weight;
 use crate::shard::Shard;
 use crate::shard::work::{GroupAsk, PullAsk, Work};
-use crate::store::groups::{GroupFound, GroupRead, RoomAsk};
+use crate::store::groups::{GroupFound, GroupRead, VacancyAsk};
 use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit};
 use rounds::spread_entry;
 use state::{Changing, GroupState, Waiting};
@@ -333,8 +333,8 @@ impl Shard {
         }
         let mut is_lost = false;
         for (shard, accounts) in by_shard {
-            let ask = RoomAsk { home: self.index, key: group.clone(), ticket, accounts };
-            is_lost |= self.outbox.cross(shard, Work::Room(Box::new(ask))).is_err();
+            let ask = VacancyAsk { home: self.index, key: group.clone(), ticket, accounts };
+            is_lost |= self.outbox.cross(shard, Work::Vacancy(Box::new(ask))).is_err();
             changing.waiting += 1;
         }
         if let Some(state) = self.groups.states.get_mut(key) {
@@ -346,7 +346,7 @@ impl Shard {
     }
 
     /// A shard says whether those who are to be added have room for one more group.
-    pub(super) fn handle_room_found(
+    pub(super) fn handle_vacancy_found(
         &mut self,
         key: &AccountKey,
         ticket: u64,
@@ -404,20 +404,12 @@ impl Shard {
         if !submit.entry.is_event() {
             self.metrics.group_messages.increment();
         }
-        let key = submit.to;
+        let (key, message) = submit.into_message(stored.sync_id);
         let Some(state) = self.groups.states.get_mut(&key) else {
             return self.enter_group(key, Waiting::Look, now_ms);
         };
         state.head = state.head.max(stored.sync_id);
         state.floor = state.floor.max(stored.floor);
-        let message = Message {
-            sync_id: stored.sync_id,
-            from: submit.from.into(),
-            client_id: submit.client_id,
-            sent_at_ms: submit.sent_at_ms,
-            payload: submit.payload,
-            entry: submit.entry,
-        };
         let entry = spread_entry(key.group().unwrap_or_default(), state.floor, message);
         state.enqueue(entry);
         self.run_group(&key, now_ms);
@@ -474,8 +466,8 @@ impl Shard {
                 // Lost when that shard's queue is full: it goes on without after a while.
                 drop(self.outbox.cross(ask.home, found));
             }
-            (GroupRead::Room(ask), GroupFound::Room(full)) => {
-                let found = Work::RoomFound { key: ask.key, ticket: ask.ticket, full };
+            (GroupRead::Vacancy(ask), GroupFound::Vacancy(full)) => {
+                let found = Work::VacancyFound { key: ask.key, ticket: ask.ticket, full };
                 // Lost when that shard's queue is full: the change's time runs out.
                 drop(self.outbox.cross(ask.home, found));
             }

@@ -188,8 +188,6 @@ impl World {
         self.mail(key.hash, Work::Register { link: self.link.clone(), sessions, credit });
     }
 
-    // --- small steps, one of which a seed chooses ------------------------------------------------
-
     fn hand_writes(&mut self, at: usize) -> bool {
         let node = &mut self.nodes[at];
         let batch = node.shard.take_writes();

@@ -157,7 +157,7 @@ impl Shard {
             Work::Lookup { link, cookie, key } => self.handle_lookup(link, cookie, key),
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
             Work::PushAccount { link, hash, body } => self.handle_push_account(&link, hash, &body),
-            Work::InRoom(work) => self.handle_room_work(work, now_ms),
+            Work::Room(work) => self.handle_room(work, now_ms),
             Work::Subscribe { link, app, credit } => self.handle_subscribe(link, &app, &credit),
             Work::Group { key, ask } => self.handle_group(key, ask, now_ms),
             Work::Pull { key, ask } => self.handle_pull(key, ask, now_ms),
@@ -167,8 +167,8 @@ impl Shard {
             }
             Work::GroupAck { link, hash, up } => self.handle_group_ack(&link, hash, &up, now_ms),
             Work::Positions(saves) => self.handle_positions(saves),
-            Work::Room(ask) => self.handle_room(ask),
-            Work::RoomFound { key, ticket, full } => self.handle_room_found(&key, ticket, full, now_ms),
+            Work::Vacancy(ask) => self.handle_vacancy(ask),
+            Work::VacancyFound { key, ticket, full } => self.handle_vacancy_found(&key, ticket, full, now_ms),
             Work::Heads(ask) => self.handle_heads(ask),
             Work::HeadsFound { session, heads } => self.handle_heads_found(session, heads),
         }
@@ -353,7 +353,7 @@ impl Shard {
                 credit.refuse(Code::Overloaded);
                 self.finish(&credit);
             }
-            Work::InRoom(work) => self.refuse_room_crossing(work),
+            Work::Room(work) => self.refuse_room_crossing(work),
             _ => {}
         }
     }

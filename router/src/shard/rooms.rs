@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, RoomMessage, RoomPulled};
 use moor_wire::identity::{ROOM_MARK, room_of};
@@ -237,7 +237,7 @@ impl Shard {
         self.rooms.settings = settings;
     }
 
-    pub(super) fn handle_room_work(&mut self, work: RoomWork, now_ms: u64) {
+    pub(super) fn handle_room(&mut self, work: RoomWork, now_ms: u64) {
         match work {
             RoomWork::Count { link, key, members, likes } => {
                 self.handle_count(link, key, members, likes, now_ms);
@@ -247,8 +247,6 @@ impl Shard {
             RoomWork::Stats { link, cookie, key } => self.handle_room_stats(&link, cookie, &key),
         }
     }
-
-    // --- who is there -----------------------------------------------------------------------------------------------
 
     fn handle_count(&mut self, link: Arc<Link>, key: AccountKey, members: u32, likes: u64, now_ms: u64) {
         self.metrics.room_counts.increment();
@@ -338,8 +336,6 @@ impl Shard {
         self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::RoomStatsResult, &result));
     }
 
-    // --- what is said -----------------------------------------------------------------------------------------------
-
     fn handle_publish(&mut self, mut submit: Box<Submit>, number: u32, now_ms: u64) {
         self.metrics.room_publishes.increment();
         let RoomType { class, per_s } = self.rooms.settings.types.of(&submit.to.app, number);
@@ -370,16 +366,14 @@ impl Shard {
         self.answer(&submit, Code::Ok, None, "");
         // Nobody is there: nobody hears it.
         let Some(index) = known else { return };
-        let message = message_of(*submit, number, 0);
+        let message = message_of(*submit, number);
         self.collect(index, class, &message, now_ms);
     }
 
     /// A reliable message is stored.
     pub(super) fn handle_room_stored(&mut self, submit: Submit, stored: Stored, now_ms: u64) {
         let Some(index) = self.rooms.find(&submit.to) else { return };
-        let Some(message) = restore(submit.payload.clone()) else { return };
-        let message =
-            RoomMessage { payload: message.payload, ..message_of(submit, message.r#type, stored.sync_id) };
+        let Some(message) = read_back(submit.into_message(stored.sync_id).1) else { return };
         let Some(room) = self.rooms.get_mut(index) else { return };
         room.state.newest_id = room.state.newest_id.max(stored.sync_id);
         room.floor_id = room.floor_id.max(stored.floor);
@@ -436,8 +430,6 @@ impl Shard {
         (room.messages, room.dropped, room.due_ms) = (0, 0, u64::MAX);
         (room.told, room.told_ms) = (room.state, now_ms);
     }
-
-    // --- what somebody lacks ----------------------------------------------------------------------------------------
 
     fn handle_room_pull(&mut self, pull: Box<Pull>) {
         self.metrics.room_pulls.increment();
@@ -540,24 +532,21 @@ fn state_push(room: &Room) -> RoomPush<'_> {
     RoomPush { app: &room.key.app, room: room.name(), state: room.state, dropped: 0, records: &[] }
 }
 
-fn message_of(submit: Submit, number: u32, id: u64) -> RoomMessage {
+/// What is said and not kept.
+fn message_of(submit: Submit, number: u32) -> RoomMessage {
     RoomMessage {
         from: submit.from.into(),
         r#type: number,
         client_id: submit.client_id,
         sent_at_ms: submit.sent_at_ms,
         payload: submit.payload,
-        id,
+        id: 0,
     }
 }
 
-/// Type and payload as they were stored.
-fn restore(payload: Bytes) -> Option<RoomMessage> {
-    RoomMessage::decode(payload).ok()
-}
-
+/// What was said and kept: type and payload lie in the stored payload.
 fn read_back(message: Message) -> Option<RoomMessage> {
-    let kept = restore(message.payload)?;
+    let kept = RoomMessage::decode(message.payload).ok()?;
     Some(RoomMessage {
         from: message.from,
         client_id: message.client_id,

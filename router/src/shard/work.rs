@@ -12,7 +12,7 @@ use crate::registry::SessionIndex;
 use crate::shard::credit::Credit;
 use crate::shard::rooms::RoomWork;
 use crate::shard::spread::Spread;
-use crate::store::groups::{HeadsAsk, PositionSave, RoomAsk};
+use crate::store::groups::{HeadsAsk, PositionSave, VacancyAsk};
 use crate::store::{AccountKey, Origin, Slot, Submit};
 
 /// Something asked about a group, or about an account's groups.
@@ -122,7 +122,7 @@ pub enum Work {
         body: Bytes,
     },
     /// Something about a room.
-    InRoom(RoomWork),
+    Room(RoomWork),
     /// Send receipts of an app from now on.
     Subscribe {
         /// The service that asks.
@@ -169,9 +169,9 @@ pub enum Work {
     /// Positions of members' devices, for the shard of their groups.
     Positions(Vec<PositionSave>),
     /// Is one of these accounts in as many groups as it may be?
-    Room(Box<RoomAsk>),
+    Vacancy(Box<VacancyAsk>),
     /// The answer.
-    RoomFound {
+    VacancyFound {
         /// The group.
         key: Arc<AccountKey>,
         /// Of the question.

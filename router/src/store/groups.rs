@@ -129,14 +129,14 @@ pub enum GroupRead {
     /// Which of these groups have something that a member's device lacks.
     Heads(Box<HeadsAsk>),
     /// Is one of these accounts in as many groups as it may be?
-    Room(Box<RoomAsk>),
+    Vacancy(Box<VacancyAsk>),
     /// A range of a timeline.
     History(Box<History>),
 }
 
 /// A question of a group's shard to those of its members to be.
 #[derive(Debug)]
-pub struct RoomAsk {
+pub struct VacancyAsk {
     /// The shard that asks.
     pub home: crate::lease::ShardIndex,
     /// The group.
@@ -255,7 +255,7 @@ pub enum GroupFound {
     /// Where a device is behind.
     Heads(Vec<GroupHead>),
     /// An account that is in as many groups as it may be.
-    Room(Option<Box<str>>),
+    Vacancy(Option<Box<str>>),
     /// Where a range begins.
     History {
         /// Messages are behind this.
@@ -395,12 +395,12 @@ pub fn find(snapshot: &Connection, read: &GroupRead) -> rusqlite::Result<Found> 
             }
             Ok(Found { group: GroupFound::Heads(heads), ..Found::nothing() })
         }
-        GroupRead::Room(ask) => find_room(snapshot, ask),
+        GroupRead::Vacancy(ask) => find_vacancy(snapshot, ask),
         GroupRead::History(history) => find_history(snapshot, history),
     }
 }
 
-fn find_room(snapshot: &Connection, ask: &RoomAsk) -> rusqlite::Result<Found> {
+fn find_vacancy(snapshot: &Connection, ask: &VacancyAsk) -> rusqlite::Result<Found> {
     let mut full = None;
     for key in &ask.accounts {
         let Some((account, _)) = find_account(snapshot, key)? else { continue };
@@ -412,7 +412,7 @@ fn find_room(snapshot: &Connection, ask: &RoomAsk) -> rusqlite::Result<Found> {
             break;
         }
     }
-    Ok(Found { group: GroupFound::Room(full), ..Found::nothing() })
+    Ok(Found { group: GroupFound::Vacancy(full), ..Found::nothing() })
 }
 
 fn find_group(snapshot: &Connection, key: &AccountKey, is_new: bool) -> rusqlite::Result<Found> {

@@ -141,6 +141,14 @@ pub struct Submit {
     pub entry: Entry,
 }
 
+impl Submit {
+    /// The message it became in the timeline that it was for.
+    pub fn into_message(self, sync_id: u64) -> (AccountKey, Message) {
+        let Self { to, from, client_id, payload, sent_at_ms, entry, .. } = self;
+        (to, Message { sync_id, from: from.into(), client_id, sent_at_ms, payload, entry })
+    }
+}
+
 /// A device's acknowledged position.
 #[derive(Debug)]
 pub struct CursorSave {

@@ -394,6 +394,7 @@ impl Committer {
             head.is_dirty = true;
             self.touched.push(submit.to.hash);
         }
+        let oldest = head.extent.floor;
         // Late and in slices, so that one account above its limit costs each commit only a little.
         let excess = (next + 1 - head.extent.floor).saturating_sub(self.retention.messages);
         if excess > TRIM_SLICE_MESSAGES.min(self.retention.messages / 10) {
@@ -402,24 +403,21 @@ impl Committer {
                 .connection
                 .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
                 .execute(params![rowid(head.id, head.extent.floor), rowid(head.id, floor)])?;
-            let expired = unacknowledged(&self.connection, head.id, head.extent.floor, floor)?;
-            count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
             (head.extent.floor, head.oldest_ms) = (floor, 0);
             self.metrics.trimmed.add(removed as u64);
         }
         if let Some(age_ms) = self.retention.age_ms {
             let before_ms = submit.sent_at_ms.saturating_sub(age_ms);
             if head.oldest_ms < before_ms {
-                let floor = head.extent.floor;
                 let trimmed = trim_expired(&self.connection, head.id, &mut head.extent, before_ms)?;
-                if head.extent.floor > floor {
-                    let expired = unacknowledged(&self.connection, head.id, floor, head.extent.floor)?;
-                    count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
-                }
                 head.oldest_ms = trimmed.oldest_ms;
                 self.metrics.trimmed.add(trimmed.removed);
                 self.metrics.trimmed_age.add(trimmed.removed);
             }
+        }
+        if head.extent.floor > oldest {
+            let expired = unacknowledged(&self.connection, head.id, oldest, head.extent.floor)?;
+            count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
         }
         Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false }))
     }

@@ -57,7 +57,7 @@ impl Rig {
 
     fn count(&mut self, wire: &Wire, members: u32, likes: u64) {
         let work = RoomWork::Count { link: wire.link.clone(), key: room("live"), members, likes };
-        self.shard.apply(Work::InRoom(work), self.now_ms);
+        self.shard.apply(Work::Room(work), self.now_ms);
         self.settle();
     }
 
@@ -72,20 +72,20 @@ impl Rig {
             origin: Origin::Service { link: wire.link.clone(), cookie: self.next_id },
             entry: crate::store::Entry::Personal,
         });
-        self.shard.apply(Work::InRoom(RoomWork::Publish { submit, number }), self.now_ms);
+        self.shard.apply(Work::Room(RoomWork::Publish { submit, number }), self.now_ms);
         self.settle();
     }
 
     fn pull(&mut self, wire: &Wire, after_id: u64) {
         let (key, link) = (room("live"), wire.link.clone());
         let pull = Box::new(Pull { key, link, session: SessionHandle(9), hash: 1, after_id });
-        self.shard.apply(Work::InRoom(RoomWork::Pull(pull)), self.now_ms);
+        self.shard.apply(Work::Room(RoomWork::Pull(pull)), self.now_ms);
         self.settle();
     }
 
     fn online(&mut self, service: &mut Wire) -> (u32, u32) {
         let work = RoomWork::Stats { link: service.link.clone(), cookie: 3, key: room("live") };
-        self.shard.apply(Work::InRoom(work), self.now_ms);
+        self.shard.apply(Work::Room(work), self.now_ms);
         let stats = RoomStatsResult::decode(service.bodies(Verb::RoomStatsResult).remove(0)).unwrap();
         (stats.online, stats.workers)
     }
