@@ -44,6 +44,15 @@ pub fn end_with_us() -> Result<(), String> {
     Ok(())
 }
 
+/// A program built beside this one.
+pub fn beside_us(program: &str) -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let path = own.with_file_name(program);
+    path.is_file().then_some(path).ok_or_else(|| {
+        format!("there is no {program} beside {}: build it (cargo build --release --bins)", own.display())
+    })
+}
+
 /// A directory that only we may read; removed when dropped.
 pub struct Directory(PathBuf);
 

@@ -19,13 +19,13 @@ use moor_wire::client::{
 };
 use moor_wire::frame::{FrameReader, put_message};
 use moor_wire::internal::{
-    Group, GroupResult, Hello, Role, Stats, StatsResult, Verb, frame_reader as service_reader,
-    put_control as put_verb,
+    Group, GroupResult, Stats, StatsResult, Verb, frame_reader as service_reader, put_control as put_verb,
 };
-use moor_wire::limits::{GROUP_NAMES_MAX, INTERNAL_VERSION};
+use moor_wire::limits::GROUP_NAMES_MAX;
 use prost::Message as _;
 use rustix::event::{Timespec, epoll};
 
+use crate::pusher::greet;
 use crate::report::{Report, Verdict};
 use crate::shared::histogram;
 
@@ -77,18 +77,9 @@ fn text(what: &str) -> impl Fn(std::io::Error) -> String + '_ {
 
 impl Service {
     fn connect(address: SocketAddr) -> Result<Self, String> {
-        let stream = TcpStream::connect(address).map_err(text("no router"))?;
+        let (stream, _) = greet(address, None)?;
         stream.set_read_timeout(Some(ANSWER)).map_err(text("the router's socket"))?;
-        let mut service = Self { stream, reader: service_reader() };
-        let hello = Hello {
-            version: INTERNAL_VERSION,
-            role: Role::Service.into(),
-            node: "moor-bench".into(),
-            ..Hello::default()
-        };
-        service.say(Verb::Hello, &hello)?;
-        service.hear(Verb::Welcome)?;
-        Ok(service)
+        Ok(Self { stream, reader: service_reader() })
     }
 
     fn say<M: prost::Message>(&mut self, verb: Verb, body: &M) -> Result<(), String> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::file::{self, DIRECTORY, Harm, Scenario};
-use crate::child::{Directory, Running, last_words};
+use crate::child::{Directory, Running, beside_us, last_words};
 
 /// Longest time for a server to say where it listens.
 const ANNOUNCE_LIMIT: Duration = Duration::from_secs(30);
@@ -42,15 +42,6 @@ pub struct Stage {
     actors: Vec<Actor>,
     values: Vec<(String, String)>,
     directory: Directory,
-}
-
-/// A program built beside this one.
-pub fn beside_us(program: &str) -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let path = own.with_file_name(program);
-    path.is_file().then_some(path).ok_or_else(|| {
-        format!("there is no {program} beside {}: build it (cargo build --release --bins)", own.display())
-    })
 }
 
 impl Stage {

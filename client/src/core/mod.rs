@@ -250,8 +250,7 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
-        let channel = self.channels.iter_mut().find(|c| c.number == number);
-        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
         channel.submit(sending.into(), client_id, to, payload, self.data_bytes_max, now, &mut self.out)
     }
 
@@ -260,20 +259,20 @@ impl Session {
     /// # Errors
     /// [`RoomError`].
     pub fn enter(&mut self, number: u16, room: &str) -> Result<(), RoomError> {
-        let channel = self.channels.iter_mut().find(|c| c.number == number);
-        channel.ok_or(RoomError::NoChannel(number))?.enter(room, &mut self.out)
+        let channel = numbered(&mut self.channels, number).ok_or(RoomError::NoChannel(number))?;
+        channel.enter(room, &mut self.out)
     }
 
     /// Wants to hear it no more.
     pub fn leave(&mut self, number: u16, room: &str) {
-        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+        if let Some(channel) = numbered(&mut self.channels, number) {
             channel.leave(room, &mut self.out);
         }
     }
 
     /// Likes a room it is in, so many times. They are collected and counted, not delivered.
     pub fn like(&mut self, number: u16, room: &str, count: u32, now: u64) {
-        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+        if let Some(channel) = numbered(&mut self.channels, number) {
             channel.rooms.like(room, count, now);
         }
     }
@@ -291,21 +290,20 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
-        let channel = self.channels.iter_mut().find(|c| c.number == number);
-        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
         channel.publish(client_id, room, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.
     pub fn acknowledge(&mut self, number: u16, sync_id: u64, now: u64) {
-        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+        if let Some(channel) = numbered(&mut self.channels, number) {
             channel.acknowledge(sync_id, now, &mut self.out);
         }
     }
 
     /// Says that everything of a group up to `sync_id` is processed and will not be lost.
     pub fn acknowledge_group(&mut self, number: u16, group: &str, sync_id: u64, now: u64) {
-        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+        if let Some(channel) = numbered(&mut self.channels, number) {
             channel.conversations.acknowledge(group, sync_id, now);
         }
     }
@@ -313,7 +311,7 @@ impl Session {
     /// Tells what the app holds of a group from an earlier run; without it the router's knowledge counts. To be
     /// called right after [`Self::open`].
     pub fn resume_group(&mut self, number: u16, group: &str, sync_id: u64) {
-        if let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) {
+        if let Some(channel) = numbered(&mut self.channels, number) {
             channel.conversations.resume(group, sync_id);
         }
     }
@@ -332,8 +330,7 @@ impl Session {
     /// # Errors
     /// [`SubmitError`] when the channel does not exist or has too many unanswered requests.
     pub fn ask_group(&mut self, number: u16, request: GroupRequest, now: u64) -> Result<(), SubmitError> {
-        let channel = self.channels.iter_mut().find(|c| c.number == number);
-        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
         let is_open = channel.is_open();
         if channel.conversations.ask(request, is_open, now, &mut self.out) {
             Ok(())
@@ -354,8 +351,7 @@ impl Session {
         sync_id: u64,
         now: u64,
     ) -> Result<(), SubmitError> {
-        let channel = self.channels.iter_mut().find(|c| c.number == number);
-        let channel = channel.ok_or(SubmitError::NoChannel(number))?;
+        let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
         channel.marks.set(conversation, sync_id)?;
         if self.state == State::Live && channel.is_open() {
             channel.marks.handle_timeout(number, now, &mut self.out);
@@ -624,7 +620,7 @@ impl Session {
             }
             kind if is_about_channel(kind) => {
                 // A channel that was closed meanwhile: what comes for it is of no interest.
-                let Some(channel) = self.channels.iter_mut().find(|c| c.number == number) else {
+                let Some(channel) = numbered(&mut self.channels, number) else {
                     return Some(());
                 };
                 let (out, events) = (&mut self.out, &mut self.events);
@@ -697,24 +693,44 @@ impl Session {
     }
 }
 
+/// The channel of a number. Not a method: the caller goes on to use the session's other parts.
+fn numbered(channels: &mut [Channel], number: u16) -> Option<&mut Channel> {
+    channels.iter_mut().find(|channel| channel.number == number)
+}
+
+/// Whether a server says this on a channel. Every kind is named, so that a new one cannot be forgotten.
 const fn is_about_channel(kind: Kind) -> bool {
-    matches!(
-        kind,
+    match kind {
         Kind::Opened
-            | Kind::Close
-            | Kind::Data
-            | Kind::Ack
-            | Kind::Group
-            | Kind::GroupDelivery
-            | Kind::GroupHeads
-            | Kind::Pulled
-            | Kind::Read
-            | Kind::ReadMarks
-            | Kind::DeviceAck
-            | Kind::Room
-            | Kind::RoomPulled
-            | Kind::RoomRefused
-    )
+        | Kind::Close
+        | Kind::Data
+        | Kind::Ack
+        | Kind::Group
+        | Kind::GroupDelivery
+        | Kind::GroupHeads
+        | Kind::Pulled
+        | Kind::Read
+        | Kind::ReadMarks
+        | Kind::DeviceAck
+        | Kind::Room
+        | Kind::RoomPulled
+        | Kind::RoomRefused => true,
+        Kind::Connect
+        | Kind::Connected
+        | Kind::Open
+        | Kind::Sync
+        | Kind::Ping
+        | Kind::Pong
+        | Kind::GoAway
+        | Kind::Error
+        | Kind::GroupAck
+        | Kind::Pull
+        | Kind::Enter
+        | Kind::Leave
+        | Kind::RoomAck
+        | Kind::RoomLike
+        | Kind::RoomPull => false,
+    }
 }
 
 fn code_of(code: i32) -> Code {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Found, Peer, Place, Plan, Source};
+use crate::child;
 use crate::compare::find::{Places, word_after};
 use crate::dialect::Dialect;
 
@@ -34,10 +35,7 @@ pub const ALONE: Peer = Peer {
 };
 
 fn find(places: &Places) -> Option<Found> {
-    let program = places.given(MOOR.name).or_else(|| {
-        let beside = std::env::current_exe().ok()?.with_file_name("moor-gateway");
-        beside.is_file().then_some(beside)
-    })?;
+    let program = places.given(MOOR.name).or_else(|| child::beside_us("moor-gateway").ok())?;
     let version = word_after(&program, &["--version"], "moor-gateway ");
     Some(Found { program, version, library: None })
 }

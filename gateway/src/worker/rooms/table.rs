@@ -340,8 +340,6 @@ impl Rooms {
         self.change(room);
     }
 
-    // --- what the router is told ------------------------------------------------------------------------------------
-
     /// A room's count or its likes are others now. Its first member and its last one's leaving are told at once.
     fn change(&mut self, index: RoomIndex) {
         let Some(room) = self.rooms.get_mut(index.0 as usize).and_then(Option::as_mut) else { return };
