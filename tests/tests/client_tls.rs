@@ -1,14 +1,14 @@
 //! `moor` over TLS against real processes: log in, send, receive, come back; and whom it does not trust.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use moor_tests::process::{Process, all_in_one, program, run_to_end, wait_for};
+use anyhow::Result;
+use moor_tests::listener::Listener;
+use moor_tests::process::{Process, all_in_one, program, run_to_end};
 use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use serde_json::Value;
 
@@ -63,11 +63,15 @@ fn secret(path: &Path, content: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
 }
 
-/// kill -9, and up again on the same ports: as soon as the kernel has taken the old process's rings, which hold its
-/// listeners, apart.
+/// kill -9, and up again on the same ports.
 fn again(mut gateway: Process) -> Result<Process> {
     gateway.kill()?;
-    wait_for(SOON, "the ports to be free", || Ok(gateway.restart().ok()))
+    gateway.restart()
+}
+
+/// `moor listen` as alice.
+fn listen(arguments: &[&str]) -> Result<Listener> {
+    Listener::start(&[&["--account", "alice"], arguments].concat())
 }
 
 /// `moor send`: exit code, standard output, standard error. The host it runs on trusts `trusted` and nobody else.
@@ -75,43 +79,6 @@ fn send(trusted: &str, arguments: &[&str]) -> Result<(Option<i32>, String, Strin
     let mut command = Command::new(program("moor")?);
     command.args(["send", "--from", "bob", "--to", "alice", "hi"]).args(arguments);
     run_to_end(command.env("SSL_CERT_FILE", trusted).env_remove("SSL_CERT_DIR"))
-}
-
-/// `moor listen --json`, killed when dropped.
-struct Listener {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Listener {
-    fn start(arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(program("moor")?);
-        command.args(["listen", "--json", "--account", "alice"]).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("piped")?);
-        Ok(Self { child, lines })
-    }
-
-    /// The next line that tells of `event`.
-    fn next(&mut self, event: &str) -> Result<Value> {
-        loop {
-            let mut line = String::new();
-            self.lines.read_line(&mut line)?;
-            let value: Value =
-                serde_json::from_str(&line).with_context(|| format!("no {event}: {line:?}"))?;
-            if value["event"] == event {
-                return Ok(value);
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        self.child.kill().unwrap_or_default();
-        self.child.wait().map(drop).unwrap_or_default();
-    }
 }
 
 #[test]
@@ -124,7 +91,7 @@ fn a_listener_over_tls_resumes_and_says_when_it_no_longer_trusts_the_gateway() -
     let ca = format!("--ca={}", trusted.display());
     let target = format!("--target=tls://{}", gateway.address("clients"));
     let at = [&*target, &*ca, "--server-name", NAME];
-    let mut alice = Listener::start(&at)?;
+    let mut alice = listen(&at)?;
     alice.next("opened")?;
     let (code, out, err) = send("/nowhere", &at)?;
     assert_eq!((code, out.trim()), (Some(0), "accepted as #1 of alice"), "{err}");

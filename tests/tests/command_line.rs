@@ -1,50 +1,11 @@
 //! `moor` against real processes: what a person types, and what comes back.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use moor_tests::process::{Process, all_in_one, gateway, program, router, run, wait_for};
+use moor_tests::listener::Listener;
+use moor_tests::process::{Process, all_in_one, gateway, router, run, wait_for};
 use serde_json::Value;
-
-/// `moor listen --json`, line by line; killed when dropped.
-struct Listener {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Listener {
-    fn start(arguments: &[&str]) -> Result<Self> {
-        let mut child = Command::new(program("moor")?)
-            .args([&["listen", "--json"], arguments].concat())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("piped")?);
-        Ok(Self { child, lines })
-    }
-
-    /// The next line that tells of `event`.
-    fn next(&mut self, event: &str) -> Result<Value> {
-        loop {
-            let mut line = String::new();
-            self.lines.read_line(&mut line)?;
-            let value: Value =
-                serde_json::from_str(&line).with_context(|| format!("no {event}: {line:?}"))?;
-            if value["event"] == event {
-                return Ok(value);
-            }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        self.child.kill().unwrap_or_default();
-        self.child.wait().map(drop).unwrap_or_default();
-    }
-}
 
 fn moor(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     run("moor", arguments)
@@ -105,7 +66,7 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     })?;
     let (code, _, err) = moor(&[&at[..], &["kick", "alice"]].concat())?;
     assert_eq!(code, Some(0), "{err}");
-    wait_for(Duration::from_secs(5), "the kicked listener to end", || Ok(alice.child.try_wait()?))?;
+    wait_for(Duration::from_secs(5), "the kicked listener to end", || alice.ended())?;
 
     // Nobody is there any more: said in words, in JSON and by the exit code.
     wait_for(Duration::from_secs(5), "alice to be gone", || {

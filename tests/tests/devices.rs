@@ -19,11 +19,6 @@ fn registered(router: &Process, sessions: u64) -> Result<()> {
     router.wait_stat("stats.router_sessions", LIMIT, |value| value == sessions).map(drop)
 }
 
-/// A killed router's port is free once the kernel has taken its ring apart.
-fn restarted(router: &Process) -> Result<Process> {
-    wait_for(LIMIT, "the router's port to be free", || Ok(router.restart().ok()))
-}
-
 /// Sends one message of a class and waits for its answer.
 fn send(client: &mut RawClient, class: Class, id: &str, to: &str) -> Result<SubmitResult> {
     let submit = Submit {
@@ -56,7 +51,7 @@ fn what_an_apps_policy_excludes_is_kicked_over_gateways_and_stays_after_a_restar
     assert_eq!((close.code(), &*close.reason), (Code::Kicked, "another device of this kind logged in"));
     // The other two stay, also when a new router hears of both at once.
     router.kill()?;
-    let router = restarted(&router)?;
+    let router = router.restart()?;
     registered(&router, 2)?;
     for client in [&mut pad, &mut newer] {
         client.ping()?;
@@ -96,7 +91,7 @@ fn what_one_device_reads_and_acknowledges_the_others_learn() -> Result<()> {
     }
     // Stored: a router that was killed still knows, and tells a device that logs in later.
     router.kill()?;
-    let router = restarted(&router)?;
+    let router = router.restart()?;
     registered(&router, 2)?;
     let mut late = RawClient::connect(gateway.address("clients"), "desktop")?;
     late.open(1, "alice", None)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use moor_tests::member::Member;
-use moor_tests::process::{Process, gateway, run, wait_for};
+use moor_tests::process::{Process, gateway, run, start_again, wait_for};
 use moor_wire::Code;
 use moor_wire::client::{Act, GroupCreate};
 
@@ -16,12 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn start_router(data: &str, listen: &str, threshold: &str) -> Result<Process> {
     let own = ["--listen", listen, "--admin", "127.0.0.1:0", "--data", data, "--shards", "2"];
     Process::start("moor-router", &[&own[..], &["--group-read-threshold", threshold]].concat())
-}
-
-/// Starts a program where a killed one listened: the kernel lets go of a dead process's ring, and the listener in
-/// it, a moment after the process.
-fn revive(start: impl Fn() -> Result<Process>) -> Result<Process> {
-    wait_for(PATIENCE, "the ports of the killed process", || Ok(start().ok()))
 }
 
 fn say(members: &[Member], round: &str, count: usize) {
@@ -65,11 +59,11 @@ fn a_group_that_is_killed_while_it_talks_loses_nothing_and_repeats_nothing() -> 
     for (round, threshold) in ["0", "100", "3"].into_iter().enumerate() {
         say(&members, &format!("{round}-gateway"), 60);
         gateways[round % 2].kill()?;
-        let revived = revive(|| gateways[round % 2].restart())?;
+        let revived = gateways[round % 2].restart()?;
         gateways[round % 2] = revived;
         say(&members, &format!("{round}-router"), 60);
         router.kill()?;
-        router = revive(|| start_router(&path, &address, threshold))?;
+        router = start_again(|| start_router(&path, &address, threshold))?;
         say(&members, &format!("{round}-after"), 60);
         said += 180;
         accepted(&members, said)?;
