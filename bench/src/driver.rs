@@ -241,11 +241,9 @@ impl Driver {
             member.began_us = now;
             self.under_way += 1;
             let source = source(self.share.target, self.share.first + index);
-            self.ring.connect(
-                self.share.target,
-                ConnectOptions { source, nodelay: true },
-                Token::new(index, 0),
-            );
+            // Clients of many hosts would not leave their TIME_WAIT on this one, where it takes ports and is weighed.
+            let options = ConnectOptions { source, nodelay: true, reset_on_close: true };
+            self.ring.connect(self.share.target, options, Token::new(index, 0));
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::admin::Stats;
 use crate::against;
 use crate::args::{Arguments, Load, Sub, Work};
-use crate::calibrate::{self, Bare, settled};
+use crate::calibrate::{self, Bare, at_rest, settled};
 use crate::compare;
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
@@ -233,7 +233,7 @@ impl<'a> Run<'a> {
         if bare.is_some() {
             took += self.log_in_to(FIRST_READING_PERMILLE, first)?;
             let sessions = self.shared.logged_in.load(Relaxed);
-            readings = Some((sessions, settled(), Stats::read(&self.load.admin)?));
+            readings = Some((sessions, settled(), self.resident_at_rest()?));
         }
         took += self.log_in_to(1000, all)?;
         let sessions = self.shared.logged_in.load(Relaxed);
@@ -246,10 +246,10 @@ impl<'a> Run<'a> {
         }
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
-        if let (Some(bare), Some((before, kernel, stats))) = (bare, readings) {
+        if let (Some(bare), Some((before, kernel, resident))) = (bare, readings) {
             let more = f64::from(sessions.saturating_sub(before).max(1));
             let per_pair = slope(kernel, settled(), more);
-            let user = slope(stats.resident_bytes(), Stats::read(&self.load.admin)?.resident_bytes(), more);
+            let user = slope(resident, self.resident_at_rest()?, more);
             report.number("gateway_user_bytes_per_session", user / f64::from(channels));
             report.number("gateway_user_bytes_per_connection", user);
             // Both ends of every connection are on this host: what a bare one costs and the harness's own poll
@@ -260,6 +260,13 @@ impl<'a> Run<'a> {
             report.number("kernel_bytes_harness_poll", bare.poll);
         }
         Ok(per_s)
+    }
+
+    /// Resident memory of the gateway when what the logins' burst needed has been given back: a worker does so after
+    /// a few seconds.
+    fn resident_at_rest(&self) -> Result<u64, String> {
+        let read = || Ok(Stats::read(&self.load.admin)?.resident_bytes());
+        at_rest(read, 64 * 1024, Duration::from_secs(5), Duration::from_secs(20))
     }
 
     fn log_in_to(&self, permille: u32, wanted: u32) -> Result<Duration, String> {

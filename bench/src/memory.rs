@@ -1,6 +1,7 @@
 //! What the kernel says about its memory.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// Bytes of a page on x86-64 and on the usual arm64 configuration.
 const PAGE_BYTES: u64 = 4096;
@@ -20,16 +21,27 @@ pub fn kernel_bytes() -> u64 {
     slab + number_after(tcp, "mem ").unwrap_or(0) * PAGE_BYTES
 }
 
-/// Bytes of live objects: name, active objects, objects, object size, … Without what is left of connections of
-/// earlier runs (TIME_WAIT), which goes away while one measures.
+/// Caches that say nothing of a server: what is left of closed connections, and the ports of the connecting ends, which
+/// are shared the more, the more of them there are.
+const NOT_A_SERVERS: [&str; 3] = ["tw_sock_TCP", "tcp_bind_bucket", "tcp_bind2_bucket"];
+
+/// The names of a cache in the table may be another's: the kernel merges caches of one size, and says here which.
+fn cache(name: &str) -> Option<PathBuf> {
+    fs::canonicalize(Path::new("/sys/kernel/slab").join(name)).ok()
+}
+
+/// Bytes of live objects: name, active objects, objects, object size, …
 fn slab_objects(text: &str) -> u64 {
+    let others: Vec<PathBuf> = NOT_A_SERVERS.into_iter().filter_map(cache).collect();
     text.lines()
-        .filter(|line| !line.starts_with("tw_sock"))
         .filter_map(|line| {
-            let mut fields = line.split_whitespace().skip(1);
+            let mut fields = line.split_whitespace();
+            let name = fields.next()?;
             let active: u64 = fields.next()?.parse().ok()?;
             let size: u64 = fields.nth(1)?.parse().ok()?;
-            Some(active * size)
+            let counts =
+                !NOT_A_SERVERS.contains(&name) && !cache(name).is_some_and(|cache| others.contains(&cache));
+            counts.then_some(active * size)
         })
         .sum()
 }

@@ -38,8 +38,9 @@ pub const WEBSOCKET_MESSAGE_BYTES_MAX: u32 = 1024 * 1024;
 pub const WEBSOCKET_PONGS_BYTES_MAX: usize = 4 * 1024;
 /// Largest send buffer kept for the next use, bytes; larger ones go back to the allocator.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 4 * 1024;
-/// How often a worker gives memory that its clients have left back to the system, milliseconds.
-pub const GIVE_BACK_MS: u64 = 5_000;
+/// How often a worker gives memory that its clients have left back to the system, milliseconds. What is pooled goes
+/// after one or two of these intervals without use.
+pub const GIVE_BACK_MS: u64 = 2_000;
 /// Channels closed in a turn because their credentials expired.
 pub const EXPIRIES_PER_TURN_MAX: usize = 1024;
 /// Expiries of sessions that are gone, beyond those of the open ones, before they are weeded out.

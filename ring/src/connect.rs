@@ -27,6 +27,9 @@ pub struct ConnectOptions {
     pub source: Option<SocketAddr>,
     /// Switch Nagle's algorithm off.
     pub nodelay: bool,
+    /// Closing it resets the connection at once: what was not sent is given up, and nothing of it stays behind in the
+    /// kernel (no TIME_WAIT, no port taken).
+    pub reset_on_close: bool,
 }
 
 impl ConnectOptions {
@@ -34,6 +37,9 @@ impl ConnectOptions {
         let mut switches = Vec::new();
         if self.nodelay {
             switches.push(Switch::NoDelay);
+        }
+        if self.reset_on_close {
+            switches.push(Switch::ResetOnClose);
         }
         match self.source.map(|source| source.port()) {
             Some(0) => switches.push(Switch::BindAddressNoPort),

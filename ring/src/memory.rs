@@ -15,14 +15,15 @@ pub fn ordinary_pages_only() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Gives back what the calling thread has freed, and what other threads' free pages have waited for long enough.
+/// Gives back to the system what the calling thread has freed.
 ///
 /// mimalloc purges freed pages a second after they were freed, but looks whether that second is over only while it
 /// is asked for memory: a thread that everybody has left would keep theirs for ever. A call visits the pages of the
-/// calling thread's heap, some microseconds. Without effect where mimalloc is not the global allocator.
+/// calling thread's heap and purges them at once: 2 to 140 microseconds with 16,000 sessions, 0.8 milliseconds after
+/// most of them have left. Without effect where mimalloc is not the global allocator.
 pub fn give_back() {
     // SAFETY: may be called at any time from any thread; it touches nothing that is allocated.
-    unsafe { libmimalloc_sys::mi_collect(false) }
+    unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
 #[cfg(test)]

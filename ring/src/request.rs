@@ -16,6 +16,10 @@ use crate::token::{Op, Slot, Token};
 static ENABLED: libc::c_int = 1;
 const SWITCH_BYTES: libc::socklen_t = 4;
 const _: () = assert!(size_of::<libc::c_int>() == SWITCH_BYTES as usize);
+/// Close at once, by a reset.
+static RESETTING: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
+const LINGER_BYTES: libc::socklen_t = 8;
+const _: () = assert!(size_of::<libc::linger>() == LINGER_BYTES as usize);
 
 /// The address that disconnects (connect(2)).
 static UNSPECIFIED: libc::sockaddr = libc::sockaddr {
@@ -38,6 +42,8 @@ pub(crate) enum Switch {
     BindAddressNoPort,
     /// A bind with a port shares it with connections to other destinations.
     ReuseAddress,
+    /// A close resets the connection.
+    ResetOnClose,
 }
 
 impl Switch {
@@ -46,6 +52,17 @@ impl Switch {
             Switch::NoDelay => (libc::IPPROTO_TCP, libc::TCP_NODELAY),
             Switch::BindAddressNoPort => (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
             Switch::ReuseAddress => (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+            Switch::ResetOnClose => (libc::SOL_SOCKET, libc::SO_LINGER),
+        }
+    }
+
+    /// Where its value is, for ever, and how many bytes it has.
+    fn value(self) -> (*const libc::c_void, libc::socklen_t) {
+        match self {
+            Switch::ResetOnClose => ((&raw const RESETTING).cast(), LINGER_BYTES),
+            Switch::NoDelay | Switch::BindAddressNoPort | Switch::ReuseAddress => {
+                ((&raw const ENABLED).cast(), SWITCH_BYTES)
+            }
         }
     }
 
@@ -53,8 +70,9 @@ impl Switch {
     pub(crate) fn apply(self, socket: &impl AsFd) -> io::Result<()> {
         let (level, name) = self.level_and_name();
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: the kernel reads `SWITCH_BYTES` bytes from the static, which is that long.
-        let result = unsafe { libc::setsockopt(fd, level, name, (&raw const ENABLED).cast(), SWITCH_BYTES) };
+        let (value, bytes) = self.value();
+        // SAFETY: the kernel reads `bytes` bytes from the static, which is that long.
+        let result = unsafe { libc::setsockopt(fd, level, name, value, bytes) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
@@ -133,15 +151,10 @@ pub(crate) fn socket(domain: libc::c_int, key: Token) -> Entry {
 
 pub(crate) fn switch_on(slot: Slot, switch: Switch, key: Token) -> Entry {
     let (level, name) = switch.level_and_name();
-    opcode::SetSockOpt::new(
-        Fixed(slot.0),
-        level.unsigned_abs(),
-        name.unsigned_abs(),
-        (&raw const ENABLED).cast(),
-        SWITCH_BYTES,
-    )
-    .build()
-    .user_data(Op::Connect.with_token(key))
+    let (value, bytes) = switch.value();
+    opcode::SetSockOpt::new(Fixed(slot.0), level.unsigned_abs(), name.unsigned_abs(), value, bytes)
+        .build()
+        .user_data(Op::Connect.with_token(key))
 }
 
 /// Needs the address to be readable until the completion.

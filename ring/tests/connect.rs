@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use common::{any_port, client, close, config, connected, data, next};
@@ -33,7 +33,7 @@ fn connects_from_a_source_address() {
         let listener = TcpListener::bind(any_port()).unwrap();
         let address = listener.local_addr().unwrap();
         let source = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 9), 0));
-        let options = ConnectOptions { source: Some(source), nodelay: true };
+        let options = ConnectOptions { source: Some(source), nodelay: true, ..ConnectOptions::default() };
         let slot = connect(&mut ring, address, options).unwrap();
         let (mut peer, from) = listener.accept().unwrap();
         assert_eq!(from.ip(), source.ip());
@@ -53,12 +53,26 @@ fn connects_from_a_source_address() {
 }
 
 #[test]
+fn a_close_resets_where_it_was_asked_for() {
+    for (mut ring, reset_on_close) in rings().zip([true, true]).chain(rings().zip([false, false])) {
+        let listener = TcpListener::bind(any_port()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = ConnectOptions { reset_on_close, ..ConnectOptions::default() };
+        let slot = connect(&mut ring, address, options).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        close(&mut ring, slot);
+        let end = peer.read(&mut [0; 8]).map_err(|error| error.kind());
+        assert_eq!(end, if reset_on_close { Err(ErrorKind::ConnectionReset) } else { Ok(0) });
+    }
+}
+
+#[test]
 fn one_source_port_serves_several_destinations() {
     for mut ring in rings() {
         let listeners = [TcpListener::bind(any_port()).unwrap(), TcpListener::bind(any_port()).unwrap()];
         let free = TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
         for listener in &listeners {
-            let options = ConnectOptions { source: Some(free), nodelay: false };
+            let options = ConnectOptions { source: Some(free), ..ConnectOptions::default() };
             connect(&mut ring, listener.local_addr().unwrap(), options).unwrap();
             assert_eq!(listener.accept().unwrap().1, free);
         }
@@ -82,7 +96,7 @@ fn a_source_that_is_not_ours_is_refused() {
     for mut ring in rings() {
         let listener = TcpListener::bind(any_port()).unwrap();
         let foreign = SocketAddr::from((IpAddr::from([192, 0, 2, 1]), 0));
-        let options = ConnectOptions { source: Some(foreign), nodelay: true };
+        let options = ConnectOptions { source: Some(foreign), ..ConnectOptions::default() };
         let result = connect(&mut ring, listener.local_addr().unwrap(), options);
         assert_eq!(result, Err(Errno::ADDRNOTAVAIL));
     }

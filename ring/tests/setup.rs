@@ -55,7 +55,7 @@ fn every_mask_is_obeyed_and_works() {
         peer.write_all(b"hello").unwrap();
         let received = next(&mut ring);
         assert_eq!(data(&mut ring, received, token), b"hello");
-        ring.connect(address, ConnectOptions { source: None, nodelay: true }, token);
+        ring.connect(address, ConnectOptions { nodelay: true, ..ConnectOptions::default() }, token);
         let (mut connected, mut accepted) = (false, false);
         while !(connected && accepted) {
             match next(&mut ring) {

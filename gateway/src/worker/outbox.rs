@@ -124,45 +124,77 @@ impl Outbox {
 /// Send buffers and outboxes between two uses.
 #[derive(Debug, Default)]
 pub struct Pool {
-    buffers: Vec<Vec<u8>>,
-    /// Boxed as connections hold them: a pointer each, and no allocation when one is reused.
-    #[allow(clippy::vec_box, reason = "the box is what is pooled")]
-    outboxes: Vec<Box<Outbox>>,
+    buffers: Shelf<Vec<u8>>,
+    outboxes: Shelf<Box<Outbox>>,
 }
 
 impl Pool {
     /// An empty buffer.
     pub fn buffer(&mut self) -> Vec<u8> {
-        self.buffers.pop().unwrap_or_default()
+        self.buffers.take().unwrap_or_default()
     }
 
     /// Takes a buffer back.
     pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
-        if (1..=POOLED_BUFFER_BYTES_MAX).contains(&buffer.capacity())
-            && self.buffers.len() < POOLED_BUFFERS_MAX
-        {
+        if (1..=POOLED_BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
-            self.buffers.push(buffer);
+            self.buffers.give(buffer);
         }
     }
 
     /// An empty outbox.
     pub fn outbox(&mut self) -> Box<Outbox> {
-        self.outboxes.pop().unwrap_or_default()
+        self.outboxes.take().unwrap_or_default()
     }
 
     /// Takes an outbox back.
     pub fn give_outbox(&mut self, mut outbox: Box<Outbox>) {
         for waiting in [&mut outbox.queued, &mut outbox.sealed, &mut outbox.records] {
-            if waiting.capacity() > 0 {
-                self.give_buffer(std::mem::take(waiting));
-            }
+            self.give_buffer(std::mem::take(waiting));
         }
-        if self.outboxes.len() < POOLED_BUFFERS_MAX {
-            // A send sets the rest when it begins.
-            (outbox.in_flight, outbox.in_flight_bytes) = (false, 0);
-            self.outboxes.push(outbox);
+        // A send sets the rest when it begins.
+        (outbox.in_flight, outbox.in_flight_bytes) = (false, 0);
+        self.outboxes.give(outbox);
+    }
+
+    /// Frees what nobody has asked for since the last time: a burst's buffers do not stay for ever.
+    pub fn trim(&mut self) {
+        self.buffers.trim();
+        self.outboxes.trim();
+    }
+}
+
+/// Things of one kind that wait for their next use, at most [`POOLED_BUFFERS_MAX`].
+#[derive(Debug)]
+struct Shelf<T> {
+    items: Vec<T>,
+    /// The fewest that lay here since the last trim: so many were not needed.
+    idle: usize,
+}
+
+impl<T> Default for Shelf<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), idle: 0 }
+    }
+}
+
+impl<T> Shelf<T> {
+    fn take(&mut self) -> Option<T> {
+        let item = self.items.pop();
+        self.idle = self.idle.min(self.items.len());
+        item
+    }
+
+    fn give(&mut self, item: T) {
+        if self.items.len() < POOLED_BUFFERS_MAX {
+            self.items.push(item);
         }
+    }
+
+    fn trim(&mut self) {
+        // The last given is the first taken: who lies lowest has waited longest.
+        self.items.drain(..self.idle);
+        self.idle = self.items.len();
     }
 }
 
@@ -235,5 +267,24 @@ mod tests {
         assert_eq!(pool.buffer().capacity(), 0);
         pool.give_buffer(Vec::with_capacity(100));
         assert!(pool.buffer().capacity() >= 100);
+    }
+
+    #[test]
+    fn what_a_burst_left_goes_and_what_is_used_stays() {
+        let mut pool = Pool::default();
+        let burst: Vec<_> = (0..10).map(|_| (pool.outbox(), Vec::with_capacity(64))).collect();
+        for (outbox, buffer) in burst {
+            pool.give_outbox(outbox);
+            pool.give_buffer(buffer);
+        }
+        // Of the interval that the burst fell into nothing is known.
+        pool.trim();
+        assert_eq!((pool.outboxes.items.len(), pool.buffers.items.len()), (10, 10));
+        for _ in 0..5 {
+            let two = [pool.buffer(), pool.buffer()];
+            two.into_iter().for_each(|buffer| pool.give_buffer(buffer));
+        }
+        pool.trim();
+        assert_eq!((pool.outboxes.items.len(), pool.buffers.items.len()), (0, 2));
     }
 }

@@ -105,6 +105,7 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
         if now.0 >= given_back.0 + GIVE_BACK_MS {
             given_back = now;
             worker.set_wall_clock(unix_ms(), now);
+            worker.pool.trim();
             moor_ring::memory::give_back();
         }
     }

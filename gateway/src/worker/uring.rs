@@ -104,7 +104,7 @@ impl Io for Uring {
     }
 
     fn connect(&mut self, address: SocketAddr, token: Token) {
-        self.ring.connect(address, ConnectOptions { source: None, nodelay: true }, token);
+        self.ring.connect(address, ConnectOptions { nodelay: true, ..ConnectOptions::default() }, token);
     }
 
     fn wake(&mut self, worker: WorkerId) {
