@@ -203,6 +203,7 @@ impl Report {
                 .insert("command".to_owned(), json!(std::env::args().skip(1).collect::<Vec<_>>().join(" ")));
             object.insert("exit_code".to_owned(), json!(verdict.exit_code()));
             object.insert("shortcomings".to_owned(), json!(self.shortcomings));
+            object.insert("harness_short".to_owned(), json!(self.harness));
             let text = format!("{:#}\n", Value::Object(object));
             std::fs::write(path, text)
                 .map_err(|error| format!("cannot write {} ({error})", path.display()))?;

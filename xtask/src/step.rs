@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::bail;
 
 /// A program to run.
 pub struct Step {
@@ -41,9 +41,17 @@ impl Step {
     }
 }
 
+/// A step that has been run.
+struct Line {
+    name: String,
+    /// Why it failed, if it did.
+    outcome: Result<(), String>,
+    seconds: f64,
+}
+
 /// What has been run, and how it went.
 pub struct Summary {
-    lines: Vec<(String, bool, f64)>,
+    lines: Vec<Line>,
     notes: Vec<String>,
 }
 
@@ -65,19 +73,20 @@ impl Summary {
     }
 
     /// Runs a function as a step; returns whether it passed.
-    pub fn run_with(&mut self, name: &str, act: impl FnOnce() -> Result<()>) -> bool {
+    pub fn run_with(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<()>) -> bool {
         let started = Instant::now();
-        let outcome = act();
-        if let Err(error) = &outcome {
-            eprintln!("=== {name} failed: {error:#}");
+        let outcome = act().map_err(|error| format!("{error:#}"));
+        if let Err(why) = &outcome {
+            eprintln!("=== {name} failed: {why}");
         }
-        self.record(name, outcome.is_ok(), started.elapsed().as_secs_f64());
-        outcome.is_ok()
+        let passed = outcome.is_ok();
+        self.record(name, outcome, started.elapsed().as_secs_f64());
+        passed
     }
 
     /// One of the results of a program that has several.
-    pub fn record(&mut self, name: &str, passed: bool, seconds: f64) {
-        self.lines.push((name.to_owned(), passed, seconds));
+    pub fn record(&mut self, name: &str, outcome: Result<(), String>, seconds: f64) {
+        self.lines.push(Line { name: name.to_owned(), outcome, seconds });
     }
 
     /// Something the reader of the summary must not miss.
@@ -89,13 +98,16 @@ impl Summary {
     /// Prints the summary, whose last line is the last of all, and returns how the program is to end.
     pub fn finish(self) -> ExitCode {
         println!();
-        for (name, passed, seconds) in &self.lines {
-            println!("{} {name} ({seconds:.1} s)", if *passed { "ok  " } else { "FAIL" });
+        for Line { name, outcome, seconds } in &self.lines {
+            match outcome {
+                Ok(()) => println!("ok   {name} ({seconds:.1} s)"),
+                Err(why) => println!("FAIL {name} ({seconds:.1} s): {why}"),
+            }
         }
         for note in &self.notes {
             println!("note {note}");
         }
-        let failed = self.lines.iter().filter(|(_, passed, _)| !passed).count();
+        let failed = self.lines.iter().filter(|line| line.outcome.is_err()).count();
         println!("{} passed, {failed} failed", self.lines.len() - failed);
         if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
