@@ -32,4 +32,5 @@ pub mod tls;
 
 pub use client::{Accepted, Client, ClientError};
 pub use core::{Conversation, DialError, Event, Options, Sending, Session};
+pub use moor_wire::client::TrafficMarks;
 pub use tls::Tls;

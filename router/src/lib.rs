@@ -14,6 +14,7 @@
 //! * `offline`: whose messages nobody fetches, once per interval
 //! * `hook`: tells vendors of pushes who has messages that nobody fetches; a thread of its own
 //! * `arrival`: what became of messages, per app, over sliding windows; alarms
+//! * `traffic`: accepted messages by their traffic marks
 //! * `store`: the traits behind which messages and locations are kept, and the engines
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ mod shard;
 #[doc(hidden)]
 pub mod store;
 mod thread;
+mod traffic;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

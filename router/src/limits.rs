@@ -2,6 +2,7 @@
 
 use moor_wire::limits::{
     ACCOUNT_BYTES_MAX, CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX,
+    TRAFFIC_MARK_BYTES_MAX,
 };
 
 /// Without a frame for this long a link is void with every session under it. Stale locations may live
@@ -204,6 +205,9 @@ pub const ROOM_PULLS_OUTSTANDING_MAX: usize = 1_024;
 /// Longest wait of the `[offline]` settings: beyond it an account of yesterday would still be remembered.
 pub const OFFLINE_WAIT_MS_MAX: u64 = 24 * 3_600_000;
 
+/// Values of traffic marks that a shard counts apart, over all apps; messages with others are counted together.
+pub const TRAFFIC_SERIES_MAX: usize = 1_000;
+
 /// Absent accounts that a shard remembers, some 200 bytes each and payloads. Beyond it the one whose time is nearest is
 /// told of at once and forgotten.
 pub const OFFLINE_ACCOUNTS_MAX: usize = 65_536;
@@ -273,6 +277,8 @@ const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);
 const _: () = assert!(ARRIVAL_WINDOWS_S[2] + ARRIVAL_MATURE_S < ARRIVAL_SECONDS as u64);
 // Names are at most 128 bytes and grow sixfold when every byte of one is escaped.
-const _: () = assert!(HOOK_PAYLOAD_BYTES_MAX * 4 / 3 + 128 * 6 * 3 + 1024 <= HOOK_NOTICE_BYTES_MAX);
+const _: () = assert!(
+    HOOK_PAYLOAD_BYTES_MAX * 4 / 3 + (128 + TRAFFIC_MARK_BYTES_MAX) * 6 * 3 + 1024 <= HOOK_NOTICE_BYTES_MAX
+);
 // Whoever is logged in has a position.
 const _: () = assert!(DEVICES_PER_ACCOUNT_MAX > SESSIONS_PER_ACCOUNT_MAX as u32);

@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::arrival::Meter;
 use crate::arrival::report::ArrivalReport;
 use crate::hook::metrics::HookReport;
+use crate::traffic::{self, Traffic};
 
 /// One number of one shard.
 #[derive(Debug, Default)]
@@ -53,6 +54,8 @@ macro_rules! metrics {
             $(#[doc = $help] pub $field: Value,)*
             /// What became of messages, by app.
             pub arrival: Meter,
+            /// Messages by their marks.
+            pub traffic: Traffic,
         }
 
         impl Metrics {
@@ -166,7 +169,8 @@ impl Report {
     /// Every number, added up over the shards; those with labels by their Prometheus name and labels.
     pub fn snapshot(&self) -> Vec<(String, u64)> {
         let totals = self.totals().into_iter().map(|(name, _, _, value)| (name.to_owned(), value));
-        totals.chain(self.hook.snapshot()).chain(self.arrival.snapshot(&self.shards)).collect()
+        let labelled = self.hook.snapshot().into_iter().chain(self.arrival.snapshot(&self.shards));
+        totals.chain(labelled).chain(traffic::snapshot(&self.shards)).collect()
     }
 
     fn totals(&self) -> Vec<(&'static str, &'static str, Kind, u64)> {
@@ -202,7 +206,8 @@ impl Collector for Report {
             }
         }
         self.hook.encode(&mut encoder)?;
-        self.arrival.encode(&self.shards, &mut encoder)
+        self.arrival.encode(&self.shards, &mut encoder)?;
+        traffic::encode(&self.shards, &mut encoder)
     }
 }
 

@@ -93,6 +93,7 @@ fn merge(old: &mut Offline, new: Offline) {
         old.class = new.class;
         old.sent_at_ms = new.sent_at_ms;
         old.payload = new.payload;
+        old.marks = new.marks;
     }
 }
 
@@ -294,6 +295,7 @@ mod tests {
                 class: Class::Reliable,
                 sent_at_ms: Some(last),
                 cause,
+                marks: None,
                 payload: payload.map(|bytes| vec![7; bytes].into()),
             };
             self.ledger.handle_absence(account, news, self.now_ms);

@@ -11,7 +11,7 @@ pub use crate::proto::moor::v1::{
     GroupCreate, GroupDelivery, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames, GroupNothing,
     GroupPage, GroupPosition, GroupPreference, GroupRequest, GroupRole, Membership, Open, Opened, Pull,
     Pulled, ReadMark, ReadMarks, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull,
-    RoomPulled, RoomRefused, Submit, SubmitResult, group_request::Act,
+    RoomPulled, RoomRefused, Submit, SubmitResult, TrafficMarks, group_request::Act,
 };
 
 /// Kind of a client frame.

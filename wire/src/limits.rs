@@ -28,6 +28,8 @@ pub const ACCOUNT_BYTES_MAX: usize = 128;
 pub const GROUP_BYTES_MAX: usize = ACCOUNT_BYTES_MAX - 1;
 /// Begins the account names under which groups' timelines lie. No client's name may hold it.
 pub const GROUP_MARK: char = '\u{1}';
+/// Longest of the traffic marks of a message, bytes each.
+pub const TRAFFIC_MARK_BYTES_MAX: usize = 32;
 /// Longest title of a group, bytes.
 pub const GROUP_TITLE_BYTES_MAX: usize = 128;
 /// Most accounts named in one change of a group: its event must fit a message.

@@ -28,8 +28,8 @@ const LIKES: u32 = 6;
 pub const BATCH_BYTES_MAX: usize = CLIENT_BODY_BYTES_MAX as usize;
 /// What a batch has around its messages at most: name, counts, and the head of each message's field.
 const BATCH_WRAPPING_BYTES: usize = ROOM_BYTES_MAX + 64;
-/// Longest message of a room as it is encoded, bytes: a payload of the largest size with its names.
-pub const ROOM_MESSAGE_BYTES_MAX: usize = CLIENT_BODY_BYTES_MAX as usize + 256;
+/// Longest message of a room as it is encoded, bytes: a payload of the largest size with its names and marks.
+pub const ROOM_MESSAGE_BYTES_MAX: usize = CLIENT_BODY_BYTES_MAX as usize + 384;
 
 // A single message fits a frame, whatever it is.
 const _: () = assert!(ROOM_MESSAGE_BYTES_MAX + BATCH_WRAPPING_BYTES <= SERVER_BODY_BYTES_MAX as usize);
@@ -274,6 +274,7 @@ mod tests {
             sent_at_ms: 5,
             payload: vec![7; bytes].into(),
             id: number % 3,
+            marks: None,
         }
     }
 

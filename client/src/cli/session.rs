@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use moor_client::core::{DialError, Disconnect, Target};
 use moor_client::{Accepted, Client, Conversation, Event, Options, Sending};
 use moor_wire::Code;
-use moor_wire::client::Class;
+use moor_wire::client::{Class, TrafficMarks};
 use moor_wire::identity::{check_account, check_app, check_device};
+use moor_wire::limits::TRAFFIC_MARK_BYTES_MAX;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc::Receiver;
@@ -103,6 +104,10 @@ pub struct Send {
     /// what the app is configured with.
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2))]
     level: Option<u32>,
+    /// Where it comes from, carried to the receiver, counted and routed by: source, campaign or release, such as
+    /// release=canary. May be repeated.
+    #[arg(long, value_name = "MARK=VALUE")]
+    mark: Vec<String>,
     /// Give up after so many seconds without the router's word on a message.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -189,21 +194,25 @@ pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
 fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, Failure> {
     final_refusal(event)?;
     match event {
-        Event::Message { sync_id, from, sent_at_ms, payload, .. } => {
-            let text = output::payload(payload);
+        Event::Message { sync_id, from, sent_at_ms, payload, marks, .. } => {
+            let (text, (shown, marks)) = (output::payload(payload), show_marks(marks));
             let id = sync_id.map_or_else(|| "transient".to_owned(), |id| format!("#{id}"));
-            let line = format!("{} {id} {from}: {text}", output::time_of_day(*sent_at_ms));
-            let object = json!({ "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text });
+            let line = format!("{} {id} {from}: {text}{shown}", output::time_of_day(*sent_at_ms));
+            let object = json!({
+                "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
+                "marks": marks,
+            });
             output::line(global, &line, &object)?;
             return Ok(true);
         }
-        Event::GroupMessage { group, sync_id, from, sent_at_ms, payload, is_event, .. } => {
-            let time = output::time_of_day(*sent_at_ms);
+        Event::GroupMessage { group, sync_id, from, sent_at_ms, payload, is_event, marks, .. } => {
+            let (time, (shown, marks)) = (output::time_of_day(*sent_at_ms), show_marks(marks));
             let text = if *is_event { super::group::describe(payload) } else { output::payload(payload) };
-            let line = format!("{time} {group} #{sync_id} {from}: {text}");
+            let line = format!("{time} {group} #{sync_id} {from}: {text}{shown}");
             let object = json!({
                 "event": if *is_event { "group_changed" } else { "group_message" },
                 "group": group, "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
+                "marks": marks,
             });
             output::line(global, &line, &object)?;
             return Ok(!is_event);
@@ -336,6 +345,33 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
+/// `MARK=VALUE` of the command line.
+fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
+    let mut marks = TrafficMarks::default();
+    for word in words {
+        let (name, value) = word.split_once('=').ok_or_else(|| format!("--mark {word}: say MARK=VALUE"))?;
+        if value.len() > TRAFFIC_MARK_BYTES_MAX {
+            return Err(format!("--mark {word}: a value has at most {TRAFFIC_MARK_BYTES_MAX} bytes").into());
+        }
+        let mark = match name {
+            "source" => &mut marks.source,
+            "campaign" => &mut marks.campaign,
+            "release" => &mut marks.release,
+            _ => return Err(format!("--mark {word}: choose source, campaign or release").into()),
+        };
+        value.clone_into(mark);
+    }
+    Ok((!words.is_empty()).then_some(marks))
+}
+
+/// Those that are given, for people and for machines.
+fn show_marks(marks: &TrafficMarks) -> (String, serde_json::Value) {
+    let given = [("source", &marks.source), ("campaign", &marks.campaign), ("release", &marks.release)];
+    let given: Vec<_> = given.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let text = given.iter().fold(String::new(), |text, (name, value)| format!("{text} [{name}={value}]"));
+    (text, given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
+}
+
 async fn send_one(
     client: &Client,
     send: &Send,
@@ -348,7 +384,8 @@ async fn send_one(
         ClassName::Normal => Some(Class::Normal),
         ClassName::Transient => Some(Class::Transient),
     };
-    let sending = Sending { class: class.unwrap_or_default(), level: send.level };
+    let marks = marks_of(&send.mark)?;
+    let sending = Sending { class: class.unwrap_or_default(), level: send.level, marks };
     let (to, name) = match (&send.to, &send.group) {
         (Some(to), _) => (Target::Account(to.clone()), to),
         (None, Some(group)) => (Target::Group(group.clone()), group),

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Delivery, GroupDelivery, Kind, Open, Opened, Submit, SubmitResult, put_control, put_sync_id,
+    Class, Delivery, GroupDelivery, Kind, Open, Opened, Submit, SubmitResult, TrafficMarks, put_control,
+    put_sync_id,
 };
 use moor_wire::frame::put_message;
 use moor_wire::identity::{NameError, check_account, check_app, check_group, check_room};
@@ -77,17 +78,19 @@ pub enum Target {
 }
 
 /// How a message is to be treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sending {
     /// Reliable: sent until it is answered, and kept. Normal and transient: sent once, to whoever is there.
     pub class: Class,
     /// Business level, 0 (core) to 2 (the rest); `None`: the app's.
     pub level: Option<u32>,
+    /// Where it comes from: carried to the receiver, counted and routed by.
+    pub marks: Option<TrafficMarks>,
 }
 
 impl From<Class> for Sending {
     fn from(class: Class) -> Self {
-        Self { class, level: None }
+        Self { class, ..Self::default() }
     }
 }
 
@@ -129,6 +132,7 @@ impl Pending {
             group,
             room: self.room.clone(),
             room_type: self.room_type,
+            marks: self.sending.marks.clone(),
         }
     }
 }
@@ -431,6 +435,7 @@ impl Channel {
             floor: 0,
             payload: delivery.payload,
             is_event: delivery.is_event,
+            marks: delivery.marks,
         };
         self.conversations.handle_entry(entry, now, out, events);
         self.copies.push_back(id);
@@ -463,6 +468,7 @@ impl Channel {
             client_id: delivery.client_id,
             sent_at_ms: delivery.sent_at_ms,
             payload: delivery.payload,
+            marks: delivery.marks.unwrap_or_default(),
         }
     }
 

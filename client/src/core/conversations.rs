@@ -154,6 +154,7 @@ impl Conversations {
             sent_at_ms: entry.sent_at_ms,
             payload: entry.payload,
             is_event: entry.is_event,
+            marks: entry.marks.unwrap_or_default(),
         });
         if is_last {
             self.list.remove(&group);
@@ -237,6 +238,7 @@ impl Conversations {
                 floor: 0,
                 payload: message.payload,
                 is_event: message.is_event,
+                marks: message.marks,
             };
             self.hand_on(entry, events);
         }

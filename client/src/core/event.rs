@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{GroupAnswer, RoomMessage};
+use moor_wire::client::{GroupAnswer, RoomMessage, TrafficMarks};
 
 use super::DialError;
 use super::marks::Conversation;
@@ -59,6 +59,8 @@ pub enum Event {
         sent_at_ms: u64,
         /// What it says.
         payload: Bytes,
+        /// Where it comes from, as the sender said.
+        marks: TrafficMarks,
     },
     /// An entry of a group's timeline, once, in order.
     GroupMessage {
@@ -78,6 +80,8 @@ pub enum Event {
         payload: Bytes,
         /// The payload is a `GroupEvent`.
         is_event: bool,
+        /// Where it comes from, as the sender said.
+        marks: TrafficMarks,
     },
     /// Entries of a group that are past retention, or from before the account joined, and will not come.
     GroupExpired {

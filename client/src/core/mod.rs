@@ -220,7 +220,7 @@ impl Session {
         self.submit_as(Sending::default(), number, client_id, to, payload, now)
     }
 
-    /// [`Self::submit`] with a class or a business level. Normal and transient messages are for whoever is logged in as the receiver
+    /// [`Self::submit`] with a class, a business level or traffic marks. Normal and transient messages are for whoever is logged in as the receiver
     /// right now: sent once, accepted with sync id 0 or [`Event::Refused`], whatever the reason.
     ///
     /// # Errors

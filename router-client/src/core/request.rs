@@ -1,12 +1,14 @@
 //! What can be asked and what is answered.
 
-use moor_wire::client::{Act, Class, Delivery, GroupAnswer, GroupRequest, Kind, Pulled};
+use moor_wire::client::{Act, Class, Delivery, GroupAnswer, GroupRequest, Kind, Pulled, TrafficMarks};
 use moor_wire::identity::{check_account, check_app, check_device, check_group, check_room};
 use moor_wire::internal::{
     Broadcast, Degrade, Group, History, Kick, Lookup, LookupResult, Push, PushAccount, RoomPublish,
     RoomStats, RoomStatsResult, Send, Stats, Subscribe, Verb, put_control,
 };
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX};
+use moor_wire::limits::{
+    CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX, TRAFFIC_MARK_BYTES_MAX,
+};
 use moor_wire::session::SessionHandle;
 use prost::Message;
 
@@ -176,7 +178,24 @@ impl Request {
             payload: bytes::Bytes::copy_from_slice(payload),
             group: String::new(),
             level: None,
+            marks: None,
         }))
+    }
+
+    /// Gives a message for an account, a group or a room its traffic marks; other requests have none.
+    ///
+    /// # Errors
+    /// When a mark is too long.
+    pub fn marked(mut self, marks: TrafficMarks) -> Result<Self, Error> {
+        for mark in [&marks.source, &marks.campaign, &marks.release] {
+            length("a traffic mark", mark.len(), 0, TRAFFIC_MARK_BYTES_MAX)?;
+        }
+        match &mut self {
+            Self::Send(send) => send.marks = Some(marks),
+            Self::RoomPublish(publish) => publish.marks = Some(marks),
+            _ => {}
+        }
+        Ok(self)
     }
 
     /// SEND to a group; without a client id one is made up.
@@ -337,7 +356,8 @@ impl Request {
             return Err(Error::Protocol("SEND is made of a message".into()));
         };
         let (app, room, from) = (app.into(), room.into(), from.into());
-        Ok(Self::RoomPublish(RoomPublish { cookie: 0, app, room, from, r#type: number, client_id, payload }))
+        let (cookie, r#type, marks) = (0, number, None);
+        Ok(Self::RoomPublish(RoomPublish { cookie, app, room, from, r#type, client_id, payload, marks }))
     }
 
     /// `ROOM_STATS`.

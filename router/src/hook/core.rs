@@ -247,7 +247,7 @@ impl Core {
         let id = format!("{:x}-{number}", self.epoch);
         for index in 0..self.vendors.len() {
             let vendor = &mut self.vendors[index];
-            if !vendor.settings.wants(event, notice.app()) {
+            if !vendor.settings.wants(event, notice) {
                 continue;
             }
             let json = notice.to_json(&id, vendor.settings.payload_bytes_max);

@@ -3,8 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use moor_wire::client::Class;
+use moor_wire::client::{Class, TrafficMarks};
 use serde_json::{Map, Value, json};
+
+use crate::store::Marks;
 
 /// Why messages count as not fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Offline {
     pub sent_at_ms: Option<u64>,
     /// Why, for the first of them.
     pub cause: Cause,
+    /// The newest one's traffic marks, where they are known.
+    pub marks: Marks,
     /// The newest one's payload, where a hook of the app wants it and it is short enough.
     pub payload: Option<Bytes>,
 }
@@ -105,6 +109,14 @@ impl Notice {
         }
     }
 
+    /// The marks of what it is about.
+    pub fn marks(&self) -> Option<&TrafficMarks> {
+        match self {
+            Self::Offline(offline) => offline.marks.as_deref(),
+            Self::Alarm(_) => None,
+        }
+    }
+
     /// As JSON, with a payload of at most `payload_bytes_max`.
     pub fn to_json(&self, id: &str, payload_bytes_max: usize) -> Bytes {
         let mut fields = Map::new();
@@ -122,6 +134,10 @@ impl Notice {
                 put("count", offline.count.into());
                 put("class", class_word(offline.class).into());
                 put("sent_at_ms", offline.sent_at_ms.into());
+                if let Some(marks) = &offline.marks {
+                    let TrafficMarks { source, campaign, release } = &**marks;
+                    put("marks", json!({ "source": source, "campaign": campaign, "release": release }));
+                }
                 if let Some(payload) =
                     offline.payload.as_ref().filter(|payload| payload.len() <= payload_bytes_max)
                 {

@@ -3,7 +3,11 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use moor_wire::client::TrafficMarks;
+use moor_wire::limits::TRAFFIC_MARK_BYTES_MAX;
 use serde::Deserialize;
+
+use crate::hook::notice::Notice;
 
 use crate::limits::{HOOK_NOTICE_BYTES_MAX, HOOK_PAYLOAD_BYTES_MAX};
 
@@ -15,6 +19,32 @@ pub enum Event {
     Offline,
     /// An arrival rate crossed its threshold.
     Alarm,
+}
+
+/// Values of traffic marks; where none is named, any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MarksWanted {
+    source: Vec<String>,
+    campaign: Vec<String>,
+    release: Vec<String>,
+}
+
+impl MarksWanted {
+    /// Whether marks have one of the values of each mark that is named. The empty value is that of a message without.
+    pub fn matches(&self, marks: Option<&TrafficMarks>) -> bool {
+        let given = |of: fn(&TrafficMarks) -> &String| marks.map_or("", |marks| of(marks));
+        let has =
+            |wanted: &[String], value: &str| wanted.is_empty() || wanted.iter().any(|known| known == value);
+        has(&self.source, given(|marks| &marks.source))
+            && has(&self.campaign, given(|marks| &marks.campaign))
+            && has(&self.release, given(|marks| &marks.release))
+    }
+
+    fn longest(&self) -> usize {
+        let all = [&self.source, &self.campaign, &self.release];
+        all.into_iter().flatten().map(String::len).max().unwrap_or(0)
+    }
 }
 
 /// One webhook. docs/operating.md says what each key means.
@@ -33,6 +63,8 @@ pub struct HookSettings {
     pub ca_file: Option<PathBuf>,
     /// Apps it is told about; empty: all.
     pub apps: Vec<String>,
+    /// Of messages it is told of those alone that have one of the values of each mark named here.
+    pub marks: MarksWanted,
     /// What it is told.
     pub events: Vec<Event>,
     /// Longest payload that rides along, bytes; 0: none.
@@ -80,6 +112,7 @@ impl Default for HookSettings {
             key_id: String::new(),
             ca_file: None,
             apps: Vec::new(),
+            marks: MarksWanted::default(),
             events: vec![Event::Offline, Event::Alarm],
             payload_bytes_max: 0,
             batch_notices: 100,
@@ -149,6 +182,9 @@ impl HookSettings {
         if self.events.is_empty() {
             return Err("events is empty: choose among \"offline\" and \"alarm\"".to_owned());
         }
+        if self.marks.longest() > TRAFFIC_MARK_BYTES_MAX {
+            return Err(format!("marks: a traffic mark has at most {TRAFFIC_MARK_BYTES_MAX} bytes"));
+        }
         outside("payload_bytes_max", self.payload_bytes_max, 0..=HOOK_PAYLOAD_BYTES_MAX)?;
         outside("batch_notices", self.batch_notices, 1..=1_000)?;
         outside("batch_bytes", self.batch_bytes, 2 * HOOK_NOTICE_BYTES_MAX..=4 * 1024 * 1024)?;
@@ -169,8 +205,10 @@ impl HookSettings {
     }
 
     /// True when it wants to hear of this.
-    pub fn wants(&self, event: Event, app: &str) -> bool {
-        self.events.contains(&event) && (self.apps.is_empty() || self.apps.iter().any(|known| known == app))
+    pub fn wants(&self, event: Event, notice: &Notice) -> bool {
+        self.events.contains(&event)
+            && (self.apps.is_empty() || self.apps.iter().any(|known| known == notice.app()))
+            && (event == Event::Alarm || self.marks.matches(notice.marks()))
     }
 
     /// What the receiver knows the secret by.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use moor_wire::client::Class;
+use moor_wire::client::{Class, TrafficMarks};
+use moor_wire::limits::TRAFFIC_MARK_BYTES_MAX;
+use serde_json::json;
 
 use super::core::{Attempt, Core, Outcome, Unaccepted, VendorIndex};
 use super::metrics::HookMetrics;
@@ -40,6 +42,7 @@ fn offline(app: &str, last_sync_id: u64) -> Notice {
         class: Class::Reliable,
         sent_at_ms: Some(5),
         cause: Cause::Absent,
+        marks: None,
         payload: None,
     })
 }
@@ -125,6 +128,35 @@ fn a_batch_goes_when_it_is_full_or_its_oldest_has_waited() {
 }
 
 #[test]
+fn marks_choose_the_hook_and_are_told() {
+    let wants = |marks: &str| HookSettings { marks: toml::from_str(marks).unwrap(), ..settings() };
+    let mut rig = Rig::new([
+        wants(""),
+        wants("release = [\"canary\", \"beta\"]"),
+        wants("release = [\"\"]"),
+        wants("release = [\"canary\"]\nsource = [\"qr\"]"),
+    ]);
+    let marked = |release: &str, last_sync_id| {
+        let Notice::Offline(notice) = offline("shop", last_sync_id) else { unreachable!() };
+        let marks = TrafficMarks { release: release.to_owned(), ..TrafficMarks::default() };
+        Notice::Offline(Offline { marks: Some(Box::new(marks)), ..notice })
+    };
+    for notice in [marked("canary", 1), marked("stable", 2), offline("shop", 3)] {
+        rig.core.handle_notice(&notice, rig.now_ms);
+    }
+    rig.now_ms += 1_000;
+    let mut told: Vec<(usize, Vec<u64>)> = Vec::new();
+    while let Some(attempt) = rig.attempt() {
+        let notices: serde_json::Value = serde_json::from_slice(&attempt.body).unwrap();
+        let release = if ids(&attempt.body)[0] == 1 { json!("canary") } else { json!(null) };
+        assert_eq!(notices[0]["marks"]["release"], release);
+        told.push((attempt.vendor.0, ids(&attempt.body)));
+        rig.finish(&attempt, accepted());
+    }
+    assert_eq!(told, [(0, vec![1, 2, 3]), (1, vec![1]), (2, vec![3])]);
+}
+
+#[test]
 fn a_batch_has_no_more_bytes_than_it_may() {
     let batch_bytes = HOOK_NOTICE_BYTES_MAX * 2;
     let mut rig = Rig::new([HookSettings { batch_bytes, payload_bytes_max: 4096, ..settings() }]);
@@ -157,6 +189,10 @@ fn the_longest_notice_fits_its_limit() {
         class: Class::Transient,
         sent_at_ms: Some(u64::MAX),
         cause: Cause::Unacknowledged,
+        marks: {
+            let mark = "\u{1}".repeat(TRAFFIC_MARK_BYTES_MAX);
+            Some(Box::new(TrafficMarks { source: mark.clone(), campaign: mark.clone(), release: mark }))
+        },
         payload: Some(vec![0; HOOK_PAYLOAD_BYTES_MAX].into()),
     });
     let json = notice.to_json("ffffffffffffffff-18446744073709551615", HOOK_PAYLOAD_BYTES_MAX);

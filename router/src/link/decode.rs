@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, GroupAnswer, GroupRequest, Kind, Pull, ReadMark, Submit as SubmitBody, sync_id,
+    Act, Class, GroupAnswer, GroupRequest, Kind, Pull, ReadMark, Submit as SubmitBody, TrafficMarks, sync_id,
 };
 use moor_wire::identity::{account_hash, check_account, check_app, check_conversation, check_group};
 use moor_wire::internal::{
     Degrade, Group, History, Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats,
     StatsResult, Subscribe, Unregister, Up, Verb, put_control, put_empty,
 };
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REGISTER_BATCH_MAX};
+use moor_wire::limits::{
+    CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REGISTER_BATCH_MAX, TRAFFIC_MARK_BYTES_MAX,
+};
 use prost::Message as _;
 
 use crate::clock::wall_ms;
@@ -23,7 +25,7 @@ use crate::link::{Refusal, rooms};
 use crate::outbox::Weight;
 use crate::shard::credit::{Answer, Credit};
 use crate::shard::work::{GroupAsk, PullAsk, Work};
-use crate::store::{AccountKey, Entry, Origin, Submit};
+use crate::store::{AccountKey, Entry, Marks, Origin, Submit};
 use crate::thread::Node;
 
 fn wrong_role(verb: Verb) -> Refusal {
@@ -88,7 +90,8 @@ pub fn handle_service(
         Verb::Ping => pong(node, link),
         Verb::Pong => {}
         Verb::Send => {
-            let Send { cookie, app, from, to, client_id, class, payload, level, group } = Send::decode(body)?;
+            let Send { cookie, app, from, to, client_id, class, payload, level, group, marks } =
+                Send::decode(body)?;
             let origin = Origin::Service { link: link.clone(), cookie };
             let class = Class::from_flags(u8::try_from(class).unwrap_or(Class::FLAGS_MASK));
             submit(
@@ -97,7 +100,7 @@ pub fn handle_service(
                 &app,
                 &from,
                 class,
-                SubmitBody { client_id, to, payload, level, group, ..SubmitBody::default() },
+                SubmitBody { client_id, to, payload, level, group, marks, ..SubmitBody::default() },
                 now_ms,
             );
         }
@@ -345,6 +348,16 @@ pub fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, d
     crate::shard::answer(&mut node.shard.outbox, origin, client_id, code, None, detail);
 }
 
+/// Traffic marks as they are kept: none of them is too long, and those that say nothing are none.
+pub fn checked_marks(marks: Option<TrafficMarks>) -> Result<Marks, Refusal> {
+    let Some(TrafficMarks { source, campaign, release }) = &marks else { return Ok(None) };
+    let longest = source.len().max(campaign.len()).max(release.len());
+    if longest > TRAFFIC_MARK_BYTES_MAX {
+        return Err(Refusal::new(Code::Invalid, "a traffic mark has at most 32 bytes"));
+    }
+    Ok(marks.filter(|_| longest > 0).map(Box::new))
+}
+
 /// Checks a message and hands it to the receiver's shard.
 pub fn submit(
     node: &mut Node,
@@ -370,7 +383,7 @@ pub fn submit(
     if !message.room.is_empty() {
         return rooms::publish(node, origin, app, from, message, now_ms);
     }
-    let SubmitBody { client_id, to, payload, group, .. } = message;
+    let SubmitBody { client_id, to, payload, group, marks, .. } = message;
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
         return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
     }
@@ -392,8 +405,9 @@ pub fn submit(
         (false, true) => key(app, &to),
         _ => Err(Refusal::new(Code::Invalid, "a message is for one account or one group")),
     };
-    let to = match to.and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from)) {
-        Ok(to) => to,
+    let to = to.and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from));
+    let (to, marks) = match to.and_then(|to| Ok((to, checked_marks(marks)?))) {
+        Ok(found) => found,
         Err(refusal) => return refuse(node, &origin, &client_id, refusal.code, &refusal.detail),
     };
     let shard = node.shard_of(to.hash);
@@ -405,6 +419,7 @@ pub fn submit(
         sent_at_ms: wall_ms(),
         origin,
         entry: Entry::Personal,
+        marks,
     };
     let submit = Box::new(submit);
     let work = match class {

@@ -13,7 +13,7 @@ use prost::Message as _;
 use crate::clock::wall_ms;
 use crate::lease::Link;
 use crate::link::Refusal;
-use crate::link::decode::{refuse, submit};
+use crate::link::decode::{checked_marks, refuse, submit};
 use crate::shard::rooms::{Pull, RoomWork};
 use crate::shard::work::Work;
 use crate::store::{AccountKey, Entry, Origin, Submit};
@@ -51,7 +51,7 @@ pub fn handle_counts(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u64
 
 /// A client's message for a room.
 pub fn publish(node: &mut Node, origin: Origin, app: &str, from: &str, message: SubmitBody, now_ms: u64) {
-    let SubmitBody { client_id, to, payload, group, room, room_type, .. } = message;
+    let SubmitBody { client_id, to, payload, group, room, room_type, marks, .. } = message;
     if client_id.is_empty() || client_id.len() > CLIENT_ID_BYTES_MAX {
         return refuse(node, &origin, &Bytes::new(), Code::Invalid, "a client id has 1 to 32 bytes");
     }
@@ -68,19 +68,21 @@ pub fn publish(node: &mut Node, origin: Origin, app: &str, from: &str, message: 
         let detail = "the payload is longer than a frame may be";
         return refuse(node, &origin, &client_id, Code::TooLarge, detail);
     }
-    let to = match key(app, &room).and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from)) {
-        Ok(to) => to,
+    let to = key(app, &room).and_then(|to| check_account(from).map(|()| to).map_err(Refusal::from));
+    let (to, marks) = match to.and_then(|to| Ok((to, checked_marks(marks)?))) {
+        Ok(found) => found,
         Err(refusal) => return refuse(node, &origin, &client_id, refusal.code, &refusal.detail),
     };
     let hash = to.hash;
     let (from, sent_at_ms, entry) = (from.into(), wall_ms(), Entry::Personal);
-    let submit = Submit { to, from, client_id, payload, sent_at_ms, origin, entry };
+    let submit = Submit { to, from, client_id, payload, sent_at_ms, origin, entry, marks };
     hand(node, hash, RoomWork::Publish { submit: Box::new(submit), number: room_type }, now_ms);
 }
 
 /// `ROOM_PUBLISH`.
 pub fn handle_publish(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u64) -> Result<(), Refusal> {
-    let RoomPublish { cookie, app, room, from, r#type, client_id, payload } = RoomPublish::decode(body)?;
+    let RoomPublish { cookie, app, room, from, r#type, client_id, payload, marks } =
+        RoomPublish::decode(body)?;
     let origin = Origin::Service { link: link.clone(), cookie };
     if room.is_empty() {
         refuse(node, &origin, &client_id, Code::Invalid, "no room is named");
@@ -92,6 +94,7 @@ pub fn handle_publish(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u6
         payload,
         room,
         room_type: r#type,
+        marks,
         ..SubmitBody::default()
     };
     submit(node, origin, &app, &from, Class::Reliable, message, now_ms);

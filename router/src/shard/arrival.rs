@@ -5,6 +5,7 @@ use moor_wire::client::Class;
 use crate::arrival::State;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::Shard;
+use crate::store::Submit;
 
 impl Shard {
     /// Sets what the wall clock is ahead of the time that events come with.
@@ -22,6 +23,13 @@ impl Shard {
         let (at_s, now_s) = (sent_at_ms / 1000, self.wall_ms() / 1000);
         // Accepted a moment ago by another thread's clock.
         self.metrics.arrival.count(slot, class, state, count, at_s.min(now_s), now_s);
+    }
+
+    /// A message was accepted: its marks are counted.
+    pub(super) fn count_marks(&self, submit: &Submit) {
+        if let Some(marks) = &submit.marks {
+            self.metrics.traffic.count(&submit.to.app, marks);
+        }
     }
 
     /// Likewise now, by the account.

@@ -152,6 +152,8 @@ impl Shard {
             sent_at_ms: entry.sent_at_ms,
             origin: Origin::Spread(part.clone()),
             entry: Entry::Personal,
+            // They lie in the body.
+            marks: None,
         };
         self.offer(Box::new(submit), now_ms);
     }

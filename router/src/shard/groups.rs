@@ -43,7 +43,7 @@ const CHANGES: &str = "\u{1}";
 
 /// A message of a timeline as a client is told it: a member's copy of a group's entry is unwrapped.
 pub fn delivery_of(message: Message, floor: u64) -> Delivery {
-    let Message { sync_id, from, client_id, sent_at_ms, payload, entry } = message;
+    let Message { sync_id, from, client_id, sent_at_ms, payload, entry, marks } = message;
     if let Some(group) = group_of_account(&from).filter(|group| !group.is_empty())
         && let Ok(inner) = GroupDelivery::decode(payload.clone())
     {
@@ -57,11 +57,13 @@ pub fn delivery_of(message: Message, floor: u64) -> Delivery {
             group: group.to_owned(),
             group_sync_id: inner.sync_id,
             is_event: inner.is_event,
+            marks: inner.marks,
         };
     }
     let is_event = entry.is_event();
     let from = if is_event { String::new() } else { from };
-    Delivery { sync_id, from, client_id, sent_at_ms, floor, payload, is_event, ..Delivery::default() }
+    let marks = marks.map(|marks| *marks);
+    Delivery { sync_id, from, client_id, sent_at_ms, floor, payload, is_event, marks, ..Delivery::default() }
 }
 
 impl Shard {
@@ -311,6 +313,7 @@ impl Shard {
             sent_at_ms: ask.at_ms,
             origin: Origin::Change,
             entry,
+            marks: None,
         };
         let mut changing = Changing {
             origin: ask.origin,

@@ -376,6 +376,7 @@ impl World {
                             sent_at_ms: self.now_ms,
                             origin,
                             entry: Entry::Personal,
+                            marks: None,
                         };
                         self.mail(to.hash, Work::Submit(Box::new(submit)));
                     }

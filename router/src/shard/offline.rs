@@ -53,6 +53,7 @@ impl Shard {
             class: Class::Reliable,
             sent_at_ms: Some(submit.sent_at_ms),
             cause: Cause::Absent,
+            marks: submit.marks.clone(),
             payload,
         };
         self.offline.handle_absence(submit.to.hash, news, self.now_ms);
@@ -86,6 +87,7 @@ impl Shard {
             class: Class::Reliable,
             sent_at_ms: None,
             cause,
+            marks: None,
             payload: None,
         };
         self.offline.handle_absence(hash, news, self.now_ms);

@@ -40,6 +40,7 @@ impl Shard {
             client_id: submit.client_id.clone(),
             sent_at_ms: submit.sent_at_ms,
             payload: submit.payload.clone(),
+            marks: submit.marks.as_deref().cloned(),
             ..Delivery::default()
         };
         let body = delivery.encode_to_vec();
@@ -60,6 +61,7 @@ impl Shard {
         } else {
             self.count(&submit.to.app, class, State::Accepted, 1, submit.sent_at_ms);
             self.count(&submit.to.app, class, State::Delivered, 1, submit.sent_at_ms);
+            self.count_marks(&submit);
             self.answer(&submit, Code::Ok, Some(RELAYED), "");
         }
     }

@@ -364,6 +364,7 @@ impl Shard {
             return;
         }
         self.answer(&submit, Code::Ok, None, "");
+        self.count_marks(&submit);
         // Nobody is there: nobody hears it.
         let Some(index) = known else { return };
         let message = message_of(*submit, number);
@@ -541,6 +542,7 @@ fn message_of(submit: Submit, number: u32) -> RoomMessage {
         sent_at_ms: submit.sent_at_ms,
         payload: submit.payload,
         id: 0,
+        marks: submit.marks.map(|marks| *marks),
     }
 }
 
@@ -552,6 +554,7 @@ fn read_back(message: Message) -> Option<RoomMessage> {
         client_id: message.client_id,
         sent_at_ms: message.sent_at_ms,
         id: message.sync_id,
+        marks: message.marks.map(|marks| *marks),
         ..kept
     })
 }

@@ -169,6 +169,7 @@ impl Shard {
                         continue;
                     }
                     self.metrics.accepted.add(u64::from(!is_copy));
+                    self.count_marks(&submit);
                     if submit.to.group().is_some() {
                         self.group_stored(*submit, stored, now_ms);
                     } else if room_of(&submit.to.account).is_some() {

@@ -159,6 +159,7 @@ impl Rig {
             sent_at_ms: 1,
             origin,
             entry: crate::store::Entry::Personal,
+            marks: None,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }

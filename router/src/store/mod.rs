@@ -17,6 +17,7 @@ pub mod sqlite;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use moor_wire::client::TrafficMarks;
 use moor_wire::identity::{account_hash, group_account, group_of_account};
 use moor_wire::session::SessionHandle;
 
@@ -139,13 +140,18 @@ pub struct Submit {
     pub origin: Origin,
     /// What it is in the timeline.
     pub entry: Entry,
+    /// Where it comes from.
+    pub marks: Marks,
 }
+
+/// Traffic marks of a message; most have none.
+pub type Marks = Option<Box<TrafficMarks>>;
 
 impl Submit {
     /// The message it became in the timeline that it was for.
     pub fn into_message(self, sync_id: u64) -> (AccountKey, Message) {
-        let Self { to, from, client_id, payload, sent_at_ms, entry, .. } = self;
-        (to, Message { sync_id, from: from.into(), client_id, sent_at_ms, payload, entry })
+        let Self { to, from, client_id, payload, sent_at_ms, entry, marks, .. } = self;
+        (to, Message { sync_id, from: from.into(), client_id, sent_at_ms, payload, entry, marks })
     }
 }
 
@@ -227,6 +233,8 @@ pub struct Message {
     pub payload: Bytes,
     /// What it is in the timeline.
     pub entry: Entry,
+    /// Where it comes from.
+    pub marks: Marks,
 }
 
 /// A slot of the registry as it was when something was asked for it.

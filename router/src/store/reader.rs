@@ -1,6 +1,8 @@
 //! The reading thread of a shard's file: takes what is queued, answers it from one snapshot.
 
 use bytes::Bytes;
+use moor_wire::client::TrafficMarks;
+use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::limits::{READ_OPS_PER_SNAPSHOT, WINDOW_BYTES, WINDOW_MESSAGES};
@@ -125,7 +127,7 @@ pub fn read_range(
     found: &mut Found,
 ) -> rusqlite::Result<()> {
     let mut statement = snapshot.prepare_cached(
-        "SELECT id, sender, client_id, sent_at_ms, payload, entry FROM messages
+        "SELECT id, sender, client_id, sent_at_ms, payload, entry, marks FROM messages
          WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
     )?;
     let from = rowid(account, after.min(SYNC_ID_MAX));
@@ -135,6 +137,7 @@ pub fn read_range(
     while let Some(row) = rows.next()? {
         let payload: Vec<u8> = row.get(4)?;
         bytes += payload.len();
+        let marks = row.get_ref(6)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
         let message = Message {
             sync_id: sync_id(row.get(0)?),
             from: row.get(1)?,
@@ -142,6 +145,7 @@ pub fn read_range(
             sent_at_ms: unsigned(row.get(3)?),
             payload: Bytes::from(payload),
             entry: Entry::from_number(row.get(5)?),
+            marks: marks.and_then(|marks| TrafficMarks::decode(marks).ok()).map(Box::new),
         };
         found.through = message.sync_id;
         found.messages.push(message);

@@ -202,7 +202,7 @@ mod tests {
             for message in 1..=*messages {
                 connection
                     .execute(
-                        "INSERT INTO messages VALUES (?1, ?2, 'bob', ?3, ?4, x'00', 0)",
+                        "INSERT INTO messages VALUES (?1, ?2, 'bob', ?3, ?4, x'00', 0, NULL)",
                         params![rowid(id, message), id, message.to_be_bytes(), signed(message)],
                     )
                     .unwrap();

@@ -98,9 +98,12 @@ CREATE TABLE memberships (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Traffic marks of a message, encoded; most have none.
+const TRAFFIC_MARKS: &str = "ALTER TABLE messages ADD COLUMN marks BLOB;";
+
 /// What each version added. A file is brought up step by step, in one transaction; a step once released never
 /// changes.
-const STEPS: [&str; 3] = [TABLES, READ_MARKS, GROUPS];
+const STEPS: [&str; 4] = [TABLES, READ_MARKS, GROUPS, TRAFFIC_MARKS];
 
 /// The rowid of a message.
 pub fn rowid(account: i64, sync_id: u64) -> i64 {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use moor_wire::client::Class;
+use prost::Message as _;
 use rusqlite::{Connection, params};
 
 use crate::arrival::State;
@@ -365,8 +366,8 @@ impl Committer {
         let inserted = self
             .connection
             .prepare_cached(
-                "INSERT INTO messages (id, account, sender, client_id, sent_at_ms, payload, entry)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (account, sender, client_id) DO NOTHING",
+                "INSERT INTO messages (id, account, sender, client_id, sent_at_ms, payload, entry, marks)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (account, sender, client_id) DO NOTHING",
             )?
             .execute(params![
                 rowid(head.id, next),
@@ -376,6 +377,7 @@ impl Committer {
                 signed(submit.sent_at_ms),
                 &submit.payload[..],
                 submit.entry.number(),
+                submit.marks.as_ref().map(|marks| marks.encode_to_vec()),
             ])?;
         if inserted == 0 {
             let known: i64 = self

@@ -18,7 +18,7 @@ use crate::store::groups::{GroupRead, GroupWrite};
 use crate::store::{AccountKey, Message, Read, Write};
 
 pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadEntry {
-    let Message { sync_id, from, client_id, sent_at_ms, payload, entry } = message;
+    let Message { sync_id, from, client_id, sent_at_ms, payload, entry, marks } = message;
     let event = entry.is_event().then(|| GroupEvent::decode(payload.clone()).ok()).flatten();
     let delivery = GroupDelivery {
         group: group.to_owned(),
@@ -29,6 +29,7 @@ pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadE
         floor,
         payload,
         is_event: entry.is_event(),
+        marks: marks.map(|marks| *marks),
     };
     SpreadEntry {
         sync_id,

@@ -18,6 +18,7 @@ fn message(wire: &Wire, client_id: u64, payload_bytes: usize) -> Box<Submit> {
         sent_at_ms: 1,
         origin,
         entry: crate::store::Entry::Personal,
+        marks: None,
     })
 }
 

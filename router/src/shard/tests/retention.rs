@@ -26,6 +26,7 @@ fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
             sent_at_ms,
             origin,
             entry: crate::store::Entry::Personal,
+            marks: None,
         };
         rig.shard.apply(Work::Submit(Box::new(submit)), rig.now_ms);
         rig.settle();

@@ -71,6 +71,7 @@ impl Rig {
             sent_at_ms: 5,
             origin: Origin::Service { link: wire.link.clone(), cookie: self.next_id },
             entry: crate::store::Entry::Personal,
+            marks: None,
         });
         self.shard.apply(Work::Room(RoomWork::Publish { submit, number }), self.now_ms);
         self.settle();

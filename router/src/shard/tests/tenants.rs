@@ -15,6 +15,7 @@ impl Rig {
             sent_at_ms: 1,
             origin,
             entry: crate::store::Entry::Personal,
+            marks: None,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }
@@ -85,6 +86,7 @@ fn a_quota_refuses_by_its_name_and_only_its_app() {
             sent_at_ms: 1,
             origin: Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 },
             entry: crate::store::Entry::Personal,
+            marks: None,
         };
         let work = Work::Relay { submit: Box::new(again), class: moor_wire::client::Class::Normal };
         rig.shard.apply(work, rig.now_ms);
