@@ -12,6 +12,7 @@ use crate::floor::FloorArguments;
 use crate::groups::GroupsLoad;
 use crate::hostile::Attack;
 use crate::page::ReportArguments;
+use crate::rooms::RoomsLoad;
 use crate::scenario::RunArguments;
 
 const EXAMPLES: &str = "\
@@ -27,6 +28,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench hostile --connections 10000 --seconds 5 what do good sessions notice of bad ones?
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
+  moor-bench rooms --connections 20000 --rate 1000   and when they are all in one room?
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
   moor-bench run bench/scenarios/router-killed.toml and when the router is killed meanwhile? Starts everything itself
   moor-bench report push.json hold.json --html report.html --markdown report.md
@@ -72,6 +74,9 @@ pub enum Sub {
     /// One group, all its members online on several gateways, talking at a rate: how long until each member has each
     /// message, and what does the router write for it?
     Groups(GroupsLoad),
+    /// One room that everybody enters, on one gateway or several, with messages into it at a rate: what arrives, how
+    /// late, and what pushes to single sessions notice. Then many leave and come back at once.
+    Rooms(RoomsLoad),
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
     /// and --burst are the run's own.
     Ratio(Load),
@@ -104,6 +109,8 @@ pub enum Work {
     Mixed,
     /// Sessions that drop and come back.
     Storm,
+    /// Sessions in a room.
+    Rooms,
 }
 
 impl Work {
@@ -117,6 +124,7 @@ impl Work {
             Self::Fanout => "fanout",
             Self::Mixed => "mixed",
             Self::Storm => "storm",
+            Self::Rooms => "rooms",
         }
     }
 }
@@ -185,7 +193,7 @@ pub struct Load {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
     /// Pushes or pings per second; of `fanout`: deliveries per second, all sessions together. Default: 10,000; of
-    /// `mixed` one a minute for each connection; of `storm` 1,000.
+    /// `mixed` one a minute for each connection; of `storm` and `rooms` 1,000.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: Option<u64>,
     /// Payload of a push, bytes; the first eight carry the time. Default: 128; of `mixed` 512.
@@ -230,7 +238,7 @@ impl Load {
     pub fn rate(&self, work: Work) -> u64 {
         self.rate.unwrap_or(match work {
             Work::Mixed => u64::from(self.connections).div_ceil(60),
-            Work::Storm => 1_000,
+            Work::Storm | Work::Rooms => 1_000,
             _ => 10_000,
         })
     }

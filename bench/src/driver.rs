@@ -1,7 +1,7 @@
 //! A driver: one ring with its share of the clients. A thread runs one of them, or looks after several in turn.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,6 +14,7 @@ use moor_ring::{
 
 use crate::dialect::{Dialect, Meaning};
 use crate::fleet::{Fleet, Stage};
+use crate::seats::{Heard, Orders, Seats};
 use crate::secure::Secure;
 use crate::shared::{Shared, Tally, histogram};
 
@@ -72,6 +73,15 @@ pub struct Phases {
     pub calm: Measured,
     /// From then on.
     pub storm: Measured,
+    /// In a room.
+    pub heard: Heard,
+}
+
+impl Phases {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self { calm: Measured::new(), storm: Measured::new(), heard: Heard::new() }
+    }
 }
 
 /// A share of the clients.
@@ -126,11 +136,14 @@ struct Driver {
     share: Share,
     shared: Arc<Shared>,
     tally: Tally,
+    seats: Option<Seats>,
     storming: bool,
     /// Next client to connect, and those to connect again, the earliest first, with their tries so far.
     next: u32,
     again: BinaryHeap<Reverse<(u64, u32)>>,
     tries: Vec<u8>,
+    /// When those who were turned away come back, microseconds.
+    away: HashMap<u32, u64>,
     under_way: usize,
     live: u32,
     /// Round-robin positions of heartbeats and of open-loop pings.
@@ -144,10 +157,10 @@ struct Driver {
 ///
 /// One ring is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
 /// wake-ups as on one and the harness leaves the processors to the server.
-pub fn run(shares: &[Share], shared: &Arc<Shared>) -> Result<Phases, RingError> {
-    let mut phases = Phases { calm: Measured::new(), storm: Measured::new() };
+pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> Result<Phases, RingError> {
+    let mut phases = Phases::new();
     let mut drivers =
-        shares.iter().map(|share| Driver::new(*share, shared)).collect::<Result<Vec<_>, _>>()?;
+        shares.iter().map(|share| Driver::new(*share, shared, room)).collect::<Result<Vec<_>, _>>()?;
     while !shared.ended.load(Relaxed) {
         if let [alone] = &mut drivers[..] {
             let pinging = shared.pings_per_s.load(Relaxed) > 0;
@@ -162,11 +175,15 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>) -> Result<Phases, RingError> 
             std::thread::sleep(ROUND);
         }
     }
+    for seats in drivers.iter().filter_map(|driver| driver.seats.as_ref()) {
+        // The histograms of all drivers have the same bounds.
+        phases.heard.add(&seats.heard).unwrap_or_else(|error| unreachable!("{error}"));
+    }
     Ok(phases)
 }
 
 impl Driver {
-    fn new(share: Share, shared: &Arc<Shared>) -> Result<Self, RingError> {
+    fn new(share: Share, shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> Result<Self, RingError> {
         let ring = Ring::new(&RingConfig {
             submission_entries: 1024,
             completion_entries: 16_384,
@@ -182,10 +199,12 @@ impl Driver {
             share,
             shared: Arc::clone(shared),
             tally: Tally::new(),
+            seats: room.map(|orders| Seats::new(orders, share.count, u64::from(share.first))),
             storming: false,
             next: 0,
             again: BinaryHeap::new(),
             tries: vec![0; share.count as usize],
+            away: HashMap::new(),
             under_way: 0,
             live: 0,
             beat: 0,
@@ -207,6 +226,7 @@ impl Driver {
         self.connect_due(now);
         self.beat_due(now);
         self.ping_due(now, measured);
+        self.seats_due(now);
         self.ring.submit_and_wait(want, nap)?;
         let mut done = 0;
         while let Some(completion) = self.ring.pop() {
@@ -293,13 +313,15 @@ impl Driver {
         }
     }
 
-    /// Whoever dropped comes back once its descriptor is closed.
+    /// Whoever dropped, or was turned away, comes back once its descriptor is closed.
     fn handle_closed(&mut self, index: u32) {
         let member = &mut self.fleet.members[index as usize];
         if member.stage == Stage::Dropped {
             member.stage = Stage::Idle;
-            let pause = self.rng.u64(0..=self.share.spread_us);
-            self.again.push(Reverse((self.shared.now_us() + pause, index)));
+            let now = self.shared.now_us();
+            let back = self.away.remove(&index);
+            let back = back.unwrap_or_else(|| now + self.rng.u64(0..=self.share.spread_us));
+            self.again.push(Reverse((back, index)));
         }
     }
 
@@ -350,6 +372,20 @@ impl Driver {
                 }
             }
         }
+    }
+
+    // --- a room -----------------------------------------------------------------------------------------
+
+    /// Comings and goings, acknowledgements and pulls.
+    fn seats_due(&mut self, now: u64) {
+        let Some(mut seats) = self.seats.take() else { return };
+        while let Some((index, bytes)) = seats.next_move(now).or_else(|| seats.next_word(now)) {
+            if self.fleet.members[index as usize].stage == Stage::Live {
+                self.send(index, bytes);
+            }
+        }
+        seats.publish();
+        self.seats = Some(seats);
     }
 
     fn send(&mut self, index: u32, bytes: Vec<u8>) {
@@ -433,8 +469,8 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
-        let (shared, tally) = (&self.shared, &mut self.tally);
-        let (mut logged_in, mut refused, mut asked) = (None, None, None);
+        let (shared, tally, seats) = (&self.shared, &mut self.tally, &mut self.seats);
+        let (mut logged_in, mut refused, mut asked, mut away) = (None, None, None, None);
         let mut messages = 0_u32;
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
             Meaning::Terms { heartbeat_ms } => shared.heartbeat_ms.store(heartbeat_ms.max(1), Relaxed),
@@ -450,8 +486,15 @@ impl Driver {
                 measured.latency.saturating_record(latency);
                 tally.latencies.saturating_record(latency);
             }
+            Meaning::Room(news) => {
+                let is_measuring = shared.measuring.load(Relaxed);
+                if let Some(seats) = seats {
+                    seats.hear(index, &news, now, is_measuring);
+                }
+            }
             Meaning::Asked(answer) => asked = Some(answer),
             Meaning::Refused(reason) => refused = Some(reason),
+            Meaning::TurnedAway(min_ms, max_ms) => away = Some((min_ms, max_ms)),
             Meaning::Other => {}
         });
         if messages > 0 {
@@ -471,6 +514,12 @@ impl Driver {
             self.shared.logged_in.fetch_add(1, Relaxed);
             self.shared.note_session(self.share.first + index, Some(session));
         }
+        if let Some((min_ms, max_ms)) = away {
+            let pause = u64::from(self.rng.u32(min_ms..=max_ms)) * 1000;
+            self.away.insert(index, now + pause);
+            self.shared.turned_away.fetch_add(1, Relaxed);
+            return false;
+        }
         if let Some(reason) = refused {
             self.shared.note_trouble(|| reason);
             return false;
@@ -486,8 +535,8 @@ impl Driver {
                 self.shared.note_session(self.share.first + index, None);
                 self.shared.lost.fetch_add(1, Relaxed);
             }
-            Stage::Greeting if self.storming => {
-                // What a client does after a storm: it tries again.
+            Stage::Greeting if self.storming || self.away.contains_key(&index) => {
+                // What a client does after a storm, or when it is told to come later.
                 self.under_way -= 1;
                 self.fleet.drop_out(index);
                 return self.close(index);

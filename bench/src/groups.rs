@@ -18,20 +18,18 @@ use moor_wire::client::{
     GroupRequest, Kind, Open, Submit, SubmitResult, put_control, put_sync_id,
 };
 use moor_wire::frame::{FrameReader, put_message};
-use moor_wire::internal::{
-    Group, GroupResult, Stats, StatsResult, Verb, frame_reader as service_reader, put_control as put_verb,
-};
+use moor_wire::internal::{Group, GroupResult, Stats, StatsResult, Verb};
 use moor_wire::limits::GROUP_NAMES_MAX;
 use prost::Message as _;
 use rustix::event::{Timespec, epoll};
 
-use crate::pusher::greet;
 use crate::report::{Report, Verdict};
+use crate::service::Service;
 use crate::shared::histogram;
 
 /// Longest wait for the last messages after the last send.
 const LAST_MESSAGES: Duration = Duration::from_secs(15);
-/// Longest wait for an answer while everything is set up.
+/// Longest wait for an answer while members log in.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Acknowledgements are held back so long, as the client library does.
 const ACK_DELAY: Duration = Duration::from_millis(20);
@@ -65,45 +63,11 @@ pub struct GroupsLoad {
     pub json: Option<PathBuf>,
 }
 
-/// A service's connection to the router.
-struct Service {
-    stream: TcpStream,
-    reader: FrameReader,
-}
-
 fn text(what: &str) -> impl Fn(std::io::Error) -> String + '_ {
     move |error| format!("{what}: {error}")
 }
 
 impl Service {
-    fn connect(address: SocketAddr) -> Result<Self, String> {
-        let (stream, _) = greet(address, None)?;
-        stream.set_read_timeout(Some(ANSWER)).map_err(text("the router's socket"))?;
-        Ok(Self { stream, reader: service_reader() })
-    }
-
-    fn say<M: prost::Message>(&mut self, verb: Verb, body: &M) -> Result<(), String> {
-        let mut out = Vec::new();
-        put_verb(&mut out, verb, body);
-        self.stream.write_all(&out).map_err(text("the router does not read"))
-    }
-
-    fn hear(&mut self, verb: Verb) -> Result<bytes::Bytes, String> {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            while let Some(frame) = self.reader.try_next().map_err(|error| error.to_string())? {
-                if frame.header.kind == verb.byte() {
-                    return Ok(frame.body);
-                }
-            }
-            let length = self.stream.read(&mut buffer).map_err(text("the router does not answer"))?;
-            if length == 0 {
-                return Err("the router hung up: is a token needed?".into());
-            }
-            self.reader.push(&buffer[..length]);
-        }
-    }
-
     fn group(&mut self, name: &str, act: Act) -> Result<(), String> {
         let request = Some(GroupRequest { id: 0, group: name.into(), act: Some(act) });
         self.say(Verb::Group, &Group { cookie: 1, app: "bench".into(), account: String::new(), request })?;

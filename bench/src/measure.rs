@@ -25,8 +25,10 @@ use crate::page;
 use crate::progress::Progress;
 use crate::pusher::{self, Pace, Pusher};
 use crate::report::{Report, Verdict, percentiles};
+use crate::rooms;
 use crate::sampler::Sampler;
 use crate::scenario;
+use crate::seats::Orders;
 use crate::shared::Shared;
 use crate::side::Side;
 use crate::storm;
@@ -60,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Storm(storm) => return storm::run(storm),
         Sub::Hostile(hostile) => return hostile::run(hostile),
         Sub::Groups(groups) => return groups::run(groups),
+        Sub::Rooms(rooms) => return rooms::run(rooms),
         Sub::Compare(arguments) => return compare::run(arguments),
         Sub::Ratio(load) => return against::ratio(load),
         Sub::Run(arguments) => return scenario::run(arguments),
@@ -115,10 +118,10 @@ pub fn once(
     let weigh = weigh && work == Work::Hold;
     let bare = if weigh { Some(calibrate::bare()?) } else { None };
     let empty = if weigh { Stats::read(&load.admin)?.resident_bytes() } else { 0 };
-    let mut run = Run::start(load, work, side, Drops::default())?;
+    let mut run = Run::start(load, work, side, Drops::default(), None)?;
     let mut figure = run.log_in(report, bare)?;
     match work {
-        Work::Connect | Work::Storm => {}
+        Work::Connect | Work::Storm | Work::Rooms => {}
         Work::Hold => {
             run.watch("hold", load.duration());
             run.touch(report)?;
@@ -173,8 +176,10 @@ pub struct Run<'a> {
     /// What it shares with its drivers.
     pub shared: Arc<Shared>,
     rings: u64,
+    /// Who connects where.
+    shares: Vec<Share>,
     drivers: Vec<JoinHandle<Result<Phases, moor_ring::RingError>>>,
-    pusher: Option<JoinHandle<Result<Histogram<u64>, String>>>,
+    pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
     latencies: bool,
     sampler: RefCell<Sampler>,
@@ -182,18 +187,25 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Starts the drivers; nobody connects yet.
-    pub fn start(load: &'a Load, work: Work, side: &'a Side, drops: Drops) -> Result<Self, String> {
+    /// Starts the drivers; nobody connects yet, nor enters the room if there is one.
+    pub fn start(
+        load: &'a Load,
+        work: Work,
+        side: &'a Side,
+        drops: Drops,
+        room: Option<&Arc<Orders>>,
+    ) -> Result<Self, String> {
         let slots = u32::try_from(descriptors_max().saturating_sub(64)).unwrap_or(u32::MAX);
         if slots < 64 {
             return Err("RLIMIT_NOFILE is below 128: raise it (ulimit -n)".to_owned());
         }
         let shared = Arc::new(Shared::new(load.connections));
         let per_ring = CLIENTS_PER_RING_MAX.min(slots);
+        let targets = side.targets()?;
         let all = Share {
             first: 0,
             count: 0,
-            target: side.target()?,
+            target: targets[0],
             heartbeat_ms_max: load.heartbeat_ms_max(work),
             dialect: side.dialect(load),
             secure: matches!(side, Side::Gateway { .. }) && load.transport.is_secure(),
@@ -203,18 +215,34 @@ impl<'a> Run<'a> {
         };
         let sampler = RefCell::new(Sampler::new(&shared, side));
         let jitter = jitter::start(&shared);
-        let shares = driver::shares(load.connections, per_ring, all);
+        let mut shares = driver::shares(load.connections, per_ring, all);
+        for (share, target) in shares.iter_mut().zip(targets.iter().cycle()) {
+            share.target = *target;
+        }
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
         let drivers = (0..threads)
             .map(|thread| {
                 let own: Vec<_> = shares.iter().skip(thread).step_by(threads).copied().collect();
-                let shared = Arc::clone(&shared);
-                std::thread::spawn(move || driver::run(&own, &shared))
+                let (shared, room) = (Arc::clone(&shared), room.cloned());
+                std::thread::spawn(move || driver::run(&own, &shared, room.as_ref()))
             })
             .collect();
         let rings = shares.len() as u64;
-        Ok(Self { load, work, side, shared, rings, drivers, pusher: None, latencies: false, sampler, jitter })
+        let pushers = Vec::new();
+        Ok(Self {
+            load,
+            work,
+            side,
+            shared,
+            rings,
+            shares,
+            drivers,
+            pushers,
+            latencies: false,
+            sampler,
+            jitter,
+        })
     }
 
     /// Shows how far a phase is, and takes a sample when one is due. Every loop that waits calls it.
@@ -244,6 +272,7 @@ impl<'a> Run<'a> {
         if self.load.transport.is_secure() {
             report.count("tls_resumed", self.shared.resumed.load(Relaxed));
         }
+        report.count("turned_away", u64::from(self.shared.turned_away.load(Relaxed)));
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
         if let (Some(bare), Some((before, kernel, resident))) = (bare, readings) {
@@ -358,7 +387,7 @@ impl<'a> Run<'a> {
     }
 
     fn push(&mut self, report: &mut Report) -> Result<f64, String> {
-        self.start_pusher(self.pusher_to(self.sessions())?, 1);
+        self.start_pusher(self.pusher_to(self.sessions())?, self.load.rate(self.work), 1);
         self.measure(report)
     }
 
@@ -366,7 +395,7 @@ impl<'a> Run<'a> {
         let sessions = u64::from(self.shared.logged_in.load(Relaxed));
         let dialect = self.side.dialect(self.load);
         let pusher = pusher::to_everybody(dialect, self.side.internal()?, sessions)?;
-        self.start_pusher(pusher, self.load.burst);
+        self.start_pusher(pusher, self.load.rate(self.work), self.load.burst);
         self.measure(report)
     }
 
@@ -374,10 +403,25 @@ impl<'a> Run<'a> {
         pusher::to_sessions(self.side.dialect(self.load), self.side.internal()?, sessions)
     }
 
-    fn start_pusher(&mut self, pusher: Pusher, burst: u64) {
-        let (rate, bytes) = (self.load.rate(self.work), self.load.bytes(self.work));
+    /// Pushes at a rate to everybody at one of several gateways, through its internal port.
+    pub fn start_unicast(&mut self, gateway: &Side, rate: u64) -> Result<(), String> {
+        let (targets, known) = (gateway.targets()?, self.shared.sessions());
+        let own = |share: &&Share| targets.contains(&share.target);
+        let sessions = self.shares.iter().filter(own).flat_map(|share| {
+            let first = share.first as usize;
+            known[first..first + share.count as usize].iter().copied().flatten()
+        });
+        let pusher =
+            pusher::to_sessions(gateway.dialect(self.load), gateway.internal()?, sessions.collect())?;
+        self.latencies = true;
+        self.start_pusher(pusher, rate, 1);
+        Ok(())
+    }
+
+    fn start_pusher(&mut self, pusher: Pusher, rate: u64, burst: u64) {
+        let bytes = self.load.bytes(self.work);
         let shared = Arc::clone(&self.shared);
-        self.pusher = Some(std::thread::spawn(move || {
+        self.pushers.push(std::thread::spawn(move || {
             pusher.run(Pace { rate, burst, groups: u64::MAX }, bytes, &shared)
         }));
     }
@@ -415,19 +459,20 @@ impl<'a> Run<'a> {
         Ok(cost)
     }
 
-    /// Ends the run and reports what is common to all. Returns what was measured in a storm.
-    pub fn finish(self, report: &mut Report) -> Result<Measured, String> {
+    /// Ends the run and reports what is common to all, of the calm. Returns all that was measured.
+    pub fn finish(self, report: &mut Report) -> Result<Phases, String> {
         self.shared.ended.store(true, Relaxed);
-        let (mut calm, mut storm) = (Measured::new(), Measured::new());
+        let Phases { mut calm, mut storm, mut heard } = Phases::new();
         let jitter = self.jitter.join().map_err(|_| "the thread that measures jitter panicked")?;
         for driver in self.drivers {
             let phases =
                 driver.join().map_err(|_| "a driver panicked")?.map_err(|error| error.to_string())?;
             calm.add(&phases.calm)?;
             storm.add(&phases.storm)?;
+            heard.add(&phases.heard)?;
         }
-        let Measured { login, latency, mut lateness } = calm;
-        if let Some(pusher) = self.pusher {
+        let Measured { login, latency, lateness } = &mut calm;
+        for pusher in self.pushers {
             let own = pusher.join().map_err(|_| "the pusher panicked")??;
             lateness.add(&own).map_err(|error| format!("histograms do not add up: {error}"))?;
         }
@@ -435,8 +480,8 @@ impl<'a> Run<'a> {
         report.count("wire_bytes_sent", sent);
         report.count("wire_bytes_received", received);
         report.detail("samples", self.sampler.borrow().json());
-        let latencies = if self.latencies { percentiles(&latency) } else { json!([]) };
-        let mut curves = json!({ "login": percentiles(&login), "latency": latencies });
+        let latencies = if self.latencies { percentiles(latency) } else { json!([]) };
+        let mut curves = json!({ "login": percentiles(login), "latency": latencies });
         if !storm.login.is_empty() {
             curves["storm login"] = percentiles(&storm.login);
             curves["storm latency"] = percentiles(&storm.latency);
@@ -455,7 +500,7 @@ impl<'a> Run<'a> {
         report.count("lost", u64::from(lost));
         report.count("heartbeats_sent", pings);
         if self.latencies {
-            report.latency(&latency);
+            report.latency(latency);
             report.count("harness_lateness_p99_us", lateness.value_at_quantile(0.99));
             if lateness.value_at_quantile(0.99) > LATENESS_P99_US_MAX {
                 report.harness_short(format!(
@@ -479,7 +524,7 @@ impl<'a> Run<'a> {
                 trouble.unwrap_or_else(|| "no reason was given in time".to_owned())
             ));
         }
-        Ok(storm)
+        Ok(Phases { calm, storm, heard })
     }
 }
 

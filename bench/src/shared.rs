@@ -69,6 +69,8 @@ pub struct Shared {
     pub logged_in: AtomicU32,
     /// Logins that were refused or broke.
     pub login_failures: AtomicU32,
+    /// Clients that were told to come later, and do.
+    pub turned_away: AtomicU32,
     /// Sessions lost after their login.
     pub lost: AtomicU32,
     /// Sessions that dropped in the storm.
@@ -113,6 +115,7 @@ impl Shared {
             ended: AtomicBool::new(false),
             logged_in: AtomicU32::new(0),
             login_failures: AtomicU32::new(0),
+            turned_away: AtomicU32::new(0),
             lost: AtomicU32::new(0),
             dropped: AtomicU32::new(0),
             pings: AtomicU64::new(0),

@@ -17,6 +17,8 @@ pub enum Side {
     Gateway {
         /// Client port.
         target: SocketAddr,
+        /// Client ports of further gateways, over which clients are spread as well.
+        also: Vec<SocketAddr>,
         /// URL of the admin port.
         admin: String,
         /// Internal port, when the arguments name it.
@@ -53,7 +55,8 @@ impl Cpu {
 impl Side {
     /// The gateway the arguments name.
     pub fn gateway(load: &Load) -> Self {
-        Self::Gateway { target: load.target, admin: load.admin.clone(), internal: load.internal }
+        let admin = load.admin.clone();
+        Self::Gateway { target: load.target, also: Vec::new(), admin, internal: load.internal }
     }
 
     /// A new floor on a processor.
@@ -72,10 +75,10 @@ impl Side {
     }
 
     /// Where clients connect.
-    pub fn target(&self) -> Result<SocketAddr, String> {
+    pub fn targets(&self) -> Result<Vec<SocketAddr>, String> {
         match self {
-            Self::Gateway { target, .. } => Ok(*target),
-            Self::Floor(process) => process.address("clients"),
+            Self::Gateway { target, also, .. } => Ok([*target].iter().chain(also).copied().collect()),
+            Self::Floor(process) => Ok(vec![process.address("clients")?]),
         }
     }
 

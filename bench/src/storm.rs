@@ -25,7 +25,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let router = router(storm)?;
     let drops = Drops { count: storm.dropping(), spread: Duration::from_secs(storm.spread) };
     let mut report = Report::default();
-    let mut run = Run::start(load, Work::Storm, &gateway, drops)?;
+    let mut run = Run::start(load, Work::Storm, &gateway, drops, None)?;
     run.log_in(&mut report, None)?;
     run.start_pings();
     run.watch("warm up", WARM_UP);
@@ -60,7 +60,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let (sent, answered) = run.last_answers();
     report.count("others_pings", sent);
     report.count("others_pings_answered", answered);
-    let stormy = run.finish(&mut report)?;
+    let stormy = run.finish(&mut report)?.storm;
     report.count("storm_login_p50_us", stormy.login.value_at_quantile(0.5));
     report.count("storm_login_p99_us", stormy.login.value_at_quantile(0.99));
     report.count("storm_latency_p50_us", stormy.latency.value_at_quantile(0.5));

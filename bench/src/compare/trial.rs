@@ -160,7 +160,7 @@ impl<'a> Clients<'a> {
             .into_iter()
             .map(|share| {
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || driver::run(&[share], &shared))
+                std::thread::spawn(move || driver::run(&[share], &shared, None))
             })
             .collect();
         Self { server, load, wanted, shared, drivers }

@@ -57,8 +57,25 @@ pub enum Meaning {
     Asked(Vec<u8>),
     /// The server wants this client no more.
     Refused(String),
+    /// The server wants it later: at a random moment between these, milliseconds.
+    TurnedAway(u32, u32),
+    /// What was said in a room, or what was pulled of it.
+    Room(Box<RoomNews>),
     /// Nothing of interest.
     Other,
+}
+
+/// What a frame told of a room.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RoomNews {
+    /// Reliable messages' ids, else 0, and the times their payloads carry.
+    pub messages: Vec<(u64, u64)>,
+    /// Messages that were left out.
+    pub dropped: u64,
+    /// Id of the newest reliable message.
+    pub newest_id: u64,
+    /// It answers a pull.
+    pub is_pulled: bool,
 }
 
 /// The server does not keep its protocol.

@@ -1,7 +1,8 @@
 //! Moor's client and internal protocols, and what the floor makes of them.
 
 use moor_wire::client::{
-    Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, put, put_control,
+    Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, RoomBatch, RoomMessage, RoomPulled,
+    RoomRefused, put, put_control,
 };
 use moor_wire::frame::{HEADER_BYTES, Header, Split, split};
 use moor_wire::internal::{Broadcast, Push};
@@ -9,7 +10,7 @@ use moor_wire::limits::{CLIENT_VERSION, SERVER_BODY_BYTES_MAX};
 use moor_wire::session::SessionHandle;
 use prost::Message;
 
-use super::{Broken, Cut, Meaning, carried};
+use super::{Broken, Cut, Meaning, RoomNews, carried};
 use crate::floor::{EVERYBODY, put_push as put_floor};
 
 /// The app everybody logs in to.
@@ -81,13 +82,29 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
         // The floor sends back what it gets.
         Some(Kind::Pong | Kind::Ping) => Meaning::Pong(carried(body)),
         Some(Kind::Data) => Meaning::Push(carried(body)),
-        Some(Kind::GoAway) => {
-            Meaning::Refused(format!("GOAWAY {:?}", GoAway::decode(body).unwrap_or_default()))
+        Some(Kind::Room) => RoomBatch::decode(body).map_or(Meaning::Other, |batch| {
+            let RoomBatch { messages, dropped, newest_id, .. } = batch;
+            Meaning::Room(Box::new(RoomNews { dropped, newest_id, ..news(&messages) }))
+        }),
+        Some(Kind::RoomPulled) => RoomPulled::decode(body).map_or(Meaning::Other, |pulled| {
+            let newest_id = pulled.newest_id;
+            Meaning::Room(Box::new(RoomNews { newest_id, is_pulled: true, ..news(&pulled.messages) }))
+        }),
+        Some(Kind::RoomRefused) => {
+            Meaning::Refused(format!("ROOM_REFUSED {:?}", RoomRefused::decode(body).unwrap_or_default()))
         }
+        Some(Kind::GoAway) => GoAway::decode(body).map_or(Meaning::Other, |away| {
+            Meaning::TurnedAway(away.retry_min_ms, away.retry_max_ms.max(away.retry_min_ms))
+        }),
         Some(Kind::Error) => Meaning::Refused(format!("ERROR {:?}", Error::decode(body).unwrap_or_default())),
         Some(Kind::Close) => Meaning::Refused(format!("CLOSE {:?}", Close::decode(body).unwrap_or_default())),
         _ => Meaning::Other,
     }
+}
+
+fn news(messages: &[RoomMessage]) -> RoomNews {
+    let messages = messages.iter().map(|message| (message.id, carried(&message.payload))).collect();
+    RoomNews { messages, ..RoomNews::default() }
 }
 
 #[cfg(test)]

@@ -445,14 +445,15 @@ pub const KEYS: &[Key] = &[
         "MS",
         "Time from one batch of a room to the next",
         "Milliseconds, at most 10,000; 0: no time. What is said meanwhile is merged, so that no client is written to more \
-         often for one room."
+         often for one room. Beyond its first 256 members on a worker a room is served over half of this time."
     ),
     key!(
         rooms.down_bytes,
         "rooms-down-bytes",
         "BYTES",
         "Size of a batch from which droppable messages are left out",
-        "Bytes, at most 131,072. With `rooms.down_ms` it bounds what a phone in a busy room has to take: 32 KB a second."
+        "Bytes, at most 131,072; the newest stay. With `rooms.down_ms` it bounds what a phone in a busy room has to take: \
+         32 KB a second."
     ),
     key!(
         rooms.types,

@@ -25,9 +25,10 @@ use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{
-    LINK_QUEUE_BYTES_MAX, ROOM_COUNTS_PER_TURN_MAX, ROOM_MEMBERS_PER_TURN_MAX, ROOM_SLICE_MEMBERS, TICK_MS,
+    LINK_QUEUE_BYTES_MAX, ROOM_COUNTS_PER_TURN_MAX, ROOM_MEMBERS_PER_TURN_MAX, ROOM_PACE_MS,
+    ROOM_SLICE_MEMBERS, TICK_MS,
 };
-use handout::Taken;
+use handout::{Handout, Taken};
 use table::RoomIndex;
 
 /// Bytes of a full batch of counts at most.
@@ -142,7 +143,7 @@ impl<I: Io> Worker<I> {
             messages += 1;
             match waiting.take(&record, down_bytes) {
                 Taken::Yes => {}
-                Taken::Thinned => self.counters.add(Counter::RoomThinned),
+                Taken::Thinned(left_out) => self.counters[Counter::RoomThinned] += left_out,
                 Taken::Forgot => self.counters.add(Counter::RoomForgotten),
             }
         }
@@ -170,12 +171,20 @@ impl<I: Io> Worker<I> {
         if !self.rooms.active.is_empty() && self.rooms.due_ms <= now.0 {
             self.rooms_begin(now);
         }
-        let mut budget = ROOM_MEMBERS_PER_TURN_MAX;
+        if now.0 < self.rooms.hand_ms {
+            return;
+        }
+        // Until all rooms under way are where they may be by now.
+        let (mut budget, mut waiting) = (ROOM_MEMBERS_PER_TURN_MAX, 0);
         while budget > 0
+            && waiting < self.rooms.handing.len()
             && let Some(room) = self.rooms.handing.pop_front()
         {
-            budget -= self.rooms_hand_out(room, budget.min(ROOM_SLICE_MEMBERS), now);
+            let looked_at = self.rooms_hand_out(room, budget.min(ROOM_SLICE_MEMBERS), now);
+            waiting = if looked_at == 0 { waiting + 1 } else { 0 };
+            budget -= looked_at;
         }
+        self.rooms.hand_ms = if budget == 0 { now.0 } else { now.0 + ROOM_PACE_MS };
     }
 
     fn rooms_tell(&mut self, now: Now) {
@@ -224,9 +233,10 @@ impl<I: Io> Worker<I> {
                 due_ms = waiting.due_ms();
                 room.waiting = waiting;
                 if let Some(handout) = handout {
-                    room.handout = Some(Box::new(handout));
                     room.remaining = room.members.len();
+                    room.handout = Some(Box::new(Handout { members: room.remaining, ..handout }));
                     self.rooms.handing.push_back(*index);
+                    self.rooms.hand_ms = now.0;
                     self.counters.add(Counter::RoomBatches);
                     return true;
                 }
@@ -246,6 +256,9 @@ impl<I: Io> Worker<I> {
     fn rooms_hand_out(&mut self, index: RoomIndex, members_max: usize, now: Now) -> usize {
         let Some(room) = self.rooms.get_mut(index) else { return 0 };
         let Some(mut handout) = room.handout.take() else { return 0 };
+        let reach = handout.reach(u64::from(self.settings.rooms.down_ms), now.0);
+        let members_max =
+            members_max.min(reach.saturating_sub(handout.members.saturating_sub(room.remaining)));
         let mut looked_at = 0;
         while looked_at < members_max
             && let Some(room) = self.rooms.get_mut(index)

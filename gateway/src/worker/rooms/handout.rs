@@ -10,7 +10,8 @@ use moor_wire::client::Class;
 use moor_wire::rooms::{BatchWriter, Record, Records, RoomState};
 
 use crate::limits::{
-    ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX, ROOM_TRIES,
+    ROOM_AT_ONCE_MEMBERS, ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX,
+    ROOM_TRIES,
 };
 use crate::worker::broadcast::Encoded;
 
@@ -34,6 +35,8 @@ struct Reliable {
 pub struct Waiting {
     /// Records of messages that are not reliable, back to back.
     run: Vec<u8>,
+    /// Bytes of the droppable ones among them.
+    droppable_bytes: usize,
     dropped: u64,
     reliable: VecDeque<Reliable>,
     reliable_bytes: usize,
@@ -50,8 +53,8 @@ pub struct Waiting {
 pub enum Taken {
     /// It waits.
     Yes,
-    /// It was left out.
-    Thinned,
+    /// So many were left out, it or older ones.
+    Thinned(u64),
     /// It waits, and an older reliable message will not be carried again.
     Forgot,
 }
@@ -72,6 +75,21 @@ pub struct Handout {
     pub plain: Option<Variant>,
     /// For those whose acknowledgement is below this id.
     pub again: Option<(u64, Variant)>,
+    /// Members of the room when it began.
+    pub members: usize,
+    /// When that was, milliseconds.
+    pub began_ms: u64,
+}
+
+impl Handout {
+    /// How many members may have it by now. In a large room all of them at once would be a moment in which nobody else is
+    /// served, here and on the way to the clients: it takes half of the time to the next batch.
+    pub fn reach(&self, down_ms: u64, now_ms: u64) -> usize {
+        let elapsed_ms = usize::try_from(now_ms.saturating_sub(self.began_ms)).unwrap_or(usize::MAX);
+        let pace_ms = usize::try_from(down_ms / 2).unwrap_or(usize::MAX);
+        let paced = self.members.saturating_mul(elapsed_ms).checked_div(pace_ms);
+        paced.map_or(usize::MAX, |paced| paced.saturating_add(ROOM_AT_ONCE_MEMBERS))
+    }
 }
 
 impl Waiting {
@@ -80,13 +98,36 @@ impl Waiting {
         if record.id > 0 {
             return self.take_reliable(record);
         }
-        let droppable_max = if record.class >= Class::Transient { down_bytes } else { ROOM_RUN_BYTES_MAX };
-        if self.run.len() + record.bytes() > droppable_max.min(ROOM_RUN_BYTES_MAX) {
-            self.dropped += 1;
-            return Taken::Thinned;
+        let is_droppable = record.class >= Class::Transient;
+        let bytes_max = if is_droppable { down_bytes.min(ROOM_RUN_BYTES_MAX) } else { ROOM_RUN_BYTES_MAX };
+        let mut left_out = 0;
+        if self.run.len() - self.droppable_bytes + record.bytes() <= bytes_max {
+            // In a live room the newest is what counts: older chatter makes way.
+            while self.run.len() + record.bytes() > bytes_max && self.leave_out_oldest() {
+                left_out += 1;
+            }
+            record.put(&mut self.run);
+            self.droppable_bytes += if is_droppable { record.bytes() } else { 0 };
+        } else {
+            left_out = 1;
         }
-        record.put(&mut self.run);
-        Taken::Yes
+        self.dropped += left_out;
+        if left_out > 0 { Taken::Thinned(left_out) } else { Taken::Yes }
+    }
+
+    /// Takes the oldest droppable message out of what waits. False: there is none.
+    fn leave_out_oldest(&mut self) -> bool {
+        let mut at = 0;
+        for record in Records::new(&self.run) {
+            let bytes = record.bytes();
+            if record.class >= Class::Transient {
+                self.run.drain(at..at + bytes);
+                self.droppable_bytes -= bytes;
+                return true;
+            }
+            at += bytes;
+        }
+        false
     }
 
     fn take_reliable(&mut self, record: &Record<'_>) -> Taken {
@@ -144,6 +185,7 @@ impl Waiting {
     ) -> Option<Handout> {
         self.next_ms = now_ms + down_ms;
         let mut run = std::mem::take(&mut self.run);
+        self.droppable_bytes = 0;
         let is_new = !run.is_empty()
             || std::mem::take(&mut self.is_state_news)
             || self.reliable.iter().any(|reliable| reliable.tries == 0);
@@ -181,6 +223,7 @@ impl Waiting {
         if plain.is_some() && run.capacity() <= RUN_KEPT_BYTES_MAX {
             self.run = run;
         }
-        (plain.is_some() || again.is_some()).then_some(Handout { plain, again })
+        let is_something = plain.is_some() || again.is_some();
+        is_something.then_some(Handout { plain, again, members: 0, began_ms: now_ms })
     }
 }

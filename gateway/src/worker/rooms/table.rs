@@ -125,6 +125,8 @@ pub struct Rooms {
     pub(super) due_ms: u64,
     /// Rooms that are being handed out, in turn.
     pub(super) handing: std::collections::VecDeque<RoomIndex>,
+    /// When that goes on, milliseconds.
+    pub(super) hand_ms: u64,
 }
 
 impl Rooms {
@@ -142,7 +144,7 @@ impl Rooms {
     pub fn next_ms(&self, link_is_up: bool) -> u64 {
         let told = if link_is_up && !self.changed.is_empty() { self.tell_ms } else { u64::MAX };
         let handed = match (self.handing.is_empty(), self.active.is_empty()) {
-            (false, _) => 0,
+            (false, _) => self.hand_ms,
             (true, false) => self.due_ms,
             (true, true) => u64::MAX,
         };

@@ -10,6 +10,7 @@ use moor_wire::internal::{RoomCount, RoomCounts, Up, Verb};
 use moor_wire::rooms::{RoomPush, RoomState, put_record};
 
 use super::bed::{Bed, Peer, decode, settings};
+use crate::limits::ROOM_AT_ONCE_MEMBERS;
 use crate::limits::{ROOM_REPEAT_MS, ROOM_TRIES};
 use crate::worker::counters::Counter;
 use crate::worker::settings::{RoomSettings, Settings};
@@ -150,12 +151,55 @@ fn what_comes_between_two_batches_is_merged_and_beyond_the_limit_the_droppable_i
     bed.advance(200);
     let got = batches(&mut bed, phone);
     assert_eq!(got.len(), 1);
-    // 2,000 bytes: the first of the droppable ones; normal ones always.
+    // 2,000 bytes: one of the droppable ones; normal ones always.
     assert_eq!((got[0].1.messages.len(), got[0].1.dropped), (6, 4));
     assert_eq!(bed.counter(Counter::RoomThinned), 4);
     assert_eq!(bed.with_socket(phone, |socket| socket.sends) - before, 2, "one write each");
     bed.advance(1000);
     assert_eq!(batches(&mut bed, phone), []);
+}
+
+#[test]
+fn of_chatter_the_newest_stays() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    enter(&mut bed, phone, 1, "live", None);
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    batches(&mut bed, phone);
+    for bytes in [801, 802, 803, 804] {
+        push(&mut bed, router, "live", 0, &[(Class::Transient, 0, bytes)]);
+    }
+    // Larger than all that fits: itself is left out, and nothing for it.
+    push(&mut bed, router, "live", 0, &[(Class::Transient, 0, 2000)]);
+    bed.advance(200);
+    let got = batches(&mut bed, phone).remove(0).1;
+    let lengths: Vec<_> = got.messages.iter().map(|message| message.payload.len()).collect();
+    assert_eq!((lengths, got.dropped), (vec![803, 804], 3));
+}
+
+#[test]
+fn a_large_room_is_served_over_half_of_the_time_to_the_next_batch() {
+    let rooms = RoomSettings { down_ms: 1000, ..settings().rooms };
+    let mut bed = Bed::with(1, Settings { rooms, channels_per_connection_max: 50, ..settings() });
+    let router = bed.router(0);
+    let phones: Vec<Peer> = (0..10).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
+    for (phone, channel) in phones.iter().flat_map(|phone| (1..=50).map(|channel| (*phone, channel))) {
+        bed.open(phone, channel, "alice");
+        enter(&mut bed, phone, channel, "live", None);
+    }
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    let mut served = Vec::new();
+    for _ in 0..8 {
+        served.push(bed.counter(Counter::RoomFrames));
+        bed.advance(100);
+    }
+    let wanted = |tenths: u64| 500.min(ROOM_AT_ONCE_MEMBERS as u64 + 500 * tenths / 5);
+    assert_eq!(served, (0..8).map(wanted).collect::<Vec<_>>());
+    for phone in phones {
+        assert_eq!(batches(&mut bed, phone).len(), 50);
+    }
 }
 
 #[test]
