@@ -96,7 +96,7 @@ test("what no server sends ends the connection", () => {
   const garbage = [
     (server) => server.say(Kind.Connect, 0, new Writer()),
     (server) => server.say(Kind.Connected, 0, new Writer()),
-    (server) => server.say(0x77, 0, new Writer()),
+    (server) => server.say(0x80, 0, new Writer()),
     (server) => server.session.handleBytes(Uint8Array.of(9, 0, 0, 0, 0, 0, 0, 17), server.now),
     (server) => server.session.handleBytes(Uint8Array.of(4, 0, 0, 1, 0, 0, 0, 1, 0x0a), server.now),
     (server) => server.session.handleBytes(Uint8Array.of(6, 0, 0, 1, 255, 255, 255, 255), server.now),
@@ -106,6 +106,14 @@ test("what no server sends ends the connection", () => {
     say(server);
     assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "garbled" } }]);
   }
+});
+
+test("kinds of features that this client does not have are passed over", () => {
+  const server = Server.live();
+  for (const kind of [0x20, 0x29, 0x7f]) {
+    server.say(kind, 1, new Writer().text(1, "of a later server"));
+  }
+  assert.deepEqual([server.events(), server.said()], [[], []]);
 });
 
 test("numbers of the wire: long ones survive, overlong and cut ones are refused", () => {
