@@ -1,18 +1,13 @@
 // One channel of a session: its login, its place in the timeline, its unanswered submits.
 
-import { Code, type Event, SubmitError, isRetryable } from "./events.js";
+import type { Context } from "./context.js";
+import { Code, RoomError, SubmitError, isRetryable } from "./events.js";
 import { COMMAND, Kind, RELIABLE, encodeFrame, encodeSyncId } from "./frame.js";
-import { type Random, fullJitter } from "./jitter.js";
+import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
-import { Fields, Writer, equal, utf8 } from "./protobuf.js";
-
-/** What a session lends its channels: where bytes, events and randomness are. */
-export interface Context {
-  send(bytes: Uint8Array): void;
-  unsentBytes(): number;
-  emit(event: Event): void;
-  readonly random: Random;
-}
+import { nameFault } from "./names.js";
+import { Fields, Writer, equal } from "./protobuf.js";
+import { Rooms } from "./rooms.js";
 
 /** A login wanted by the app. */
 export interface Login {
@@ -23,6 +18,9 @@ export interface Login {
   readonly lastSyncId?: number;
 }
 
+/** Whom a message is for: an account, or everybody in a room, as a message of a type. */
+export type Target = { readonly account: string } | { readonly room: string; readonly type: number };
+
 interface Pending {
   readonly clientId: Uint8Array;
   readonly body: Uint8Array;
@@ -31,18 +29,6 @@ interface Pending {
   /** On the wire: when it is sent again. Not on the wire: when it may be sent. */
   dueMs: number;
   inFlight: boolean;
-}
-
-/** Says what is wrong with a name; `undefined`: nothing. */
-export function nameFault(what: string, name: string, bytesMax: number): string | undefined {
-  const length = utf8(name).length;
-  if (length === 0) {
-    return `${what} is empty`;
-  }
-  if (length > bytesMax) {
-    return `${what} has ${length} bytes; at most ${bytesMax} are allowed`;
-  }
-  return /\p{Cc}/u.test(name) ? `${what} contains a control character` : undefined;
 }
 
 /** A channel the app wants. */
@@ -63,6 +49,7 @@ export class Channel {
   private synced: { readonly behind: number; readonly atMs: number } | undefined;
   private pending: Pending[] = [];
   private pendingBytes = 0;
+  readonly rooms: Rooms;
 
   constructor(
     readonly number: number,
@@ -70,6 +57,7 @@ export class Channel {
     private readonly context: Context,
   ) {
     this.received = this.processedId = login.lastSyncId;
+    this.rooms = new Rooms(number, context);
   }
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
@@ -113,7 +101,7 @@ export class Channel {
     if (this.state !== "open") {
       return Infinity;
     }
-    let next = this.ackDueMs ?? Infinity;
+    let next = Math.min(this.ackDueMs ?? Infinity, this.rooms.nextMs());
     const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
     for (const pending of this.pending) {
       if (pending.inFlight || !full) {
@@ -160,6 +148,7 @@ export class Channel {
     this.ackDueMs = undefined;
     this.acked = 0;
     this.synced = undefined;
+    this.rooms.handleDisconnected();
     for (const pending of this.pending) {
       pending.inFlight = false;
       pending.dueMs = 0;
@@ -174,6 +163,7 @@ export class Channel {
     this.state = "open";
     this.attempt = 0;
     this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
+    this.rooms.sendAll();
     this.sendDue(now);
   }
 
@@ -292,7 +282,22 @@ export class Channel {
     }
   }
 
-  submit(clientId: Uint8Array, to: string, payload: Uint8Array, dataBytesMax: number, now: number): void {
+  enter(room: string, lastId: number | undefined): void {
+    if (this.state === "closed") {
+      throw new RoomError("no-channel", `channel ${this.number} was closed for good: open it first`);
+    }
+    if (this.rooms.enter(room, lastId) && this.isOpen) {
+      this.rooms.sendEnter(room);
+    }
+  }
+
+  leave(room: string): void {
+    if (this.rooms.leave(room) && this.isOpen) {
+      this.rooms.sendLeave(room);
+    }
+  }
+
+  submit(clientId: Uint8Array, to: Target, payload: Uint8Array, dataBytesMax: number, now: number): void {
     if (this.state === "closed") {
       throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
     }
@@ -300,11 +305,7 @@ export class Channel {
       const text = `the client id has ${clientId.length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;
       throw new SubmitError("client-id", text);
     }
-    const fault = nameFault("account", to, limits.ACCOUNT_BYTES_MAX);
-    if (fault !== undefined) {
-      throw new SubmitError("name", fault);
-    }
-    const body = new Writer().bytes(1, clientId).text(2, to).bytes(3, payload).finish();
+    const body = encodeSubmit(clientId, to, payload);
     if (body.length > dataBytesMax) {
       throw new SubmitError("too-large", tooLarge(body.length, dataBytesMax));
     }
@@ -369,6 +370,9 @@ export class Channel {
     if (this.ackDueMs !== undefined && now >= this.ackDueMs) {
       this.sendAck();
     }
+    if (this.isOpen) {
+      this.rooms.handleTimeout(now);
+    }
     return this.sendDue(now);
   }
 
@@ -406,6 +410,26 @@ export class Channel {
   private retryPause(attempt: number): number {
     return fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, attempt, this.context.random);
   }
+}
+
+/** A submit's body; {@link SubmitError} when it is for what cannot be. */
+function encodeSubmit(clientId: Uint8Array, to: Target, payload: Uint8Array): Uint8Array {
+  const body = new Writer().bytes(1, clientId);
+  let fault: string | undefined;
+  if ("account" in to) {
+    fault = nameFault("account", to.account, limits.ACCOUNT_BYTES_MAX);
+    body.text(2, to.account);
+  } else {
+    fault = nameFault("room", to.room, limits.ROOM_BYTES_MAX);
+    if (!Number.isInteger(to.type) || to.type < 0 || to.type > limits.ROOM_TYPE_MAX) {
+      throw new SubmitError("room-type", `${to.type} is no type of messages`);
+    }
+    body.text(5, to.room).number(6, to.type);
+  }
+  if (fault !== undefined) {
+    throw new SubmitError("name", fault);
+  }
+  return body.bytes(3, payload).finish();
 }
 
 function tooLarge(length: number, max: number): string {

@@ -71,6 +71,42 @@ export class Client {
     return clientId;
   }
 
+  /** Hears what is said in a room of the channel's app, from now on or behind `lastId`, and after every reconnect. */
+  enter(channel: number, room: string, { lastId }: { readonly lastId?: number | undefined } = {}): void {
+    this.session.enter(channel, room, lastId);
+    this.wake();
+  }
+
+  /** Hears it no more. */
+  leave(channel: number, room: string): void {
+    this.session.leave(channel, room);
+    this.wake();
+  }
+
+  /** Likes a room, so many times: counted, not delivered. */
+  like(channel: number, room: string, count = 1): void {
+    this.session.like(channel, room, count, now());
+    this.wake();
+  }
+
+  /** Says something to everybody in a room and returns its client id; an event with it says what became of it. */
+  publish(
+    channel: number,
+    room: string,
+    payload: Uint8Array | string,
+    { type = 0, clientId = randomId() }: { readonly type?: number; readonly clientId?: Uint8Array } = {},
+  ): Uint8Array {
+    const bytes = typeof payload === "string" ? utf8(payload) : payload;
+    this.session.publish(channel, clientId, room, type, bytes, now());
+    this.wake();
+    return clientId;
+  }
+
+  /** Up to which id a room's reliable messages are here: keep it for the next `enter`. */
+  roomLastId(channel: number, room: string): number | undefined {
+    return this.session.roomLastId(channel, room);
+  }
+
   /** Says that everything up to `syncId` is processed; needed only with `autoAcknowledge: false`. */
   acknowledge(channel: number, syncId: number): void {
     this.session.acknowledge(channel, syncId, now());

@@ -56,6 +56,18 @@ export type Disconnect =
   /** ERROR. */
   | { readonly why: "refused"; readonly code: Code; readonly detail: string };
 
+/** What was said in a room. */
+export interface RoomMessage {
+  /** Its place among the room's reliable messages, which come once and in order; absent: it is not reliable. */
+  readonly id: number | undefined;
+  readonly from: string;
+  /** What kind of message it is: the operator says what each is worth. */
+  readonly type: number;
+  readonly clientId: Uint8Array;
+  readonly sentAtMs: number;
+  readonly payload: Uint8Array;
+}
+
 /** Something the app should know. */
 export type Event =
   /** The connection is logged in. */
@@ -84,7 +96,29 @@ export type Event =
     }
   /** Messages that are past retention and will not come. */
   | { readonly type: "expired"; readonly channel: number; readonly first: number; readonly last: number }
-  /** The router has a submit; `duplicate`: it had it already, an earlier answer was lost. */
+  /**
+   * What was said in a room since the last one, or was missing of it. Without messages only the numbers are news:
+   * sessions in the room, about, likes since it was last empty (both absent: not said), and how many messages that may
+   * be dropped were.
+   */
+  | {
+      readonly type: "room";
+      readonly channel: number;
+      readonly room: string;
+      readonly messages: readonly RoomMessage[];
+      readonly dropped: number;
+      readonly online: number | undefined;
+      readonly likes: number | undefined;
+    }
+  /** The session is not in a room, and will not be by itself. */
+  | {
+      readonly type: "room-refused";
+      readonly channel: number;
+      readonly room: string;
+      readonly code: Code;
+      readonly reason: string;
+    }
+  /** The router has a submit, as `syncId` of its timeline (0: it has none); `duplicate`: it had it already, an earlier answer was lost. */
   | {
       readonly type: "accepted";
       readonly channel: number;
@@ -109,7 +143,20 @@ export class SubmitError extends Error {
 
   constructor(
     /** Which rule it breaks. */
-    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "too-large",
+    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "too-large",
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/** Why a room was not entered. */
+export class RoomError extends Error {
+  override readonly name = "RoomError";
+
+  constructor(
+    /** Which rule it breaks. */
+    readonly why: "no-channel" | "name" | "last-id" | "too-many",
     message: string,
   ) {
     super(message);

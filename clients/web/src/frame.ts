@@ -17,6 +17,14 @@ export const Kind = {
   Pong: 0x0a,
   GoAway: 0x0b,
   Error: 0x0c,
+  Enter: 0x18,
+  Leave: 0x19,
+  Room: 0x1a,
+  RoomAck: 0x1b,
+  RoomLike: 0x1c,
+  RoomPull: 0x1d,
+  RoomPulled: 0x1e,
+  RoomRefused: 0x1f,
 } as const;
 
 /** Class of a frame that steers. */
@@ -90,6 +98,8 @@ export class FrameReader {
 function bodyBytesMax(kind: number): number {
   switch (kind) {
     case Kind.Data:
+    case Kind.Room:
+    case Kind.RoomPulled:
       return SERVER_BODY_BYTES_MAX;
     case Kind.Ping:
     case Kind.Pong:

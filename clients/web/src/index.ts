@@ -3,4 +3,4 @@
 export { Client, type ClientOptions, type Socket } from "./client.js";
 export { Session, type SessionOptions } from "./session.js";
 export type { Login } from "./channel.js";
-export { Code, type Disconnect, type Event, SubmitError } from "./events.js";
+export { Code, type Disconnect, type Event, RoomError, type RoomMessage, SubmitError } from "./events.js";

@@ -17,6 +17,10 @@ export const SERVER_BODY_BYTES_MAX = CLIENT_BODY_BYTES_MAX + CONTROL_BODY_BYTES_
 export const APP_BYTES_MAX = 64;
 /** Longest name of an account or a device, bytes. */
 export const ACCOUNT_BYTES_MAX = 128;
+/** Longest name of a room, bytes. */
+export const ROOM_BYTES_MAX = 128;
+/** Largest type of a room's message. */
+export const ROOM_TYPE_MAX = 0xffff_ffff;
 /** Longest credential, bytes. */
 export const CREDENTIAL_BYTES_MAX = 2048;
 /** Longest client id of a message, bytes. */
@@ -46,6 +50,19 @@ export const RETRY_BASE_MS = 50;
 export const RETRY_CAP_MS = 5000;
 /** A SYNC that brought nothing is repeated after this, milliseconds. */
 export const SYNC_REPEAT_MS = 2000;
+/** Rooms of one channel. */
+export const ROOMS_MAX = 64;
+/**
+ * Reliable messages of a room are acknowledged, and missing ones asked for, within this, at random, milliseconds: a room
+ * may have a hundred thousand members who got them in the same moment.
+ */
+export const ROOM_SPREAD_MS = 400;
+/** A pull that brought nothing is repeated after this, milliseconds. */
+export const ROOM_PULL_REPEAT_MS = 2000;
+/** Likes are collected for so long, milliseconds. */
+export const ROOM_LIKES_MS = 500;
+/** Likes that one frame may carry. */
+export const ROOM_LIKES_MAX = 1000;
 /** Base of the pause before a reconnect, milliseconds. */
 export const RECONNECT_BASE_MS = 100;
 /** Cap of the pause before a reconnect, milliseconds. */

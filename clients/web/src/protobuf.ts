@@ -77,9 +77,9 @@ export class Writer {
   }
 }
 
-/** The fields of a message, the last of each as protobuf wants it. */
+/** The fields of a message. Of one that is not repeated the last counts, as protobuf wants it. */
 export class Fields {
-  private readonly values = new Map<number, bigint | Uint8Array>();
+  private readonly values = new Map<number, (bigint | Uint8Array)[]>();
 
   /** Takes a message apart; {@link WireError} when it is none. */
   constructor(private readonly message: Uint8Array) {
@@ -92,20 +92,20 @@ export class Fields {
         case 0n: {
           let value: bigint;
           [value, at] = this.varint(at);
-          this.values.set(field, value);
+          this.add(field, value);
           break;
         }
         case 1n:
         case 5n: {
           const length = (key & 7n) === 1n ? 8 : 4;
-          this.values.set(field, littleEndian(this.slice(at, length)));
+          this.add(field, littleEndian(this.slice(at, length)));
           at += length;
           break;
         }
         case 2n: {
           let length: bigint;
           [length, at] = this.varint(at);
-          this.values.set(field, this.slice(at, Number(length)));
+          this.add(field, this.slice(at, Number(length)));
           at += Number(length);
           break;
         }
@@ -124,9 +124,14 @@ export class Fields {
     return value;
   }
 
+  /** A number of an `optional` field; `undefined`: it is not there. */
+  optional(field: number): number | undefined {
+    return this.values.has(field) ? this.number(field) : undefined;
+  }
+
   /** Any number of 64 bits. */
   bigint(field: number): bigint {
-    const value = this.values.get(field) ?? 0n;
+    const value = this.values.get(field)?.at(-1) ?? 0n;
     if (typeof value !== "bigint") {
       throw new WireError(`field ${field} is no number`);
     }
@@ -135,22 +140,41 @@ export class Fields {
 
   /** Bytes, copied: what was received may be large and is not held for a small part of it. */
   bytes(field: number): Uint8Array {
-    const value = this.values.get(field);
-    if (value === undefined) {
-      return new Uint8Array(0);
-    }
-    if (typeof value === "bigint") {
-      throw new WireError(`field ${field} has no bytes`);
-    }
-    return value.slice();
+    return this.runs(field).at(-1)?.slice() ?? new Uint8Array(0);
   }
 
   /** A text. */
   text(field: number): string {
-    try {
-      return decoder.decode(this.bytes(field));
-    } catch {
-      throw new WireError(`field ${field} is no UTF-8`);
+    const run = this.runs(field).at(-1);
+    return run === undefined ? "" : decode(field, run);
+  }
+
+  /** Texts of a repeated field. */
+  texts(field: number): string[] {
+    return this.runs(field).map((run) => decode(field, run));
+  }
+
+  /** Messages within this one, of a repeated field. */
+  messages(field: number): Fields[] {
+    return this.runs(field).map((run) => new Fields(run));
+  }
+
+  private runs(field: number): Uint8Array[] {
+    const values = this.values.get(field) ?? [];
+    return values.map((value) => {
+      if (typeof value === "bigint") {
+        throw new WireError(`field ${field} has no bytes`);
+      }
+      return value;
+    });
+  }
+
+  private add(field: number, value: bigint | Uint8Array): void {
+    const values = this.values.get(field);
+    if (values === undefined) {
+      this.values.set(field, [value]);
+    } else {
+      values.push(value);
     }
   }
 
@@ -174,6 +198,14 @@ export class Fields {
       }
     }
     throw new WireError("a number has more than ten bytes");
+  }
+}
+
+function decode(field: number, run: Uint8Array): string {
+  try {
+    return decoder.decode(run);
+  } catch {
+    throw new WireError(`field ${field} is no UTF-8`);
   }
 }
 

@@ -3,11 +3,13 @@
 // (`handle…`, with the time) and takes what to do (`poll…`). It never reports a message as accepted that the router
 // did not accept.
 
-import { Channel, type Context, type Login, nameFault } from "./channel.js";
-import { type Disconnect, type Event, SubmitError, codeOf } from "./events.js";
+import { Channel, type Login, type Target } from "./channel.js";
+import type { Context } from "./context.js";
+import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
 import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
 import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
+import { nameFault } from "./names.js";
 import { Fields, WireError, Writer, concat } from "./protobuf.js";
 
 /** How a session presents itself. */
@@ -23,6 +25,11 @@ export interface SessionOptions {
   /** For tests; `Math.random` otherwise. */
   readonly random?: Random;
 }
+
+/** What a server says on a channel. */
+const CHANNEL_KINDS: ReadonlySet<number> = new Set([
+  Kind.Opened, Kind.Close, Kind.Data, Kind.Ack, Kind.Room, Kind.RoomPulled, Kind.RoomRefused,
+]);
 
 /** `leaving`: the driver is to hang up. */
 type State = "down" | "dialling" | "greeting" | "live" | "leaving";
@@ -94,7 +101,7 @@ export class Session {
       return;
     }
     this.channels.delete(number);
-    this.events = this.events.filter((event) => event.type !== "message" || event.channel !== number);
+    this.events = this.events.filter((event) => !isHeard(event) || event.channel !== number);
     if (this.isTalking() && channel.sendClose()) {
       this.answersOwed.push(number);
     }
@@ -110,11 +117,60 @@ export class Session {
    * it is kept, over reconnects, and sent again. Throws {@link SubmitError} when it is not even tried.
    */
   submit(number: number, clientId: Uint8Array, to: string, payload: Uint8Array, now: number): void {
+    this.submitTo(number, clientId, { account: to }, payload, now);
+  }
+
+  /**
+   * Says something to everybody in a room, as a message of a type; otherwise like {@link submit}. What is not reliable
+   * there has no sync id (0), and may be heard twice when an answer was lost.
+   */
+  publish(
+    number: number,
+    clientId: Uint8Array,
+    room: string,
+    type: number,
+    payload: Uint8Array,
+    now: number,
+  ): void {
+    this.submitTo(number, clientId, { room, type }, payload, now);
+  }
+
+  private submitTo(number: number, clientId: Uint8Array, to: Target, payload: Uint8Array, now: number): void {
     const channel = this.channels.get(number);
     if (channel === undefined) {
       throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
     }
     channel.submit(clientId, to, payload, this.dataBytesMax, now);
+  }
+
+  /**
+   * Wants to hear what is said in a room of the channel's app, now and after every reconnect, behind `lastId` where it is
+   * known. Throws {@link RoomError}.
+   */
+  enter(number: number, room: string, lastId?: number): void {
+    const channel = this.channels.get(number);
+    if (channel === undefined) {
+      throw new RoomError("no-channel", `channel ${number} is not open: open it first`);
+    }
+    channel.enter(room, lastId);
+  }
+
+  /** Wants to hear it no more. */
+  leave(number: number, room: string): void {
+    this.channels.get(number)?.leave(room);
+  }
+
+  /** Likes a room it is in, so many times. They are collected and counted, not delivered. */
+  like(number: number, room: string, count: number, now: number): void {
+    if (!Number.isSafeInteger(count) || count < 1) {
+      throw new RangeError(`${count} is no number of likes`);
+    }
+    this.channels.get(number)?.rooms.like(room, count, now);
+  }
+
+  /** Up to which id a room's reliable messages are here: to be kept by the app for the next {@link enter}. */
+  roomLastId(number: number, room: string): number | undefined {
+    return this.channels.get(number)?.rooms.lastId(room);
   }
 
   /** Says that everything up to `syncId` on a channel is processed and will not be lost. */
@@ -245,23 +301,23 @@ export class Session {
       if (!(error instanceof WireError)) {
         throw error;
       }
-      this.leave({ why: "garbled" });
+      this.part({ why: "garbled" });
     }
     if (this.events.length > limits.EVENTS_MAX && this.isTalking()) {
-      this.leave({ why: "congested" });
+      this.part({ why: "congested" });
     }
   }
 
   /** Time has passed. */
   handleTimeout(now: number): void {
     if ((this.state === "greeting" || this.state === "dialling") && now >= this.deadlineMs) {
-      return this.leave({ why: "silent" });
+      return this.part({ why: "silent" });
     }
     if (this.state !== "live") {
       return;
     }
     if (this.pingedMs !== undefined && now >= this.pingedMs + this.pongMs()) {
-      return this.leave({ why: "silent" });
+      return this.part({ why: "silent" });
     }
     let overdue = false;
     this.channels.forEach((channel) => {
@@ -277,7 +333,7 @@ export class Session {
 
   private handleFrame({ kind, channel: number, body }: Frame, now: number): void {
     const answers = kind === Kind.Opened || kind === Kind.Close;
-    if (answers || kind === Kind.Data || kind === Kind.Ack) {
+    if (CHANNEL_KINDS.has(kind)) {
       if (this.state !== "live") {
         throw new WireError("CONNECTED comes before everything that is about a channel");
       }
@@ -302,11 +358,11 @@ export class Session {
         const min = Math.min(away.number(2), limits.AWAY_MS_MAX);
         const max = Math.min(Math.max(away.number(3), min), limits.AWAY_MS_MAX);
         this.returnMs = now + between(min, max, this.random);
-        return this.leave({ why: "sent-away", code: codeOf(away.number(1)), alternate: away.text(4) });
+        return this.part({ why: "sent-away", code: codeOf(away.number(1)), alternate: away.text(4) });
       }
       case Kind.Error: {
         const error = new Fields(body);
-        return this.leave({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
+        return this.part({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
       }
       default:
         // Of features that this client does not have, groups among them: not for it.
@@ -325,8 +381,20 @@ export class Session {
         return channel.handleClose(codeOf(fields.number(1)), fields.text(2), now);
       case Kind.Data:
         return channel.handleDelivery(fields, now);
-      default:
+      case Kind.Ack:
         return channel.handleResult(fields, codeOf(fields.number(2)), now);
+    }
+    // Before OPENED it is about a login that is over.
+    if (!channel.isOpen) {
+      return;
+    }
+    switch (kind) {
+      case Kind.Room:
+        return channel.rooms.handleBatch(fields, now);
+      case Kind.RoomPulled:
+        return channel.rooms.handlePulled(fields, now);
+      case Kind.RoomRefused:
+        return channel.rooms.handleRefused(fields);
     }
   }
 
@@ -354,7 +422,7 @@ export class Session {
   }
 
   /** The driver hangs up; the next try comes after the usual pause, or GOAWAY's. */
-  private leave(reason: Disconnect): void {
+  private part(reason: Disconnect): void {
     this.state = "leaving";
     this.events.push({ type: "disconnected", reason });
   }
@@ -371,4 +439,9 @@ export class Session {
   private pongMs(): number {
     return Math.max(this.heartbeatMs / 2, limits.PONG_MS_MIN);
   }
+}
+
+/** Whether this is of interest only to the login that it came for. */
+function isHeard(event: Event): event is Extract<Event, { type: "message" | "room" }> {
+  return event.type === "message" || event.type === "room";
 }

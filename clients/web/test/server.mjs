@@ -64,12 +64,16 @@ export class Server {
     return frames;
   }
 
-  /** What was sent, as `kind:channel:sync id or client id`. */
+  /** What was sent, as `kind:channel:sync id or client id`, of rooms `kind:channel:room:number`. */
   said() {
     return this.sent().map(({ kind, channel, body }) => {
       const name = Object.keys(Kind).find((key) => Kind[key] === kind);
       if (kind === Kind.Ack || kind === Kind.Sync) {
         return `${name}:${channel}:${new DataView(body.buffer, body.byteOffset).getBigUint64(0)}`;
+      }
+      if (kind >= Kind.Enter && kind <= Kind.RoomRefused) {
+        const fields = new Fields(body);
+        return `${name}:${channel}:${fields.text(1)}:${fields.optional(2) ?? "-"}`;
       }
       return kind === Kind.Data ? `${name}:${channel}:${new Fields(body).text(1)}` : `${name}:${channel}`;
     });

@@ -5,6 +5,9 @@ const WAIT_MS = 30_000;
 /** Messages each way while connections break. */
 const MESSAGES = 200;
 
+/** `LIMIT` of the protocol's codes. */
+const LIMIT = 15;
+
 function check(truth, what) {
   if (!truth) {
     throw new Error(what);
@@ -136,6 +139,82 @@ export async function exchange(Client, options, run, breaks) {
   } finally {
     web.client.close();
     phone.client.close();
+  }
+}
+
+/** Rooms a session may be in, unless its gateway says otherwise. */
+const ROOMS_PER_CHANNEL_MAX = 16;
+/** What a room's messages are worth, unless its router says otherwise. */
+const [NORMAL, RELIABLE] = [0, 1];
+
+/** Two in a room, whose connections break while they speak: what is reliable is heard once and in order by both. */
+export async function rooms(Client, options, run, breaks) {
+  const [app, room] = ["shop", `live-${run}`];
+  const enter = (device, lastId) => {
+    const peer = new Peer(Client, { ...options, device });
+    peer.client.open(1, { app, account: `${device}-${run}`, lastSyncId: 0 });
+    peer.client.enter(1, room, { lastId });
+    return peer;
+  };
+  const heard = (peer) => peer.of("room").flatMap(({ messages }) => messages);
+  const reliable = (peer) => heard(peer).filter(({ id }) => id !== undefined);
+  const text = ({ payload }) => new TextDecoder().decode(payload);
+  const peers = [enter("stage", 0), enter("seat", 0)];
+  const [stage, seat] = peers;
+  try {
+    // Whoever knows that both are there hears every message.
+    for (const peer of peers) {
+      await peer.until("two in the room", () => peer.of("room").some(({ online }) => online === 2));
+    }
+    stage.client.publish(1, room, "hello", { type: NORMAL });
+    for (const peer of peers) {
+      await peer.until("what is normal", () => heard(peer).some((message) => text(message) === "hello"));
+      check(heard(peer).every(({ id, from }) => id === undefined && from === `stage-${run}`), "it is not reliable");
+    }
+    for (let like = 0; like < 5; like++) {
+      seat.client.like(1, room);
+    }
+    await stage.until("likes", () => stage.of("room").some(({ likes }) => likes === 5));
+
+    const share = Math.floor(MESSAGES / (breaks.length + 1));
+    let said = 0;
+    for (let at = 0; at <= breaks.length; at++) {
+      for (const end = said + share; said < end; said++) {
+        peers[said % 2].client.publish(1, room, `${said}`, { type: RELIABLE });
+      }
+      await stage.until("a part of it", () => reliable(stage).length > said - share / 2);
+      await breaks[at]?.();
+    }
+    for (const peer of peers) {
+      await peer.until("every reliable message", () => reliable(peer).length >= said);
+      check(reliable(peer).every(({ id }, at) => id === at + 1), "ids have no hole and come once");
+      check(new Set(reliable(peer).map(text)).size === said, "nothing is lost");
+    }
+    for (const [at, peer] of peers.entries()) {
+      await peer.until("every answer", () => peer.of("accepted").length === said / 2 + (at === 0 ? 1 : 0));
+      const own = reliable(peer).filter(({ from }) => from === `${peer === stage ? "stage" : "seat"}-${run}`);
+      check(own.length === said / 2, "both have spoken");
+    }
+
+    // A new start of the app goes on where it was.
+    const kept = seat.client.roomLastId(1, room);
+    check(kept === said, `it has ${kept} of ${said}`);
+    seat.client.close();
+    stage.client.publish(1, room, "later", { type: RELIABLE });
+    await stage.until("its own word", () => reliable(stage).length > said);
+    const again = enter("seat", kept);
+    peers.push(again);
+    await again.until("what it missed", () => reliable(again).length > 0);
+    check(reliable(again).map(text).join() === "later", "nothing comes twice");
+
+    for (let number = 0; number < ROOMS_PER_CHANNEL_MAX; number++) {
+      again.client.enter(1, `${room}-${number}`);
+    }
+    await again.until("the limit of rooms", () => again.of("room-refused").length === 1);
+    check(again.of("room-refused")[0].code === LIMIT, "one was too many");
+    return `${said} reliable messages in a room, connections broken ${stage.of("disconnected").length} times`;
+  } finally {
+    peers.forEach(({ client }) => client.close());
   }
 }
 

@@ -8,7 +8,7 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { exchange, heartbeat } from "./exchange.mjs";
+import { exchange, heartbeat, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
@@ -31,6 +31,12 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
     const breaks = [cut, cut, () => gateway.restart(), cut];
     const run = name.replaceAll(/\W/g, "");
     t.diagnostic(await exchange(Client, { url: proxy.url, WebSocket }, run, breaks));
+  });
+
+  test(`a room: what is reliable is heard once and in order over ${name}`, options, async (t) => {
+    const cut = () => proxy.cut();
+    const run = name.replaceAll(/\W/g, "");
+    t.diagnostic(await rooms(Client, { url: proxy.url, WebSocket }, run, [cut, () => gateway.restart(), cut]));
   });
 
   test(`an idle client is kept over ${name}`, options, async () => {

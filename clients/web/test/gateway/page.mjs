@@ -1,7 +1,7 @@
 // What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
 
 import { Client } from "/dist/index.js";
-import { exchange } from "/exchange.mjs";
+import { exchange, rooms } from "/exchange.mjs";
 
 const query = new URLSearchParams(location.search);
 const url = query.get("gateway");
@@ -15,7 +15,9 @@ async function run() {
     });
   }
   const cut = () => fetch("/cut", { method: "POST" });
-  return exchange(Client, { url }, "page", [cut, cut, cut]);
+  const done = [await exchange(Client, { url }, "page", [cut, cut, cut])];
+  done.push(await rooms(Client, { url }, "page", [cut, cut]));
+  return done.join("; ");
 }
 
 const result = await run().then((said) => ({ said }), (error) => ({ error: String(error.stack) }));

@@ -1,6 +1,6 @@
 // What an app in TypeScript writes: only has to compile.
 
-import { Client, Code, type Event, type Login, Session, SubmitError } from "moor-client";
+import { Client, Code, type Event, type Login, RoomError, type RoomMessage, Session, SubmitError } from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
 
@@ -16,6 +16,12 @@ function describe(event: Event): string {
       return event.code === Code.Kicked ? "kicked" : `${event.reason} ${event.reopens}`;
     case "message":
       return `${event.from} ${event.syncId ?? "transient"} ${event.payload.byteLength}`;
+    case "room": {
+      const texts = event.messages.map(({ id, from, type, payload }) => `${id ?? "-"} ${from} ${type} ${payload.length}`);
+      return `${event.room}: ${texts.join()} ${event.online ?? 0} ${event.likes ?? 0} ${event.dropped}`;
+    }
+    case "room-refused":
+      return `${event.room} ${event.reason}`;
     case "expired":
       return `${event.last - event.first + 1} messages`;
     case "accepted":
@@ -40,6 +46,17 @@ try {
 const id: number | undefined = client.lastSyncId(1);
 client.acknowledge(1, id ?? 0);
 
+try {
+  client.enter(1, "live", { lastId: client.roomLastId(1, "live") });
+  client.publish(1, "live", "hello", { type: 1 });
+  client.like(1, "live");
+  client.leave(1, "live");
+} catch (error) {
+  if (error instanceof RoomError && error.why === "too-many") {
+    client.close();
+  }
+}
+
 const session = new Session({ device: "d", heartbeatMaxMs: 60_000, autoAcknowledge: false, random: Math.random });
 const bytes: Uint8Array | undefined = session.pollTransmit(0);
 
@@ -48,4 +65,6 @@ client.open(2, { app: "shop" });
 // @ts-expect-error There is no such reason.
 const never = (error: SubmitError): boolean => error.why === "because";
 
-export { bytes, never };
+const last = (messages: readonly RoomMessage[]): number | undefined => messages.at(-1)?.id;
+
+export { bytes, last, never };
