@@ -1,8 +1,10 @@
 // One channel of a session: its login, its place in the timeline, its unanswered submits.
 
 import type { Context } from "./context.js";
+import { Conversations } from "./conversations.js";
 import { Code, RoomError, SubmitError, isRetryable } from "./events.js";
 import { COMMAND, Kind, RELIABLE, encodeFrame, encodeSyncId } from "./frame.js";
+import type { GroupAct } from "./groups.js";
 import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
@@ -16,10 +18,15 @@ export interface Login {
   readonly credential?: Uint8Array;
   /** What the app holds without a gap; absent: the router goes on from what this device last acknowledged. */
   readonly lastSyncId?: number;
+  /** What the app holds of its groups; of the others likewise. */
+  readonly groupPositions?: Readonly<Record<string, number>>;
 }
 
-/** Whom a message is for: an account, or everybody in a room, as a message of a type. */
-export type Target = { readonly account: string } | { readonly room: string; readonly type: number };
+/** Whom a message is for: an account, or a group. */
+export type Target = string | { readonly group: string };
+
+/** Likewise, or everybody in a room, as a message of a type. */
+export type Addressee = Target | { readonly room: string; readonly type: number };
 
 interface Pending {
   readonly clientId: Uint8Array;
@@ -49,6 +56,12 @@ export class Channel {
   private synced: { readonly behind: number; readonly atMs: number } | undefined;
   private pending: Pending[] = [];
   private pendingBytes = 0;
+  /**
+   * Received ids that hold copies of groups' entries: they wait for nobody, because the group's own timeline says what is
+   * processed of it.
+   */
+  private copies: number[] = [];
+  readonly conversations: Conversations;
   readonly rooms: Rooms;
 
   constructor(
@@ -57,12 +70,13 @@ export class Channel {
     private readonly context: Context,
   ) {
     this.received = this.processedId = login.lastSyncId;
+    this.conversations = new Conversations(number, login.account, context, login.groupPositions ?? {});
     this.rooms = new Rooms(number, context);
   }
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
   refusal(): { readonly code: Code; readonly reason: string } | undefined {
-    const { app, account, credential, lastSyncId } = this.login;
+    const { app, account, credential, lastSyncId, groupPositions = {} } = this.login;
     const length = credential?.length ?? 0;
     if (length > limits.CREDENTIAL_BYTES_MAX) {
       const reason = `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`;
@@ -73,8 +87,13 @@ export class Channel {
     if (!Number.isInteger(this.number) || this.number < 1 || this.number > limits.CHANNEL_MAX) {
       reason = `there is no channel ${this.number}: take 1 to ${limits.CHANNEL_MAX}`;
     }
-    if (lastSyncId !== undefined && (!Number.isSafeInteger(lastSyncId) || lastSyncId < 0)) {
-      reason = `${lastSyncId} is no sync id`;
+    for (const syncId of [lastSyncId ?? 0, ...Object.values(groupPositions)]) {
+      if (!Number.isSafeInteger(syncId) || syncId < 0) {
+        reason = `${syncId} is no sync id`;
+      }
+    }
+    for (const group of Object.keys(groupPositions)) {
+      reason ??= nameFault("group", group, limits.GROUP_BYTES_MAX);
     }
     return reason === undefined ? undefined : { code: Code.Invalid, reason };
   }
@@ -101,7 +120,7 @@ export class Channel {
     if (this.state !== "open") {
       return Infinity;
     }
-    let next = Math.min(this.ackDueMs ?? Infinity, this.rooms.nextMs());
+    let next = Math.min(this.ackDueMs ?? Infinity, this.conversations.nextMs(), this.rooms.nextMs());
     const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
     for (const pending of this.pending) {
       if (pending.inFlight || !full) {
@@ -135,6 +154,7 @@ export class Channel {
     if (this.isOpen) {
       // What is processed but not acknowledged yet would come again at the next login.
       this.sendAck();
+      this.conversations.sendAcks();
     }
     const close = new Writer().number(1, Code.Normal).finish();
     this.context.send(encodeFrame(Kind.Close, COMMAND, this.number, close));
@@ -148,6 +168,7 @@ export class Channel {
     this.ackDueMs = undefined;
     this.acked = 0;
     this.synced = undefined;
+    this.conversations.handleDisconnected();
     this.rooms.handleDisconnected();
     for (const pending of this.pending) {
       pending.inFlight = false;
@@ -165,6 +186,7 @@ export class Channel {
     this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
     this.rooms.sendAll();
     this.sendDue(now);
+    this.conversations.handleTimeout(now);
   }
 
   handleClose(code: Code, reason: string, now: number): void {
@@ -187,6 +209,7 @@ export class Channel {
         this.context.emit({ type: "abandoned", channel: this.number, clientId, code });
       }
       this.pendingBytes = 0;
+      this.conversations.handleClosed(code);
     }
     this.context.emit({ type: "closed", channel: this.number, code, reason, reopens });
   }
@@ -213,7 +236,32 @@ export class Channel {
       return;
     }
     this.received = id;
-    this.emitMessage(delivery, id);
+    if (delivery.text(7) === "") {
+      this.emitMessage(delivery, id);
+    } else {
+      this.conversations.handleCopy(delivery, now);
+      this.copies.push(id);
+      if (this.passCopies()) {
+        this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+      }
+    }
+  }
+
+  /** Copies right behind what is processed are processed as well. True: there were some. */
+  private passCopies(): boolean {
+    let passed = 0;
+    for (const id of this.copies) {
+      const next = (this.processedId ?? this.begun) + 1;
+      if (id > next) {
+        break;
+      }
+      if (id === next) {
+        this.processedId = id;
+      }
+      passed += 1;
+    }
+    this.copies.splice(0, passed);
+    return passed > 0;
   }
 
   /** Passes over what is past retention. True: something is missing that can still come. */
@@ -264,6 +312,7 @@ export class Channel {
       return;
     }
     this.processedId = Math.min(syncId, this.received);
+    this.passCopies();
     if (!this.isOpen) {
       return;
     }
@@ -282,6 +331,16 @@ export class Channel {
     }
   }
 
+  ask(id: number, group: string, act: GroupAct, bodyBytesMax: number, now: number): void {
+    if (this.state === "closed") {
+      throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
+    }
+    this.conversations.ask(id, group, act, bodyBytesMax);
+    if (this.isOpen) {
+      this.conversations.handleTimeout(now);
+    }
+  }
+
   enter(room: string, lastId: number | undefined): void {
     if (this.state === "closed") {
       throw new RoomError("no-channel", `channel ${this.number} was closed for good: open it first`);
@@ -297,7 +356,7 @@ export class Channel {
     }
   }
 
-  submit(clientId: Uint8Array, to: Target, payload: Uint8Array, dataBytesMax: number, now: number): void {
+  submit(clientId: Uint8Array, to: Addressee, payload: Uint8Array, dataBytesMax: number, now: number): void {
     if (this.state === "closed") {
       throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
     }
@@ -323,6 +382,7 @@ export class Channel {
 
   /** The new gateway takes bodies up to this size: what is larger will not be accepted there. */
   refuseLarger(dataBytesMax: number): void {
+    this.conversations.refuseLarger(dataBytesMax);
     const refused = this.pending.filter(({ body }) => body.length > dataBytesMax);
     this.pending = this.pending.filter(({ body }) => body.length <= dataBytesMax);
     for (const { clientId, body, payloadBytes } of refused) {
@@ -371,6 +431,7 @@ export class Channel {
       this.sendAck();
     }
     if (this.isOpen) {
+      this.conversations.handleTimeout(now);
       this.rooms.handleTimeout(now);
     }
     return this.sendDue(now);
@@ -413,12 +474,15 @@ export class Channel {
 }
 
 /** A submit's body; {@link SubmitError} when it is for what cannot be. */
-function encodeSubmit(clientId: Uint8Array, to: Target, payload: Uint8Array): Uint8Array {
+function encodeSubmit(clientId: Uint8Array, to: Addressee, payload: Uint8Array): Uint8Array {
   const body = new Writer().bytes(1, clientId);
   let fault: string | undefined;
-  if ("account" in to) {
-    fault = nameFault("account", to.account, limits.ACCOUNT_BYTES_MAX);
-    body.text(2, to.account);
+  if (typeof to === "string") {
+    fault = nameFault("account", to, limits.ACCOUNT_BYTES_MAX);
+    body.text(2, to);
+  } else if ("group" in to) {
+    fault = nameFault("group", to.group, limits.GROUP_BYTES_MAX);
+    body.text(4, to.group);
   } else {
     fault = nameFault("room", to.room, limits.ROOM_BYTES_MAX);
     if (!Number.isInteger(to.type) || to.type < 0 || to.type > limits.ROOM_TYPE_MAX) {

@@ -1,7 +1,8 @@
 // The WebSocket face: drives a session with a socket, a timer and the clock. Decides nothing itself.
 
-import type { Login } from "./channel.js";
+import type { Login, Target } from "./channel.js";
 import type { Event } from "./events.js";
+import type { GroupAct } from "./groups.js";
 import { SLEEP_MS_MAX, SUBPROTOCOL } from "./limits.js";
 import { utf8 } from "./protobuf.js";
 import { Session, type SessionOptions } from "./session.js";
@@ -64,11 +65,29 @@ export class Client {
   }
 
   /** Sends a message and returns its client id; an event with it says what became of the message. */
-  submit(channel: number, to: string, payload: Uint8Array | string, clientId = randomId()): Uint8Array {
+  submit(channel: number, to: Target, payload: Uint8Array | string, clientId = randomId()): Uint8Array {
     const bytes = typeof payload === "string" ? utf8(payload) : payload;
     this.session.submit(channel, clientId, to, bytes, now());
     this.wake();
     return clientId;
+  }
+
+  /** Makes, changes or looks at a group and returns the request's id; `group-answer` with it says what came of it. */
+  group(channel: number, group: string, act: GroupAct): number {
+    const id = this.session.askGroup(channel, group, act, now());
+    this.wake();
+    return id;
+  }
+
+  /** Says that everything of a group up to `syncId` is processed; needed only with `autoAcknowledge: false`. */
+  acknowledgeGroup(channel: number, group: string, syncId: number): void {
+    this.session.acknowledgeGroup(channel, group, syncId, now());
+    this.wake();
+  }
+
+  /** What a channel holds of its groups: keep it for the next start's `groupPositions`. */
+  groupPositions(channel: number): Record<string, number> {
+    return this.session.groupPositions(channel);
   }
 
   /** Hears what is said in a room of the channel's app, from now on or behind `lastId`, and after every reconnect. */

@@ -1,5 +1,7 @@
 // What a session tells its app.
 
+import type { GroupAnswer, GroupEvent } from "./groups.js";
+
 /** Why something was refused, closed or failed. A code that is not known is taken for `Internal`. */
 export const Code = {
   Ok: 0,
@@ -96,6 +98,31 @@ export type Event =
     }
   /** Messages that are past retention and will not come. */
   | { readonly type: "expired"; readonly channel: number; readonly first: number; readonly last: number }
+  /** An entry of a group's timeline, once, in order. */
+  | {
+      readonly type: "group-message";
+      readonly channel: number;
+      readonly group: string;
+      readonly syncId: number;
+      readonly from: string;
+      readonly clientId: Uint8Array;
+      readonly sentAtMs: number;
+      readonly payload: Uint8Array;
+      /** What the payload says where it is a change of the group. */
+      readonly event: GroupEvent | undefined;
+    }
+  /** Entries of a group that are past retention, or from before the account joined, and will not come. */
+  | {
+      readonly type: "group-expired";
+      readonly channel: number;
+      readonly group: string;
+      readonly first: number;
+      readonly last: number;
+    }
+  /** The account is no member of a group any more, or there is no such group any more. */
+  | { readonly type: "group-left"; readonly channel: number; readonly group: string }
+  /** The answer to a request about groups. */
+  | ({ readonly type: "group-answer"; readonly channel: number } & GroupAnswer)
   /**
    * What was said in a room since the last one, or was missing of it. Without messages only the numbers are news:
    * sessions in the room, about, likes since it was last empty (both absent: not said), and how many messages that may
@@ -118,7 +145,10 @@ export type Event =
       readonly code: Code;
       readonly reason: string;
     }
-  /** The router has a submit, as `syncId` of its timeline (0: it has none); `duplicate`: it had it already, an earlier answer was lost. */
+  /**
+   * The router has a submit, as `syncId` of its timeline (0: it has none); `duplicate`: it had it already, an earlier
+   * answer was lost.
+   */
   | {
       readonly type: "accepted";
       readonly channel: number;

@@ -17,6 +17,12 @@ export const Kind = {
   Pong: 0x0a,
   GoAway: 0x0b,
   Error: 0x0c,
+  Group: 0x10,
+  GroupDelivery: 0x11,
+  GroupAck: 0x12,
+  GroupHeads: 0x13,
+  Pull: 0x14,
+  Pulled: 0x15,
   Enter: 0x18,
   Leave: 0x19,
   Room: 0x1a,
@@ -98,6 +104,10 @@ export class FrameReader {
 function bodyBytesMax(kind: number): number {
   switch (kind) {
     case Kind.Data:
+    case Kind.Group:
+    case Kind.GroupDelivery:
+    case Kind.GroupHeads:
+    case Kind.Pulled:
     case Kind.Room:
     case Kind.RoomPulled:
       return SERVER_BODY_BYTES_MAX;
@@ -105,6 +115,6 @@ function bodyBytesMax(kind: number): number {
     case Kind.Pong:
       return PING_BODY_BYTES_MAX;
     default:
-      return kind >= 0x10 && kind <= 0x15 ? SERVER_BODY_BYTES_MAX : CONTROL_BODY_BYTES_MAX;
+      return CONTROL_BODY_BYTES_MAX;
   }
 }

@@ -17,6 +17,10 @@ export const SERVER_BODY_BYTES_MAX = CLIENT_BODY_BYTES_MAX + CONTROL_BODY_BYTES_
 export const APP_BYTES_MAX = 64;
 /** Longest name of an account or a device, bytes. */
 export const ACCOUNT_BYTES_MAX = 128;
+/** Longest name of a group, bytes. */
+export const GROUP_BYTES_MAX = 127;
+/** Positions in one GROUP_ACK. */
+export const GROUP_POSITIONS_MAX = 24;
 /** Longest name of a room, bytes. */
 export const ROOM_BYTES_MAX = 128;
 /** Largest type of a room's message. */
@@ -50,6 +54,14 @@ export const RETRY_BASE_MS = 50;
 export const RETRY_CAP_MS = 5000;
 /** A SYNC that brought nothing is repeated after this, milliseconds. */
 export const SYNC_REPEAT_MS = 2000;
+/** Groups of one channel that are followed: more than a router lets an account be in. */
+export const CONVERSATIONS_MAX = 1024;
+/** Ranges of groups asked for at once on one channel; what is more important goes first. */
+export const PULLS_IN_FLIGHT_MAX = 4;
+/** The pause after a range that was refused, milliseconds. */
+export const PULL_RETRY_MS = 1000;
+/** Requests about groups on one channel that may be unanswered. */
+export const GROUP_REQUESTS_PENDING_MAX = 64;
 /** Rooms of one channel. */
 export const ROOMS_MAX = 64;
 /**

@@ -60,15 +60,18 @@ export class Writer {
 
   /** Bytes. */
   bytes(field: number, value: Uint8Array): this {
-    if (value.length > 0) {
-      this.pieces.push(varint(field * 8 + 2), varint(value.length), value);
-    }
-    return this;
+    return value.length === 0 ? this : this.message(field, value);
   }
 
   /** A text. */
   text(field: number, value: string): this {
     return this.bytes(field, utf8(value));
+  }
+
+  /** A message within this one, said even if it is empty. */
+  message(field: number, value: Uint8Array): this {
+    this.pieces.push(varint(field * 8 + 2), varint(value.length), value);
+    return this;
   }
 
   /** The message. */

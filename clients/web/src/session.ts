@@ -3,10 +3,11 @@
 // (`handle…`, with the time) and takes what to do (`poll…`). It never reports a message as accepted that the router
 // did not accept.
 
-import { Channel, type Login, type Target } from "./channel.js";
+import { type Addressee, Channel, type Login, type Target } from "./channel.js";
 import type { Context } from "./context.js";
 import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
 import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
+import type { GroupAct } from "./groups.js";
 import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
@@ -28,7 +29,8 @@ export interface SessionOptions {
 
 /** What a server says on a channel. */
 const CHANNEL_KINDS: ReadonlySet<number> = new Set([
-  Kind.Opened, Kind.Close, Kind.Data, Kind.Ack, Kind.Room, Kind.RoomPulled, Kind.RoomRefused,
+  Kind.Opened, Kind.Close, Kind.Data, Kind.Ack, Kind.Group, Kind.GroupDelivery, Kind.GroupHeads, Kind.Pulled,
+  Kind.Room, Kind.RoomPulled, Kind.RoomRefused,
 ]);
 
 /** `leaving`: the driver is to hang up. */
@@ -52,6 +54,7 @@ export class Session {
   private events: Event[] = [];
   /** Channels closed before their OPEN was answered, once per OPEN: the next answer is that one's. */
   private answersOwed: number[] = [];
+  private nextRequest = 1;
   private deadlineMs = 0;
   private heartbeatMs = 0;
   private dataBytesMax = limits.CLIENT_BODY_BYTES_MAX;
@@ -116,8 +119,8 @@ export class Session {
    * Sends a message. `accepted`, `refused` or `abandoned` with the same client id says what became of it; until then
    * it is kept, over reconnects, and sent again. Throws {@link SubmitError} when it is not even tried.
    */
-  submit(number: number, clientId: Uint8Array, to: string, payload: Uint8Array, now: number): void {
-    this.submitTo(number, clientId, { account: to }, payload, now);
+  submit(number: number, clientId: Uint8Array, to: Target, payload: Uint8Array, now: number): void {
+    this.submitTo(number, clientId, to, payload, now);
   }
 
   /**
@@ -135,7 +138,7 @@ export class Session {
     this.submitTo(number, clientId, { room, type }, payload, now);
   }
 
-  private submitTo(number: number, clientId: Uint8Array, to: Target, payload: Uint8Array, now: number): void {
+  private submitTo(number: number, clientId: Uint8Array, to: Addressee, payload: Uint8Array, now: number): void {
     const channel = this.channels.get(number);
     if (channel === undefined) {
       throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
@@ -176,6 +179,30 @@ export class Session {
   /** Says that everything up to `syncId` on a channel is processed and will not be lost. */
   acknowledge(number: number, syncId: number, now: number): void {
     this.channels.get(number)?.acknowledge(syncId, now);
+  }
+
+  /**
+   * Asks something about a group; the event `group-answer` with the returned id follows, if need be after a reconnect.
+   * Throws {@link SubmitError} when it is not even tried.
+   */
+  askGroup(number: number, group: string, act: GroupAct, now: number): number {
+    const channel = this.channels.get(number);
+    if (channel === undefined) {
+      throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
+    }
+    const id = this.nextRequest++;
+    channel.ask(id, group, act, this.dataBytesMax, now);
+    return id;
+  }
+
+  /** Says that everything of a group up to `syncId` is processed and will not be lost. */
+  acknowledgeGroup(number: number, group: string, syncId: number, now: number): void {
+    this.channels.get(number)?.conversations.acknowledge(group, syncId, now);
+  }
+
+  /** What a channel holds of its groups: to be kept by the app for the next {@link open}. */
+  groupPositions(number: number): Record<string, number> {
+    return this.channels.get(number)?.conversations.positions() ?? {};
   }
 
   /** What a channel holds without a gap: to be kept by the app for the next {@link open}. */
@@ -220,6 +247,9 @@ export class Session {
     const event = this.events.shift();
     if (event?.type === "message" && event.syncId !== undefined && this.options.autoAcknowledge !== false) {
       this.acknowledge(event.channel, event.syncId, now);
+    }
+    if (event?.type === "group-message" && this.options.autoAcknowledge !== false) {
+      this.acknowledgeGroup(event.channel, event.group, event.syncId, now);
     }
     return event;
   }
@@ -365,8 +395,8 @@ export class Session {
         return this.part({ why: "refused", code: codeOf(error.number(1)), detail: error.text(2) });
       }
       default:
-        // Of features that this client does not have, groups among them: not for it.
-        if ((kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) || (kind >= 0x10 && kind <= 0x15)) {
+        // Of features that this client does not have: not for it.
+        if (kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) {
           return;
         }
         throw new WireError(`no server sends frames of kind ${kind}`);
@@ -389,6 +419,14 @@ export class Session {
       return;
     }
     switch (kind) {
+      case Kind.Group:
+        return channel.conversations.handleAnswer(fields);
+      case Kind.GroupDelivery:
+        return channel.conversations.handleDelivery(fields, now);
+      case Kind.GroupHeads:
+        return channel.conversations.handleHeads(fields, now);
+      case Kind.Pulled:
+        return channel.conversations.handlePulled(fields, now);
       case Kind.Room:
         return channel.rooms.handleBatch(fields, now);
       case Kind.RoomPulled:
@@ -442,6 +480,6 @@ export class Session {
 }
 
 /** Whether this is of interest only to the login that it came for. */
-function isHeard(event: Event): event is Extract<Event, { type: "message" | "room" }> {
-  return event.type === "message" || event.type === "room";
+function isHeard(event: Event): event is Extract<Event, { type: "message" | "group-message" | "room" }> {
+  return event.type === "message" || event.type === "group-message" || event.type === "room";
 }

@@ -8,6 +8,8 @@ export class Server {
   now = 1000;
   /** What the session draws. */
   draw = 0.5;
+  /** Ids of the last PULLs, by group. */
+  pulls = new Map();
 
   constructor(options = {}) {
     this.session = new Session({ device: "browser", random: () => this.draw, ...options });
@@ -64,12 +66,21 @@ export class Server {
     return frames;
   }
 
-  /** What was sent, as `kind:channel:sync id or client id`, of rooms `kind:channel:room:number`. */
+  /** What was sent, as `kind:channel:sync id or client id`, of rooms `kind:channel:room:number`, of groups likewise. */
   said() {
     return this.sent().map(({ kind, channel, body }) => {
       const name = Object.keys(Kind).find((key) => Kind[key] === kind);
       if (kind === Kind.Ack || kind === Kind.Sync) {
         return `${name}:${channel}:${new DataView(body.buffer, body.byteOffset).getBigUint64(0)}`;
+      }
+      if (kind === Kind.Pull) {
+        const pull = new Fields(body);
+        this.pulls.set(pull.text(2), pull.number(1));
+        return `${name}:${channel}:${pull.text(2)}:${pull.optional(3) ?? "-"}`;
+      }
+      if (kind === Kind.GroupAck) {
+        const positions = new Fields(body).messages(1).map((position) => `${position.text(1)}=${position.number(2)}`);
+        return `${name}:${channel}:${positions}`;
       }
       if (kind >= Kind.Enter && kind <= Kind.RoomRefused) {
         const fields = new Fields(body);

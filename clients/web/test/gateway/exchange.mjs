@@ -8,6 +8,8 @@ const MESSAGES = 200;
 /** `LIMIT` of the protocol's codes. */
 const LIMIT = 15;
 
+const decode = (payload) => new TextDecoder().decode(payload);
+
 function check(truth, what) {
   if (!truth) {
     throw new Error(what);
@@ -34,7 +36,7 @@ export class Peer {
 
   /** Texts of the messages of a channel. */
   texts(channel) {
-    return this.of("message", channel).map(({ payload }) => new TextDecoder().decode(payload));
+    return this.of("message", channel).map(({ payload }) => decode(payload));
   }
 
   async until(what, condition) {
@@ -142,6 +144,88 @@ export async function exchange(Client, options, run, breaks) {
   }
 }
 
+/** A group of two who speak while their connections break, of another one who joins, and of who leaves. */
+export async function groups(Client, options, run, breaks) {
+  const [app, group] = ["shop", `friends-${run}`];
+  const peers = [];
+  const start = (name, kept) => {
+    const peer = new Peer(Client, { ...options, device: name });
+    peer.client.open(1, { app, account: `${name}-${run}`, ...kept });
+    peers.push(peer);
+    return peer;
+  };
+  const heard = (peer) => peer.of("group-message");
+  const texts = (peer) => heard(peer).filter(({ event }) => event === undefined).map(({ payload }) => decode(payload));
+  const ask = async (peer, act, about = group) => {
+    const id = peer.client.group(1, about, act);
+    await peer.until(`${act.act} to be answered`, () => peer.of("group-answer").some((answer) => answer.id === id));
+    return peer.of("group-answer").find((answer) => answer.id === id);
+  };
+  const inOrder = (peer) => {
+    const places = heard(peer).map(({ syncId }) => syncId);
+    check(places.every((place, at) => at === 0 || place === places[at - 1] + 1), `${places}: without a hole, once`);
+  };
+  try {
+    const [anna, ben] = [start("anna", { lastSyncId: 0 }), start("ben", { lastSyncId: 0 })];
+    const created = await ask(anna, { act: "create", title: "Friends", members: [`ben-${run}`] });
+    check(created.code === 0, `the group is there: ${created.code} ${created.detail}`);
+    const { members, title } = await ask(ben, { act: "members" });
+    check(title === "Friends" && members.map(({ role }) => role).sort().join() === "1,3", "an owner and a member");
+
+    const share = Math.floor(MESSAGES / (breaks.length + 1));
+    let said = 0;
+    for (let at = 0; at <= breaks.length; at++) {
+      for (const end = said + share; said < end; said++) {
+        peers[said % 2].client.submit(1, { group }, `${said}`);
+      }
+      await ben.until("a part of it", () => texts(ben).length > said - share / 2);
+      await breaks[at]?.();
+    }
+    for (const peer of [anna, ben]) {
+      await peer.until("every message", () => texts(peer).length >= said);
+      await peer.until("every answer", () => peer.of("accepted").length === said / 2);
+      inOrder(peer);
+      check(new Set(texts(peer)).size === said, "nothing is lost");
+      check(heard(peer)[0].event?.created, "the group's beginning was told");
+      check(peer.of("message").length === 0, "none of it is a message to the account");
+    }
+
+    // A new start of the app goes on where it was.
+    const kept = { lastSyncId: ben.client.lastSyncId(1), groupPositions: ben.client.groupPositions(1) };
+    check(kept.groupPositions[group] === heard(ben).at(-1).syncId, "it has all of it");
+    ben.client.close();
+    anna.client.submit(1, { group }, "later");
+    await anna.until("its own word", () => texts(anna).includes("later"));
+    const again = start("ben", kept);
+    await again.until("what it missed", () => texts(again).length > 0);
+    check(texts(again).join() === "later", "nothing comes twice");
+
+    // Who joins hears what follows.
+    const cleo = start("cleo");
+    check((await ask(cleo, { act: "list" }, "")).groups.length === 0, "it is in none, and the router knows it is there");
+    const added = await ask(anna, { act: "add", accounts: [`cleo-${run}`] });
+    await cleo.until("its joining", () => heard(cleo).length > 0);
+    check(heard(cleo)[0].syncId === added.syncId, "nothing before it");
+    // An account's list follows its groups a moment later.
+    let listed = [];
+    for (let tries = 0; tries < 1000 && listed.length === 0; tries++) {
+      listed = (await ask(cleo, { act: "list" }, "")).groups;
+    }
+    check(listed.map((membership) => membership.group).join() === group, "it is listed");
+
+    check((await ask(again, { act: "leave" })).code === 0, "members may leave");
+    await again.until("the end of it", () => again.of("group-left").some((event) => event.group === group));
+    cleo.client.submit(1, { group }, "without ben");
+    await anna.until("the last word", () => texts(anna).includes("without ben"));
+    [anna, cleo, again].forEach(inOrder);
+    check(!texts(again).includes("without ben"), "who left hears no more");
+    check(again.client.groupPositions(1)[group] === undefined, "and keeps no place");
+    return `${said} messages in a group, connections broken ${anna.of("disconnected").length} times`;
+  } finally {
+    peers.forEach(({ client }) => client.close());
+  }
+}
+
 /** Rooms a session may be in, unless its gateway says otherwise. */
 const ROOMS_PER_CHANNEL_MAX = 16;
 /** What a room's messages are worth, unless its router says otherwise. */
@@ -158,7 +242,7 @@ export async function rooms(Client, options, run, breaks) {
   };
   const heard = (peer) => peer.of("room").flatMap(({ messages }) => messages);
   const reliable = (peer) => heard(peer).filter(({ id }) => id !== undefined);
-  const text = ({ payload }) => new TextDecoder().decode(payload);
+  const text = ({ payload }) => decode(payload);
   const peers = [enter("stage", 0), enter("seat", 0)];
   const [stage, seat] = peers;
   try {

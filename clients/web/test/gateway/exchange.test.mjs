@@ -8,18 +8,25 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { exchange, heartbeat, rooms } from "./exchange.mjs";
+import { exchange, groups, heartbeat, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
 let proxy;
+/** Where no group's messages are copied into its members' timelines. */
+let uncopied;
+let uncopiedProxy;
 before(async () => {
   gateway = await Gateway.start("--heartbeat-min-ms", "1000");
   proxy = await Proxy.start(gateway);
+  uncopied = await Gateway.start("--group-read-threshold", "0");
+  uncopiedProxy = await Proxy.start(uncopied);
 });
 after(async () => {
   proxy?.stop();
+  uncopiedProxy?.stop();
   await gateway?.stop();
+  await uncopied?.stop();
 });
 
 const sockets = { "the npm package ws": PackageWebSocket, "Node's own": globalThis.WebSocket };
@@ -31,6 +38,14 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
     const breaks = [cut, cut, () => gateway.restart(), cut];
     const run = name.replaceAll(/\W/g, "");
     t.diagnostic(await exchange(Client, { url: proxy.url, WebSocket }, run, breaks));
+  });
+
+  test(`a group: everybody has it once and in order over ${name}`, options, async (t) => {
+    const run = name.replaceAll(/\W/g, "");
+    for (const [at, through] of [[gateway, proxy], [uncopied, uncopiedProxy]]) {
+      const cut = () => through.cut();
+      t.diagnostic(await groups(Client, { url: through.url, WebSocket }, run, [cut, () => at.restart(), cut]));
+    }
   });
 
   test(`a room: what is reliable is heard once and in order over ${name}`, options, async (t) => {

@@ -1,7 +1,7 @@
 // What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
 
 import { Client } from "/dist/index.js";
-import { exchange, rooms } from "/exchange.mjs";
+import { exchange, groups, rooms } from "/exchange.mjs";
 
 const query = new URLSearchParams(location.search);
 const url = query.get("gateway");
@@ -17,6 +17,7 @@ async function run() {
   const cut = () => fetch("/cut", { method: "POST" });
   const done = [await exchange(Client, { url }, "page", [cut, cut, cut])];
   done.push(await rooms(Client, { url }, "page", [cut, cut]));
+  done.push(await groups(Client, { url }, "page", [cut, cut]));
   return done.join("; ");
 }
 

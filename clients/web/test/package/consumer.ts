@@ -1,8 +1,15 @@
 // What an app in TypeScript writes: only has to compile.
 
-import { Client, Code, type Event, type Login, RoomError, type RoomMessage, Session, SubmitError } from "moor-client";
+import {
+  Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, RoomError, type RoomMessage, Session,
+  SubmitError,
+} from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
+
+function memberText({ account, role }: GroupMember): string {
+  return role === GroupRole.Owner ? `${account} owns it` : account;
+}
 
 function describe(event: Event): string {
   switch (event.type) {
@@ -16,6 +23,14 @@ function describe(event: Event): string {
       return event.code === Code.Kicked ? "kicked" : `${event.reason} ${event.reopens}`;
     case "message":
       return `${event.from} ${event.syncId ?? "transient"} ${event.payload.byteLength}`;
+    case "group-message":
+      return `${event.group} ${event.syncId} ${event.event?.removed.join() ?? event.payload.length}`;
+    case "group-expired":
+      return `${event.group}: ${event.last - event.first + 1} messages`;
+    case "group-left":
+      return event.group;
+    case "group-answer":
+      return event.code === Code.Ok ? event.members.map(memberText).join() : event.detail;
     case "room": {
       const texts = event.messages.map(({ id, from, type, payload }) => `${id ?? "-"} ${from} ${type} ${payload.length}`);
       return `${event.room}: ${texts.join()} ${event.online ?? 0} ${event.likes ?? 0} ${event.dropped}`;
@@ -46,6 +61,14 @@ try {
 const id: number | undefined = client.lastSyncId(1);
 client.acknowledge(1, id ?? 0);
 
+const create: GroupAct = { act: "create", title: "Friends", members: ["bob"] };
+const request: number = client.group(1, "friends", create);
+client.group(1, "friends", { act: "role", account: "bob", role: GroupRole.Admin });
+client.submit(1, { group: "friends" }, "hello");
+client.acknowledgeGroup(1, "friends", 1);
+const groupPositions: Record<string, number> = client.groupPositions(1);
+client.open(3, { app: "shop", account: "alice", groupPositions });
+
 try {
   client.enter(1, "live", { lastId: client.roomLastId(1, "live") });
   client.publish(1, "live", "hello", { type: 1 });
@@ -62,9 +85,11 @@ const bytes: Uint8Array | undefined = session.pollTransmit(0);
 
 // @ts-expect-error A login has an account.
 client.open(2, { app: "shop" });
+// @ts-expect-error Whom to add is to be said.
+client.group(1, "friends", { act: "add" });
 // @ts-expect-error There is no such reason.
 const never = (error: SubmitError): boolean => error.why === "because";
 
 const last = (messages: readonly RoomMessage[]): number | undefined => messages.at(-1)?.id;
 
-export { bytes, last, never };
+export { bytes, last, never, request };

@@ -1,0 +1,382 @@
+// The groups of one channel: what of each has been received, what the app has processed, what is being pulled, and
+// what is asked about them.
+//
+// Entries come by three ways: copied into the account's own timeline, pushed from the group's, and pulled. All of them
+// carry the place in the group's timeline, and only that counts here: the next one is handed on, a known one is dropped,
+// and anything further ahead is pulled up to.
+
+import type { Context } from "./context.js";
+import { Code, SubmitError, codeOf } from "./events.js";
+import { COMMAND, Kind, encodeFrame } from "./frame.js";
+import { type GroupAct, decodeAnswer, decodeEvent, encodeRequest } from "./groups.js";
+import * as limits from "./limits.js";
+import { type Fields, Writer } from "./protobuf.js";
+
+interface Conversation {
+  /** Handed to the app without a gap; `undefined` until the router has said where this device left off. */
+  received: number | undefined;
+  /** The app has processed. */
+  processed: number | undefined;
+  /** Acknowledged on this connection. */
+  acked: number;
+  /** The newest entry heard of. */
+  head: number;
+  priority: number;
+  /** Something is to be pulled, not before this time. */
+  wantedMs: number | undefined;
+  /** The PULL under way, and when it is said again. */
+  pull: { readonly id: number; readonly dueMs: number } | undefined;
+}
+
+/** An entry of a group's timeline, whichever way it came. */
+interface Entry {
+  readonly group: string;
+  readonly syncId: number;
+  readonly from: string;
+  readonly clientId: Uint8Array;
+  readonly sentAtMs: number;
+  readonly payload: Uint8Array;
+  readonly isEvent: boolean;
+}
+
+interface Ask {
+  readonly id: number;
+  readonly body: Uint8Array;
+  /** On the wire: when it is said again. */
+  dueMs: number | undefined;
+}
+
+/** A channel's groups. Only an open channel calls what says something. */
+export class Conversations {
+  private readonly list = new Map<string, Conversation>();
+  private ackDueMs: number | undefined;
+  private nextId = 0;
+  private asks: Ask[] = [];
+
+  /** `positions`: what the app holds of its groups from an earlier run. */
+  constructor(
+    private readonly channel: number,
+    private readonly account: string,
+    private readonly context: Context,
+    positions: Readonly<Record<string, number>>,
+  ) {
+    for (const [group, syncId] of Object.entries(positions)) {
+      const conversation = this.conversation(group);
+      if (conversation !== undefined) {
+        conversation.received = conversation.processed = syncId;
+      }
+    }
+  }
+
+  /** What the app has processed of each group. */
+  positions(): Record<string, number> {
+    const known = [...this.list].flatMap(([group, { processed }]) =>
+      processed === undefined ? [] : [[group, processed] as const],
+    );
+    return Object.fromEntries(known);
+  }
+
+  /** When {@link handleTimeout} is due. */
+  nextMs(): number {
+    let next = this.ackDueMs ?? Infinity;
+    const isFull = this.pulls() >= limits.PULLS_IN_FLIGHT_MAX;
+    for (const { wantedMs, pull } of this.list.values()) {
+      next = Math.min(next, pull?.dueMs ?? (isFull ? Infinity : (wantedMs ?? Infinity)));
+    }
+    return this.asks.reduce((least, { dueMs }) => Math.min(least, dueMs ?? Infinity), next);
+  }
+
+  handleDisconnected(): void {
+    this.ackDueMs = undefined;
+    for (const conversation of this.list.values()) {
+      conversation.acked = 0;
+      if (conversation.pull !== undefined) {
+        conversation.pull = undefined;
+        conversation.wantedMs = 0;
+      }
+    }
+    this.asks.forEach((ask) => (ask.dueMs = undefined));
+  }
+
+  /** The channel is closed for good: nothing that was asked will be answered. */
+  handleClosed(code: Code): void {
+    for (const { id } of this.asks.splice(0)) {
+      this.answer(id, code, "the channel was closed before the answer came: it may have been done");
+    }
+  }
+
+  /** GROUP_DELIVERY. */
+  handleDelivery(delivery: Fields, now: number): void {
+    this.handleEntry(entryOf(delivery, delivery.text(1), 2, [3, 4, 5, 7, 8]), now);
+  }
+
+  /** A copy in the account's own timeline. Lost after this, it is pulled from the group's. */
+  handleCopy(delivery: Fields, now: number): void {
+    this.handleEntry(entryOf(delivery, delivery.text(7), 8, DELIVERY_FIELDS), now);
+  }
+
+  private handleEntry(entry: Entry, now: number): void {
+    const conversation = this.conversation(entry.group);
+    if (conversation === undefined) {
+      return;
+    }
+    const { received, processed } = conversation;
+    conversation.head = Math.max(conversation.head, entry.syncId);
+    if (received !== undefined && entry.syncId <= received) {
+      // The router has not heard of what is here: tell it again.
+      if (processed !== undefined) {
+        conversation.acked = Math.min(conversation.acked, Math.max(0, processed - 1));
+        this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+      }
+    } else if (received !== undefined && entry.syncId === received + 1) {
+      this.handOn(conversation, entry);
+    } else {
+      conversation.wantedMs ??= now;
+      this.sendPulls(now);
+    }
+  }
+
+  /** The next entry of a group goes to the app. */
+  private handOn(conversation: Conversation, entry: Entry): void {
+    conversation.received = entry.syncId;
+    const { isEvent, ...message } = entry;
+    const event = isEvent ? decodeEvent(entry.payload) : undefined;
+    const { channel } = this;
+    this.context.emit({ type: "group-message", channel, ...message, event });
+    if (event !== undefined && (event.dissolved || event.removed.includes(this.account))) {
+      this.forget(entry.group);
+    }
+  }
+
+  private forget(group: string): void {
+    this.list.delete(group);
+    this.context.emit({ type: "group-left", channel: this.channel, group });
+  }
+
+  /** GROUP_HEADS: where the device is behind, the most important first. */
+  handleHeads(heads: Fields, now: number): void {
+    for (const head of heads.messages(1)) {
+      const conversation = this.conversation(head.text(1));
+      if (conversation === undefined) {
+        continue;
+      }
+      const acked = head.optional(4);
+      conversation.head = Math.max(conversation.head, head.number(2));
+      conversation.priority = head.number(5);
+      conversation.received ??= acked;
+      conversation.processed ??= acked;
+      if (conversation.received === undefined || conversation.received < conversation.head) {
+        conversation.wantedMs ??= now;
+      }
+      if (conversation.processed !== undefined && (acked ?? 0) < conversation.processed) {
+        conversation.acked = 0;
+        this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+      }
+    }
+    this.sendPulls(now);
+  }
+
+  /** A range came. */
+  handlePulled(pulled: Fields, now: number): void {
+    const group = pulled.text(4);
+    const conversation = this.list.get(group);
+    // The answer to one that was said again finds nothing.
+    if (conversation === undefined || conversation.pull?.id !== pulled.number(1)) {
+      return;
+    }
+    const messages = pulled.messages(6).map((message) => entryOf(message, group, 1, DELIVERY_FIELDS));
+    const [after, head, through] = [pulled.number(5), pulled.number(7), pulled.number(9)];
+    conversation.pull = undefined;
+    switch (codeOf(pulled.number(2))) {
+      case Code.Ok:
+        break;
+      case Code.NotFound:
+      case Code.Unauthorized:
+        this.forget(group);
+        return this.sendPulls(now);
+      default:
+        conversation.wantedMs = now + limits.PULL_RETRY_MS;
+        return;
+    }
+    conversation.head = Math.max(conversation.head, head);
+    if (conversation.received === undefined) {
+      conversation.received = conversation.processed = after;
+    }
+    for (const entry of messages) {
+      if (entry.syncId > conversation.received) {
+        this.skipTo(group, conversation, entry.syncId - 1);
+        this.handOn(conversation, entry);
+      }
+    }
+    // Not when its last entry said that the account is no member any more.
+    if (this.list.has(group)) {
+      this.skipTo(group, conversation, through);
+      conversation.wantedMs = conversation.received < conversation.head ? now : undefined;
+    }
+    this.sendPulls(now);
+  }
+
+  /** What lies between is past retention, or from before the account joined, and will not come. */
+  private skipTo(group: string, conversation: Conversation, syncId: number): void {
+    const { received, processed } = conversation;
+    if (received === undefined || received >= syncId) {
+      return;
+    }
+    this.context.emit({ type: "group-expired", channel: this.channel, group, first: received + 1, last: syncId });
+    conversation.received = syncId;
+    // Only when nothing the app still works on would be acknowledged with it.
+    if (processed === received) {
+      conversation.processed = syncId;
+    }
+  }
+
+  /** Asks for ranges, of the most important conversations first. */
+  private sendPulls(now: number): void {
+    for (let places = limits.PULLS_IN_FLIGHT_MAX - this.pulls(); places > 0; places--) {
+      let best: [string, Conversation] | undefined;
+      for (const [group, conversation] of this.list) {
+        const { pull, wantedMs, priority } = conversation;
+        const isDue = pull === undefined && wantedMs !== undefined && wantedMs <= now;
+        if (isDue && (best === undefined || priority > best[1].priority)) {
+          best = [group, conversation];
+        }
+      }
+      if (best === undefined) {
+        return;
+      }
+      const [group, conversation] = best;
+      const id = this.nextId++;
+      conversation.wantedMs = undefined;
+      conversation.pull = { id, dueMs: now + limits.ANSWER_MS };
+      const pull = new Writer().number(1, id).text(2, group);
+      if (conversation.received !== undefined) {
+        pull.present(3, conversation.received);
+      }
+      this.send(Kind.Pull, pull.finish());
+    }
+  }
+
+  private pulls(): number {
+    return [...this.list.values()].reduce((sum, { pull }) => sum + Number(pull !== undefined), 0);
+  }
+
+  /** The app has processed everything up to here. */
+  acknowledge(group: string, syncId: number, now: number): void {
+    const conversation = this.list.get(group);
+    // What was not received cannot be processed.
+    if (conversation?.received === undefined) {
+      return;
+    }
+    const processed = Math.min(syncId, conversation.received);
+    if (conversation.processed === undefined || conversation.processed < processed) {
+      conversation.processed = processed;
+      this.ackDueMs ??= now + limits.ACK_DELAY_MS;
+    }
+  }
+
+  sendAcks(): void {
+    this.ackDueMs = undefined;
+    const positions: Uint8Array[] = [];
+    for (const [group, conversation] of this.list) {
+      const { processed, acked } = conversation;
+      if (processed !== undefined && processed > acked) {
+        conversation.acked = processed;
+        positions.push(new Writer().text(1, group).number(2, processed).finish());
+      }
+    }
+    while (positions.length > 0) {
+      const ack = new Writer();
+      positions.splice(0, limits.GROUP_POSITIONS_MAX).forEach((position) => ack.message(1, position));
+      this.send(Kind.GroupAck, ack.finish());
+    }
+  }
+
+  /** Asks something about groups, again and again until it is answered. */
+  ask(id: number, group: string, act: GroupAct, bodyBytesMax: number): void {
+    const body = encodeRequest(id, group, act);
+    if (body.length > bodyBytesMax) {
+      throw new SubmitError("too-large", `the request has ${body.length} bytes; the gateway takes ${bodyBytesMax}`);
+    }
+    if (this.asks.length >= limits.GROUP_REQUESTS_PENDING_MAX) {
+      throw new SubmitError("queue-full", "too many requests about groups wait for their answers: wait too");
+    }
+    this.asks.push({ id, body, dueMs: undefined });
+  }
+
+  /** The new gateway takes bodies up to this size: what is larger will not be answered there. */
+  refuseLarger(bodyBytesMax: number): void {
+    const refused = this.asks.filter(({ body }) => body.length > bodyBytesMax);
+    this.asks = this.asks.filter(({ body }) => body.length <= bodyBytesMax);
+    refused.forEach(({ id }) => this.answer(id, Code.TooLarge, `the gateway takes ${bodyBytesMax} bytes`));
+  }
+
+  handleAnswer(answer: Fields): void {
+    const decoded = decodeAnswer(answer);
+    const at = this.asks.findIndex(({ id }) => id === decoded.id);
+    if (at >= 0) {
+      this.asks.splice(at, 1);
+      this.context.emit({ type: "group-answer", channel: this.channel, ...decoded });
+    }
+  }
+
+  private answer(id: number, code: Code, detail: string): void {
+    const nothing = { syncId: 0, members: [], groups: [], more: false, title: "", isOpen: false };
+    this.context.emit({ type: "group-answer", channel: this.channel, id, code, detail, ...nothing });
+  }
+
+  /** Says what is due. */
+  handleTimeout(now: number): void {
+    if (this.ackDueMs !== undefined && now >= this.ackDueMs) {
+      this.sendAcks();
+    }
+    for (const conversation of this.list.values()) {
+      if (conversation.pull !== undefined && now >= conversation.pull.dueMs) {
+        conversation.pull = undefined;
+        conversation.wantedMs = now;
+      }
+    }
+    this.sendPulls(now);
+    for (const ask of this.asks) {
+      if (ask.dueMs === undefined || now >= ask.dueMs) {
+        ask.dueMs = now + limits.ANSWER_MS;
+        this.send(Kind.Group, ask.body);
+      }
+    }
+  }
+
+  private conversation(group: string): Conversation | undefined {
+    let conversation = this.list.get(group);
+    if (conversation === undefined && this.list.size < limits.CONVERSATIONS_MAX) {
+      conversation = {
+        received: undefined, processed: undefined, acked: 0, head: 0, priority: 0, wantedMs: undefined, pull: undefined,
+      };
+      this.list.set(group, conversation);
+    }
+    return conversation;
+  }
+
+  private send(kind: number, body: Uint8Array): void {
+    this.context.send(encodeFrame(kind, COMMAND, this.channel, body));
+  }
+}
+
+/** Numbers of an entry's fields: from, client id, sent at, payload, whether it is a change. */
+type EntryFields = readonly [number, number, number, number, number];
+const DELIVERY_FIELDS: EntryFields = [2, 3, 4, 6, 9];
+
+function entryOf(
+  message: Fields,
+  group: string,
+  syncId: number,
+  [from, clientId, sentAtMs, payload, isEvent]: EntryFields,
+): Entry {
+  return {
+    group,
+    syncId: message.number(syncId),
+    from: message.text(from),
+    clientId: message.bytes(clientId),
+    sentAtMs: message.number(sentAtMs),
+    payload: message.bytes(payload),
+    isEvent: message.bigint(isEvent) !== 0n,
+  };
+}
