@@ -47,16 +47,19 @@ for (const [module, resolution] of [["node16", "node16"], ["es2022", "bundler"]]
   });
 }
 
-test("the example of the README does what it says", async () => {
-  const [, example] = /```js\n(.*?)```/s.exec(readFileSync(join(root, "README.md"), "utf8"));
-  assert.ok(example.split("\n").length <= 25, "it stays short");
-  writeFileSync(join(app, "example.mjs"), example);
+test("the examples of the README do what they say", async () => {
+  const examples = [...readFileSync(join(root, "README.md"), "utf8").matchAll(/```js\n(.*?)```/gs)];
   const gateway = await Gateway.start();
   try {
     const env = { ...process.env, MOOR_URL: `ws://127.0.0.1:${gateway.port}/` };
-    const said = run(process.execPath, ["example.mjs"], { cwd: app, env, timeout: 20_000 }).trim().split("\n");
-    assert.deepEqual(said.slice(0, 3), ["connected", "opened", "opened"]);
-    assert.ok(said.includes("bob: hello"), said.join());
+    const [first, second] = examples.map(([, example]) => {
+      assert.ok(example.split("\n").length <= 30, "it stays short");
+      writeFileSync(join(app, "example.mjs"), example);
+      return run(process.execPath, ["example.mjs"], { cwd: app, env, timeout: 20_000 }).trim().split("\n");
+    });
+    assert.deepEqual(first.slice(0, 3), ["connected", "opened", "opened"]);
+    assert.ok(first.includes("bob: hello"), first.join());
+    assert.deepEqual(second.sort(), ["friends: hello", "live: welcome"]);
   } finally {
     await gateway.stop();
   }
