@@ -116,8 +116,8 @@ export class Rooms {
 
   handlePulled(pulled: Fields, now: number): void {
     const room = this.rooms.get(pulled.text(1));
-    // One that knows no place has asked for nothing: the answer is to who was here before.
-    if (room?.lastId === undefined) {
+    // One that has asked for nothing: the answer is to who was here before.
+    if (room?.lastId === undefined || room.pullDueMs === undefined) {
       return;
     }
     if (codeOf(pulled.number(2)) !== Code.Ok) {

@@ -192,6 +192,18 @@ test("a room that is left says nothing any more", () => {
   assert.deepEqual([server.events(), server.pass(10_000)], [[], []]);
 });
 
+test("an answer to who was in the room before is not for who enters it again", () => {
+  const server = inRoom(7);
+  batch(server, 9, []);
+  assert.deepEqual(server.pass(SPREAD_MS), ["RoomPull:1:live:7"]);
+  server.session.leave(1, "live");
+  server.session.enter(1, "live", 1);
+  server.events();
+  pulled(server, [8, 9], { throughId: 9, newestId: 9 });
+  assert.deepEqual(server.events(), []);
+  assert.equal(server.session.roomLastId(1, "live"), 1, "2 to 7 are still missing");
+});
+
 test("a room that is refused is told, and not entered again", () => {
   const server = inRoom();
   const refused = new Writer().text(1, "live").number(2, Code.Limit).text(3, "too many");
