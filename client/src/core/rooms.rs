@@ -166,7 +166,8 @@ impl Rooms {
         events: &mut VecDeque<Event>,
     ) {
         let RoomPulled { room: name, code, messages, through_id, floor_id, newest_id } = pulled;
-        let Some(room) = self.get_mut(&name) else { return };
+        // One that has asked for nothing: the answer is to who was here before.
+        let Some(room) = self.get_mut(&name).filter(|room| room.pull_due_ms.is_some()) else { return };
         let Some(last_id) = &mut room.last_id else { return };
         if code != Code::Ok as i32 {
             room.pull_due_ms = Some(now + ROOM_PULL_REPEAT_MS + rng.u64(0..ROOM_SPREAD_MS));

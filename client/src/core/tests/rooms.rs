@@ -88,6 +88,23 @@ fn a_gap_is_pulled_until_it_is_closed() {
 }
 
 #[test]
+fn an_answer_to_who_was_here_before_is_not_taken_by_who_enters_again() {
+    let mut server = Server::in_room();
+    server.batch(1, &[1]);
+    server.batch(9, &[9]);
+    server.pass(ROOM_SPREAD_MS);
+    server.session.leave(1, "live");
+    server.session.enter(1, "live").unwrap();
+    server.batch(2, &[2]);
+    server.heard();
+    let late =
+        RoomPulled { room: "live".into(), through_id: 9, floor_id: 1, newest_id: 9, ..RoomPulled::default() };
+    server.say(Kind::RoomPulled, 1, &late);
+    server.batch(3, &[3]);
+    assert_eq!(server.heard(), [3]);
+}
+
+#[test]
 fn a_new_login_enters_again_and_says_what_it_has() {
     let mut server = Server::in_room();
     server.batch(2, &[2]);
