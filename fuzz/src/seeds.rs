@@ -154,6 +154,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
                 class: 1,
                 payload: b"hi".to_vec().into(),
                 level: Some(2),
+                marks: None,
                 group: String::new(),
             },
         ),
