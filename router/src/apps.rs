@@ -39,6 +39,8 @@ pub struct AppTable {
     pub messages_per_s: Option<u64>,
     /// See [`AppRules::bytes_per_s`].
     pub bytes_per_s: Option<u64>,
+    /// See [`AppRules::storage_bytes`].
+    pub storage_bytes: Option<u64>,
     /// See [`AppRules::weight`].
     pub weight: Option<u32>,
     /// See [`AppRules::level`].
@@ -59,6 +61,8 @@ pub struct AppRules {
     pub messages_per_s: u64,
     /// Payload bytes of those; 0: no limit.
     pub bytes_per_s: u64,
+    /// Bytes that its stored messages may take; 0: no limit.
+    pub storage_bytes: u64,
     /// Its part of the disk, beside the other apps' weights, while messages wait; at least 1.
     pub weight: u32,
     /// Business level of messages that name none.
@@ -72,6 +76,7 @@ impl Default for AppRules {
             device_acks: false,
             messages_per_s: 0,
             bytes_per_s: 0,
+            storage_bytes: 0,
             weight: 1,
             level: 1,
         }
@@ -84,6 +89,7 @@ impl AppRules {
         Self {
             messages_per_s: self.messages_per_s.div_ceil(shards as u64),
             bytes_per_s: self.bytes_per_s.div_ceil(shards as u64),
+            storage_bytes: self.storage_bytes.div_ceil(shards as u64),
             ..self
         }
     }
@@ -97,6 +103,7 @@ impl AppTable {
             device_acks: self.device_acks.unwrap_or(below.device_acks),
             messages_per_s: self.messages_per_s.unwrap_or(below.messages_per_s),
             bytes_per_s: self.bytes_per_s.unwrap_or(below.bytes_per_s),
+            storage_bytes: self.storage_bytes.unwrap_or(below.storage_bytes),
             weight: self.weight.unwrap_or(below.weight),
             level: self.level.unwrap_or(below.level),
         }
@@ -181,9 +188,18 @@ impl Apps {
         self
     }
 
+    fn any(&self, holds: impl Fn(&AppRules) -> bool) -> bool {
+        holds(&self.others) || self.named.values().any(holds)
+    }
+
     /// True when some app's devices are told of each other's acknowledgements.
     pub fn have_device_acks(&self) -> bool {
-        self.others.device_acks || self.named.values().any(|rules| rules.device_acks)
+        self.any(|rules| rules.device_acks)
+    }
+
+    /// True when some app's storage is limited.
+    pub fn have_storage_limits(&self) -> bool {
+        self.any(|rules| rules.storage_bytes > 0)
     }
 }
 
@@ -212,10 +228,16 @@ mod tests {
 
     #[test]
     fn quotas_are_shared_out_over_shards() {
-        let apps = parse("[apps.shop]\nmessages_per_s = 10\nbytes_per_s = 1000\nweight = 5\n").unwrap();
+        let apps =
+            parse("[apps.shop]\nmessages_per_s = 10\nbytes_per_s = 1000\nstorage_bytes = 9\nweight = 5\n")
+                .unwrap();
+        assert!(apps.have_storage_limits() && !Apps::default().have_storage_limits());
         let part = apps.per_shard(4);
         let rules = part.of("shop");
-        assert_eq!((rules.messages_per_s, rules.bytes_per_s, rules.weight), (3, 250, 5));
+        assert_eq!(
+            (rules.messages_per_s, rules.bytes_per_s, rules.storage_bytes, rules.weight),
+            (3, 250, 3, 5)
+        );
         assert_eq!(part.of("other"), AppRules::default());
     }
 

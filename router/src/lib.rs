@@ -15,6 +15,7 @@
 //! * `hook`: tells vendors of pushes who has messages that nobody fetches; a thread of its own
 //! * `arrival`: what became of messages, per app, over sliding windows; alarms
 //! * `traffic`: accepted messages by their traffic marks
+//! * `usage`: what apps' stored messages take, per shard, for metrics
 //! * `store`: the traits behind which messages and locations are kept, and the engines
 #![forbid(unsafe_code)]
 
@@ -44,6 +45,7 @@ mod shard;
 pub mod store;
 mod thread;
 mod traffic;
+mod usage;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -245,7 +247,8 @@ pub fn start_with(
     for (position, metrics) in handle.report.shards.iter().enumerate() {
         let index = u16::try_from(position).unwrap_or(u16::MAX);
         let path = handle.data.messages(u32::from(index));
-        let retention = Retention::new(config.retention, config.retention_days);
+        let mut retention = Retention::new(config.retention, config.retention_days);
+        retention.walks_for_room = config.apps.have_storage_limits();
         let store = SqliteStore::open(&path, &index.to_string(), config.fsync, retention, metrics)?;
         stores.push((ShardIndex(index), store));
     }

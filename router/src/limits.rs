@@ -74,6 +74,9 @@ pub const STORE_AHEAD_BYTES: usize = COMMIT_BYTES_MAX * 2;
 pub const TENANT_QUANTUM_BYTES: u64 = 16 * 1024;
 /// What a message costs beside its payload, bytes: about what its row and its index entry take.
 pub const TENANT_MESSAGE_BYTES: u64 = 256;
+/// What a stored message takes beside its payload and twice its names, bytes: both rows' heads, numbers and time. Files
+/// hold sums of it: another value needs a step of the schema that counts anew.
+pub const STORED_MESSAGE_BYTES: u64 = 48;
 /// Submits taken in and not yet answered, before new ones are refused as OVERLOADED.
 pub const WRITES_OUTSTANDING_MAX: usize = 32_768;
 /// Payload bytes of those.

@@ -13,6 +13,7 @@ use crate::arrival::Meter;
 use crate::arrival::report::ArrivalReport;
 use crate::hook::metrics::HookReport;
 use crate::traffic::{self, Traffic};
+use crate::usage::{self, UsageMeter};
 
 /// One number of one shard.
 #[derive(Debug, Default)]
@@ -56,6 +57,8 @@ macro_rules! metrics {
             pub arrival: Meter,
             /// Messages by their marks.
             pub traffic: Traffic,
+            /// What apps' messages take.
+            pub usage: UsageMeter,
         }
 
         impl Metrics {
@@ -170,7 +173,8 @@ impl Report {
     pub fn snapshot(&self) -> Vec<(String, u64)> {
         let totals = self.totals().into_iter().map(|(name, _, _, value)| (name.to_owned(), value));
         let labelled = self.hook.snapshot().into_iter().chain(self.arrival.snapshot(&self.shards));
-        totals.chain(labelled).chain(traffic::snapshot(&self.shards)).collect()
+        let totals = totals.chain(labelled).chain(traffic::snapshot(&self.shards));
+        totals.chain(usage::snapshot(&self.shards, &self.arrival.apps)).collect()
     }
 
     fn totals(&self) -> Vec<(&'static str, &'static str, Kind, u64)> {
@@ -207,7 +211,8 @@ impl Collector for Report {
         }
         self.hook.encode(&mut encoder)?;
         self.arrival.encode(&self.shards, &mut encoder)?;
-        traffic::encode(&self.shards, &mut encoder)
+        traffic::encode(&self.shards, &mut encoder)?;
+        usage::encode(&self.shards, &self.arrival.apps, &mut encoder)
     }
 }
 
@@ -229,6 +234,8 @@ mod tests {
         let slot = Slot(1);
         shards[0].arrival.count(slot, Class::Reliable, State::Accepted, 3, 50, 50);
         shards[1].arrival.observe(slot, 20);
+        shards[1].usage.change_stored(slot, 700, 600);
+        shards[1].usage.refused(slot);
         let arrival = ArrivalReport { apps: Arc::new(Apps::new(["a \"shop\""])), ..ArrivalReport::default() };
         let report = Report { shards, hook, arrival };
         let labelled = "router_messages_total{app=\"a \\\"shop\\\"\",class=\"reliable\",state=\"accepted\"}";
@@ -245,6 +252,9 @@ mod tests {
             "router_hook_delivered_total{hook=\"fcm\"} 7",
             "router_hook_breaker_state{hook=\"apns\"} 0",
             "router_messages_total{app=\"a \\\"shop\\\"\",class=\"reliable\",state=\"accepted\"} 3",
+            "router_app_stored_bytes{app=\"a \\\"shop\\\"\",shard=\"0\"} 0",
+            "router_app_stored_bytes{app=\"a \\\"shop\\\"\",shard=\"1\"} 100",
+            "router_app_storage_refused_total{app=\"a \\\"shop\\\"\",shard=\"1\"} 1",
             "router_acknowledge_seconds_sum{app=\"a \\\"shop\\\"\"} 0.02",
             "router_acknowledge_seconds_bucket{le=\"0.025\",app=\"a \\\"shop\\\"\"} 1",
             "router_acknowledge_seconds_bucket{le=\"+Inf\",app=\"a \\\"shop\\\"\"} 1",

@@ -248,7 +248,7 @@ pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
 }
 
 async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
-    let Seed { index, shared, metrics, listener, store, locations, mailbox, peers, .. } = seed;
+    let Seed { index, shared, metrics, listener, mut store, locations, mailbox, peers, .. } = seed;
     let group_read_threshold = seed.group_read_threshold;
     let Seed { inbox, offline, interest, .. } = seed;
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
@@ -257,6 +257,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.set_group_read_threshold(group_read_threshold);
     shard.begin();
     shard.set_apps(shared.apps.clone());
+    shard.set_usage(store.take_usage());
     shard.set_rooms(shared.rooms.clone());
     shard.set_wall_offset(wall_ms().saturating_sub(now_ms()));
     shard.tell_offline(offline, interest, now_ms());
@@ -427,6 +428,10 @@ impl MessageStore for Closed {
 
     fn try_read(&mut self, batch: Vec<crate::store::Read>) -> Result<(), Full<crate::store::Read>> {
         Err(Full(batch))
+    }
+
+    fn take_usage(&mut self) -> Vec<(Box<str>, u64)> {
+        Vec::new()
     }
 
     fn events(&self) -> flume::Receiver<StoreEvent> {

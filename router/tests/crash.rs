@@ -137,3 +137,41 @@ fn every_accepted_message_outlives_kill_9_and_is_known_when_sent_again() {
         }
     }
 }
+
+#[test]
+fn what_an_app_s_messages_take_is_right_after_kill_9_and_limits_the_next_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut next, mut accepted) = (0, BTreeMap::new());
+    let mut took = 0;
+    for round in 0..3 {
+        // So few are kept that most commits remove some as well.
+        let arguments = ["--retention", "20", "--shards", "2"];
+        let router = RouterProcess::start(directory.path(), "127.0.0.1:0", &arguments);
+        let mut gateway = Peer::gateway(router.address, "east", round + 1, 0);
+        let until = Instant::now() + Duration::from_millis(400);
+        std::thread::scope(|scope| {
+            scope.spawn(|| load(&mut gateway, &mut next, &mut accepted, until + Duration::from_secs(5)));
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(400));
+                router.kill_9();
+            });
+        });
+        took = common::check_usage(directory.path());
+    }
+    // Names and payloads are shorter than that.
+    assert!(accepted.len() > 1_000 && took < RECEIVERS * 25 * 128, "{took} bytes");
+    let config = directory.path().join("router.toml");
+    std::fs::write(&config, format!("[apps.shop]\nstorage_bytes = {}\n", took / 2)).unwrap();
+    let arguments = ["--config", config.to_str().unwrap()];
+    let router = RouterProcess::start(directory.path(), "127.0.0.1:0", &arguments);
+    let mut gateway = Peer::gateway(router.address, "east", 100, 0);
+    let bob = Who::new(1, "bob", "phone");
+    gateway.register(1, vec![bob.registration(None)]);
+    for id in 0..RECEIVERS {
+        gateway.put_submit(&bob, &receiver(id), &[b'n', id as u8], b"new");
+        gateway.flush();
+        let result = gateway.expect_result();
+        assert_eq!(result.code(), Code::Storage, "{result:?}");
+        assert!(result.detail.contains("storage_bytes"), "{result:?}");
+    }
+}

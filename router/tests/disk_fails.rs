@@ -145,6 +145,7 @@ fn loses_nothing_and_keeps_nothing_refused(data: &Path, mut fault: impl Fault) {
         load.answers(0);
         router.kill_9();
         fault.heal();
+        common::check_usage(data);
         let router = start();
         let got = collect(&router, round * 2 + 2);
         let lost = ledger.accepted.iter().find(|(place, id)| got.get(*place) != Some(*id));

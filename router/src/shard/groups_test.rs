@@ -134,11 +134,12 @@ impl World {
     fn boot(&mut self) {
         for index in 0..SHARDS {
             let path = self.directory.path().join(format!("messages-{index}.sqlite"));
-            let store = SqliteStore::open(&path, "test", Fsync::Off, 10_000, &self.metrics).unwrap();
+            let mut store = SqliteStore::open(&path, "test", Fsync::Off, 10_000, &self.metrics).unwrap();
             let here = ShardIndex(u16::try_from(index).unwrap());
             let mut shard =
                 Shard::new(here, Outbox::new(here, SHARDS, self.metrics.clone()), self.metrics.clone());
             shard.set_group_read_threshold(self.threshold);
+            shard.set_usage(store.take_usage());
             shard.begin();
             if index == 0 {
                 shard.outbox.add(self.link.id, self.out.clone());
@@ -204,7 +205,7 @@ impl World {
             awaited -= match &event {
                 StoreEvent::Written(written) => written.len(),
                 StoreEvent::Spread(parts) => parts.len(),
-                StoreEvent::Read(_) | StoreEvent::Marked(_) => 0,
+                StoreEvent::Read(_) | StoreEvent::Marked(_) | StoreEvent::Freed(_) => 0,
             };
             node.events.push_back(event);
         }

@@ -20,6 +20,7 @@ pub mod rooms;
 mod service;
 mod sessions;
 pub mod spread;
+mod storage;
 mod submit;
 mod tenants;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use crate::shard::credit::Credit;
 use crate::shard::groups::Groups;
 use crate::shard::locate::Locations;
 use crate::shard::rooms::Rooms;
+use crate::shard::storage::Storage;
 use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
 use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
@@ -84,6 +86,7 @@ pub struct Shard {
     /// Submits and their payload bytes that the store has.
     in_store: (usize, usize),
     tenants: Tenants,
+    storage: Storage,
     ranges_outstanding: usize,
     sweep_from: u32,
     is_stopping: bool,
@@ -124,6 +127,7 @@ impl Shard {
             writes_outstanding_bytes: 0,
             in_store: (0, 0),
             tenants: Tenants::default(),
+            storage: Storage::default(),
             ranges_outstanding: 0,
             sweep_from: 0,
             is_stopping: false,
@@ -139,6 +143,7 @@ impl Shard {
     /// How each app is treated from now on.
     pub fn set_apps(&mut self, apps: Arc<Apps>) {
         self.has_device_acks = apps.have_device_acks();
+        self.storage.is_limited = apps.have_storage_limits();
         self.apps = apps;
     }
 
@@ -186,6 +191,7 @@ impl Shard {
                 }
             }
             StoreEvent::Marked(marked) => self.handle_marked(marked),
+            StoreEvent::Freed(freed) => self.handle_freed(&freed),
             StoreEvent::Read(done) => {
                 for ReadDone { read, outcome } in done {
                     self.handle_read(read, outcome, now_ms);

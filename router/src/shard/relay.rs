@@ -15,7 +15,7 @@ use crate::shard::Shard;
 use crate::store::{Stored, Submit};
 
 /// What is answered for a message that is on its way and has no place in a timeline.
-const RELAYED: Stored = Stored { sync_id: 0, floor: 0, is_duplicate: false };
+const RELAYED: Stored = Stored { sync_id: 0, floor: 0, is_duplicate: false, freed_bytes: 0 };
 
 impl Shard {
     /// Hands a message to every session of the receiver, once.

@@ -92,6 +92,9 @@ impl Shard {
         let is_own = matches!(submit.origin, Origin::Spread(_) | Origin::Change);
         let app = if is_own { self.open_tenant(&submit) } else { self.take_quota(&submit, now_ms) };
         let Some(app) = app else { return };
+        if !is_own && !self.has_room(app, &submit) {
+            return;
+        }
         if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
             || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
         {
@@ -105,6 +108,7 @@ impl Shard {
         }
         self.writes_outstanding += 1;
         self.writes_outstanding_bytes += submit.payload.len();
+        self.note_pending(app, &submit);
         self.tenants.put(app, submit);
         self.supply_store();
     }
@@ -149,6 +153,7 @@ impl Shard {
     fn forget_outstanding(&mut self, submit: &Submit) {
         self.writes_outstanding -= 1;
         self.writes_outstanding_bytes -= submit.payload.len();
+        self.forget_pending(submit);
     }
 
     pub(super) fn take_from_store(&mut self, submit: &Submit) {
@@ -162,6 +167,9 @@ impl Shard {
             self.take_from_store(&submit);
             match outcome {
                 Ok(stored) => {
+                    if !stored.is_duplicate {
+                        self.note_stored(&submit, stored);
+                    }
                     self.answer(&submit, Code::Ok, Some(stored), "");
                     let is_copy = matches!(submit.origin, Origin::Spread(_));
                     if stored.is_duplicate {

@@ -35,6 +35,7 @@ use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Sub
 mod classes;
 mod devices;
 mod retention;
+mod storage;
 mod tenants;
 
 const HERE: ShardIndex = ShardIndex(0);
@@ -64,8 +65,9 @@ impl Rig {
     fn open(directory: tempfile::TempDir, retention: u64) -> Self {
         let metrics = Arc::<Metrics>::default();
         let path = directory.path().join("messages.sqlite");
-        let store = SqliteStore::open(&path, "test", Fsync::Off, retention, &metrics).unwrap();
-        let shard = Shard::new(HERE, Outbox::new(HERE, 1, metrics.clone()), metrics.clone());
+        let mut store = SqliteStore::open(&path, "test", Fsync::Off, retention, &metrics).unwrap();
+        let mut shard = Shard::new(HERE, Outbox::new(HERE, 1, metrics.clone()), metrics.clone());
+        shard.set_usage(store.take_usage());
         Self {
             shard,
             store: Box::new(store),
@@ -122,7 +124,7 @@ impl Rig {
                 StoreEvent::Written(written) => writes -= written.len(),
                 StoreEvent::Marked(marked) => writes -= marked.len(),
                 StoreEvent::Read(done) => reads -= done.len(),
-                StoreEvent::Spread(_) => {}
+                StoreEvent::Spread(_) | StoreEvent::Freed(_) => {}
             }
             self.shard.handle_store(event, self.now_ms);
         }

@@ -13,6 +13,7 @@ pub mod reader;
 pub mod retention;
 pub mod schema;
 pub mod sqlite;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use moor_wire::client::TrafficMarks;
 use moor_wire::identity::{account_hash, group_account, group_of_account};
 use moor_wire::session::SessionHandle;
+use prost::Message as _;
 
 use crate::lease::Link;
 use crate::registry::{AccountIndex, SessionIndex};
@@ -148,6 +150,12 @@ pub struct Submit {
 pub type Marks = Option<Box<TrafficMarks>>;
 
 impl Submit {
+    /// What it takes once it is stored.
+    pub fn stored_bytes(&self) -> u64 {
+        let marks = self.marks.as_ref().map_or(0, |marks| marks.encoded_len() as u64);
+        usage::message_bytes(&self.from, &self.client_id, &self.payload) + marks
+    }
+
     /// The message it became in the timeline that it was for.
     pub fn into_message(self, sync_id: u64) -> (AccountKey, Message) {
         let Self { to, from, client_id, payload, sent_at_ms, entry, marks, .. } = self;
@@ -188,6 +196,8 @@ pub struct Stored {
     pub floor: u64,
     /// It had been stored before; nothing was written.
     pub is_duplicate: bool,
+    /// What the account's older messages took that made way for it.
+    pub freed_bytes: u64,
 }
 
 /// Why a write or read failed; nothing of its batch was kept.
@@ -340,6 +350,8 @@ pub enum StoreEvent {
     Read(Vec<ReadDone>),
     /// Rows of members that a group's spreading waited for, and whether they were written.
     Spread(Vec<(Arc<Part>, bool)>),
+    /// What messages took that retention removed beside commits, by app.
+    Freed(Vec<(Box<str>, u64)>),
 }
 
 /// The queue to the store is full: the batch comes back untouched.
@@ -358,6 +370,8 @@ pub trait MessageStore {
     fn try_write(&mut self, batch: Vec<Write>) -> Result<(), Full<Write>>;
     /// Hands reads over; their events may overtake those of writes.
     fn try_read(&mut self, batch: Vec<Read>) -> Result<(), Full<Read>>;
+    /// What each app's messages took when the store was opened; asked once. What follows is told with every event.
+    fn take_usage(&mut self) -> Vec<(Box<str>, u64)>;
     /// Where events arrive.
     fn events(&self) -> flume::Receiver<StoreEvent>;
     /// Commits what it was handed, then ends. Blocks: for the end of a process only.

@@ -1,7 +1,8 @@
 //! Which messages are kept: of each account the newest so many, and none older than so long.
 //!
 //! Too many are removed when one more comes. Too old ones are removed then as well, and by a slow walk over all
-//! accounts, so that those nobody writes to lose them too. Both remove in slices: no commit waits long.
+//! accounts, so that those nobody writes to lose them too. Where an app's storage is limited the walk also removes what is
+//! too many: an app that may store nothing more would keep it for ever. Both remove in slices: no commit waits long.
 
 use moor_wire::identity::account_hash;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -9,8 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::limits::{
     RETENTION_STEP_ACCOUNTS, RETENTION_STEP_MESSAGES, RETENTION_STEP_MS, TRIM_SLICE_MESSAGES,
 };
-use crate::store::Extent;
 use crate::store::schema::{rowid, signed, sync_id, unsigned};
+use crate::store::{Extent, usage};
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Retention {
     pub messages: u64,
     /// Age from which a message is removed, milliseconds; `None`: whatever its age.
     pub age_ms: Option<u64>,
+    /// The walk also removes what is too many.
+    pub walks_for_room: bool,
 }
 
 impl Retention {
@@ -28,8 +31,30 @@ impl Retention {
             0 => None,
             days => Some(days as u64 * 24 * 3600 * 1000),
         };
-        Self { messages, age_ms }
+        Self { messages, age_ms, walks_for_room: false }
     }
+
+    /// Whether there is a walk.
+    pub const fn walks(&self) -> bool {
+        self.age_ms.is_some() || self.walks_for_room
+    }
+
+    /// What the walk keeps at a time of the wall clock.
+    pub fn keep(&self, now_ms: u64) -> Keep {
+        Keep {
+            messages: if self.walks_for_room { self.messages } else { u64::MAX },
+            since_ms: self.age_ms.map_or(0, |age_ms| now_ms.saturating_sub(age_ms)),
+        }
+    }
+}
+
+/// What a step of the walk keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// Newest messages of each account.
+    pub messages: u64,
+    /// None accepted before that, wall clock.
+    pub since_ms: u64,
 }
 
 impl From<u64> for Retention {
@@ -43,6 +68,8 @@ impl From<u64> for Retention {
 pub struct Trimmed {
     /// Messages.
     pub removed: u64,
+    /// What they took.
+    pub bytes: u64,
     /// When the oldest one left was accepted; 0 when the next slice has to say.
     pub oldest_ms: u64,
     /// True when the next slice may find more.
@@ -66,18 +93,31 @@ pub fn trim_expired(
         })
         .optional()?;
     let floor = kept.map_or(end, |(id, _)| sync_id(id));
-    let mut removed = 0;
+    let (mut removed, mut bytes) = (0, 0);
     if floor > extent.floor {
-        removed = connection
-            .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
-            .execute(params![rowid(account, extent.floor), rowid(account, floor)])?;
+        (removed, bytes) = usage::remove(connection, account, extent.floor, floor)?;
         extent.floor = floor;
     }
     Ok(Trimmed {
-        removed: removed as u64,
+        removed,
+        bytes,
         oldest_ms: kept.map_or(0, |(_, sent_at_ms)| unsigned(sent_at_ms)),
         is_more: kept.is_none() && floor <= extent.head,
     })
+}
+
+/// Removes a slice of the messages above the newest `messages`, and moves the floor.
+pub fn trim_excess(
+    connection: &Connection,
+    account: i64,
+    extent: &mut Extent,
+    messages: u64,
+) -> rusqlite::Result<Trimmed> {
+    let excess = (extent.head + 1).saturating_sub(extent.floor).saturating_sub(messages);
+    let floor = extent.floor + excess.min(TRIM_SLICE_MESSAGES);
+    let (removed, bytes) = usage::remove(connection, account, extent.floor, floor)?;
+    extent.floor = floor;
+    Ok(Trimmed { removed, bytes, oldest_ms: 0, is_more: excess > TRIM_SLICE_MESSAGES })
 }
 
 /// Of the messages `from..to` of an account, how many no device has acknowledged. Positions reach the file a moment late.
@@ -101,6 +141,10 @@ pub struct Walk {
 pub struct Step {
     /// Messages removed.
     pub removed: u64,
+    /// Those among them that were too many.
+    pub excess: u64,
+    /// What they took, by app.
+    pub freed: Vec<(Box<str>, u64)>,
     /// Accounts whose floor moved: hash, number, floor.
     pub moved: Vec<(u64, i64, u64)>,
     /// Messages removed before any device acknowledged them, by app.
@@ -125,7 +169,7 @@ impl Walk {
     }
 
     /// Looks at a few accounts, within the open transaction.
-    pub fn step(&mut self, connection: &Connection, before_ms: u64) -> rusqlite::Result<Step> {
+    pub fn step(&mut self, connection: &Connection, keep: Keep) -> rusqlite::Result<Step> {
         let mut accounts = connection.prepare_cached(
             "SELECT id, head, floor, app, account FROM accounts WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?;
@@ -134,19 +178,28 @@ impl Walk {
         while let Some(row) = rows.next()? {
             let id: i64 = row.get(0)?;
             let mut extent = Extent { head: unsigned(row.get(1)?), floor: unsigned(row.get(2)?) };
-            let floor = extent.floor;
+            let (floor, mut bytes) = (extent.floor, 0);
             while extent.floor <= extent.head {
                 if step.removed >= RETENTION_STEP_MESSAGES {
-                    save_floor(connection, &mut step, id, floor, &extent, row)?;
+                    save_floor(connection, &mut step, id, (floor, bytes), &extent, row)?;
                     return Ok(step);
                 }
-                let trimmed = trim_expired(connection, id, &mut extent, before_ms)?;
+                let is_excess = extent.head - extent.floor >= keep.messages;
+                let trimmed = if is_excess {
+                    trim_excess(connection, id, &mut extent, keep.messages)?
+                } else if keep.since_ms > 0 {
+                    trim_expired(connection, id, &mut extent, keep.since_ms)?
+                } else {
+                    break;
+                };
+                bytes += trimmed.bytes;
                 step.removed += trimmed.removed;
-                if !trimmed.is_more {
+                step.excess += if is_excess { trimmed.removed } else { 0 };
+                if !trimmed.is_more && !is_excess {
                     break;
                 }
             }
-            save_floor(connection, &mut step, id, floor, &extent, row)?;
+            save_floor(connection, &mut step, id, (floor, bytes), &extent, row)?;
             self.at = id;
             seen += 1;
         }
@@ -162,7 +215,7 @@ fn save_floor(
     connection: &Connection,
     step: &mut Step,
     id: i64,
-    before: u64,
+    (before, bytes): (u64, u64),
     extent: &Extent,
     row: &rusqlite::Row<'_>,
 ) -> rusqlite::Result<()> {
@@ -171,6 +224,10 @@ fn save_floor(
     }
     let (app, account): (String, String) = (row.get(3)?, row.get(4)?);
     step.moved.push((account_hash(&app, &account), id, extent.floor));
+    match step.freed.iter_mut().find(|(known, _)| **known == *app) {
+        Some((_, freed)) => *freed += bytes,
+        None => step.freed.push((app.as_str().into(), bytes)),
+    }
     match unacknowledged(connection, id, before, extent.floor)? {
         0 => {}
         count => step.expired.push((app, count)),
@@ -223,19 +280,28 @@ mod tests {
         rows.unwrap().map(Result::unwrap).collect()
     }
 
+    const fn since(since_ms: u64) -> Keep {
+        Keep { messages: u64::MAX, since_ms }
+    }
+
     #[test]
     fn the_walk_comes_to_every_account_and_leaves_what_is_young() {
         let directory = tempfile::tempdir().unwrap();
         let connection = file(&directory, &[10, 0, 3, 700]);
         let mut walk = Walk::default();
-        let step = walk.step(&connection, 5).unwrap();
+        let step = walk.step(&connection, since(5)).unwrap();
         let hash = |account| account_hash("shop", account);
         assert_eq!(step.moved, [(hash("a1"), 1, 5), (hash("a3"), 3, 4), (hash("a4"), 4, 5)]);
-        assert_eq!((step.removed, step.is_round_over), (4 + 3 + 4, true));
+        assert_eq!((step.removed, step.excess, step.is_round_over), (4 + 3 + 4, 0, true));
+        let each = usage::message_bytes("bob", &[0; 8], &[0]);
+        assert_eq!(step.freed, [("shop".into(), 11 * each)]);
         assert_eq!(extents(&connection), [(10, 5, 6), (0, 1, 0), (3, 4, 0), (700, 5, 696)]);
-        assert_eq!(walk.step(&connection, 5).unwrap(), Step { is_round_over: true, ..Step::default() });
+        assert_eq!(
+            walk.step(&connection, since(5)).unwrap(),
+            Step { is_round_over: true, ..Step::default() }
+        );
         // Several slices of one account; head and floor meet where nothing is left.
-        assert_eq!(walk.step(&connection, 1_000).unwrap().removed, 6 + 696);
+        assert_eq!(walk.step(&connection, since(1_000)).unwrap().removed, 6 + 696);
         assert_eq!(extents(&connection), [(10, 11, 0), (0, 1, 0), (3, 4, 0), (700, 701, 0)]);
     }
 
@@ -245,16 +311,36 @@ mod tests {
         let many = RETENTION_STEP_MESSAGES + 10;
         let connection = file(&directory, &[many, 1]);
         let mut walk = Walk::default();
-        let first = walk.step(&connection, u64::MAX).unwrap();
+        let first = walk.step(&connection, since(u64::MAX)).unwrap();
         assert_eq!((first.removed, first.is_round_over), (RETENTION_STEP_MESSAGES, false));
-        assert_eq!(walk.step(&connection, u64::MAX).unwrap().removed, 11);
+        assert_eq!(walk.step(&connection, since(u64::MAX)).unwrap().removed, 11);
 
         let directory = tempfile::tempdir().unwrap();
         let connection = file(&directory, &vec![1; usize::try_from(RETENTION_STEP_ACCOUNTS).unwrap() + 1]);
         let mut walk = Walk::default();
-        assert_eq!(walk.step(&connection, u64::MAX).unwrap().removed, u64::from(RETENTION_STEP_ACCOUNTS));
-        let last = walk.step(&connection, u64::MAX).unwrap();
+        assert_eq!(
+            walk.step(&connection, since(u64::MAX)).unwrap().removed,
+            u64::from(RETENTION_STEP_ACCOUNTS)
+        );
+        let last = walk.step(&connection, since(u64::MAX)).unwrap();
         assert_eq!((last.removed, last.is_round_over), (1, true));
+    }
+
+    #[test]
+    fn where_room_is_short_the_walk_also_removes_what_is_too_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = file(&directory, &[700, 100, 101]);
+        let mut retention = Retention::new(100, 0);
+        assert!(!retention.walks());
+        retention.walks_for_room = true;
+        assert!(retention.walks());
+        let mut walk = Walk::default();
+        let step = walk.step(&connection, retention.keep(1_000_000)).unwrap();
+        assert_eq!((step.removed, step.excess, step.is_round_over), (601, 601, true));
+        assert_eq!(extents(&connection), [(700, 601, 100), (100, 1, 100), (101, 2, 100)]);
+        let keep = Keep { since_ms: 650, ..retention.keep(0) };
+        let step = walk.step(&connection, keep).unwrap();
+        assert_eq!((step.removed, step.excess), (49 + 100 + 100, 0));
     }
 
     #[test]

@@ -101,9 +101,21 @@ CREATE TABLE memberships (
 /// Traffic marks of a message, encoded; most have none.
 const TRAFFIC_MARKS: &str = "ALTER TABLE messages ADD COLUMN marks BLOB;";
 
+/// What each app's messages take (`store/usage.rs`). The one time that a whole file is counted.
+const USAGE: &str = "
+CREATE TABLE usage (
+    app TEXT PRIMARY KEY,
+    bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO usage (app, bytes)
+    SELECT a.app, sum(length(m.payload) + 2 * (octet_length(m.sender) + length(m.client_id))
+                      + coalesce(length(m.marks), 0) + 48)
+    FROM messages m CROSS JOIN accounts a ON a.id = m.account GROUP BY a.app;
+";
+
 /// What each version added. A file is brought up step by step, in one transaction; a step once released never
 /// changes.
-const STEPS: [&str; 4] = [TABLES, READ_MARKS, GROUPS, TRAFFIC_MARKS];
+const STEPS: [&str; 5] = [TABLES, READ_MARKS, GROUPS, TRAFFIC_MARKS, USAGE];
 
 /// The rowid of a message.
 pub fn rowid(account: i64, sync_id: u64) -> i64 {
@@ -126,7 +138,8 @@ pub fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StartError + '_ {
+/// An error of SQLite's about a file.
+pub fn failed(path: &Path) -> impl FnOnce(rusqlite::Error) -> StartError + '_ {
     |error| StartError::Store { path: path.to_owned(), detail: error.to_string() }
 }
 
@@ -189,6 +202,7 @@ pub fn checkpoint(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::usage;
 
     #[test]
     fn a_file_of_the_first_version_keeps_what_it_holds() {
@@ -213,6 +227,9 @@ mod tests {
                 .unwrap();
             assert_eq!((&payload[..], entry), (&b"hi"[..], 0));
             new.query_row("SELECT count(*) FROM members", [], |row| row.get::<_, i64>(0)).unwrap();
+            let usage = usage::read(&new).unwrap();
+            assert_eq!(usage, [("shop".into(), usage::message_bytes("bob", &[1], b"hi"))]);
+            assert_eq!(usage, usage::recount(&new));
         }
     }
 

@@ -27,11 +27,11 @@ use crate::shard::spread::Part;
 use crate::store::checkpoint::{self, Progress};
 use crate::store::groups::{self, GroupWrite};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
-use crate::store::retention::{Retention, Step, Walk, trim_expired, unacknowledged};
+use crate::store::retention::{Retention, Step, Walk, trim_excess, trim_expired, unacknowledged};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
 use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
-    Written, reader,
+    Written, reader, usage,
 };
 
 /// A handle on the three threads of one file.
@@ -40,6 +40,8 @@ pub struct SqliteStore {
     writes: flume::Sender<Vec<Write>>,
     reads: flume::Sender<Vec<Read>>,
     events: flume::Receiver<StoreEvent>,
+    /// See [`MessageStore::take_usage`].
+    usage: Vec<(Box<str>, u64)>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -53,6 +55,7 @@ impl SqliteStore {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, StartError> {
         let writer = schema::open_writer(path, fsync)?;
+        let usage = usage::read(&writer).map_err(schema::failed(path))?;
         let mut read_connection = schema::open_reader(path)?;
         let checkpoint_connection = schema::open_writer(path, fsync)?;
         // One batch holds at least one operation, and those are counted by the shard: never full in practice.
@@ -77,6 +80,7 @@ impl SqliteStore {
             walk: Walk::default(),
             heads: HashMap::default(),
             touched: Vec::new(),
+            usage: usage::Changes::default(),
             metrics: metrics.clone(),
         };
         let checkpoint_thread = checkpointer.thread().clone();
@@ -88,7 +92,7 @@ impl SqliteStore {
                 checkpoint_thread.unpark();
             }),
         )?;
-        Ok(Self { writes, reads, events, threads: vec![writing, reading, checkpointer] })
+        Ok(Self { writes, reads, events, usage, threads: vec![writing, reading, checkpointer] })
     }
 }
 
@@ -101,12 +105,16 @@ impl MessageStore for SqliteStore {
         self.reads.try_send(batch).map_err(|error| Full(error.into_inner()))
     }
 
+    fn take_usage(&mut self) -> Vec<(Box<str>, u64)> {
+        std::mem::take(&mut self.usage)
+    }
+
     fn events(&self) -> flume::Receiver<StoreEvent> {
         self.events.clone()
     }
 
     fn close(self: Box<Self>) {
-        let Self { writes, reads, events, threads } = *self;
+        let Self { writes, reads, events, threads, .. } = *self;
         drop((writes, reads));
         // The threads may be waiting to hand over an event nobody will read.
         let drain = std::thread::spawn(move || while events.recv().is_ok() {});
@@ -141,6 +149,8 @@ struct Committer {
     /// By account hash. Emptied when a commit fails, since it may hold what was rolled back.
     heads: HashMap<u64, Head, foldhash::fast::RandomState>,
     touched: Vec<u64>,
+    /// Of the open transaction.
+    usage: usage::Changes,
     metrics: Arc<Metrics>,
 }
 
@@ -167,7 +177,7 @@ impl Committer {
         progress: &Progress,
         checkpointer: &std::thread::Thread,
     ) {
-        while let Some(mut batch) = self.next(queue) {
+        while let Some(mut batch) = self.next(queue, events) {
             let mut bytes = bytes_of(&batch);
             while batch.len() < COMMIT_OPS_MAX
                 && bytes < COMMIT_BYTES_MAX
@@ -201,12 +211,21 @@ impl Committer {
 
     /// What is to be written next; between two commits, and while there is nothing, the walk takes its steps.
     /// `None`: the queue's senders are gone.
-    fn next(&mut self, queue: &flume::Receiver<Vec<Write>>) -> Option<Vec<Write>> {
-        let Some(age_ms) = self.retention.age_ms else { return queue.recv().ok() };
+    fn next(
+        &mut self,
+        queue: &flume::Receiver<Vec<Write>>,
+        events: &flume::Sender<StoreEvent>,
+    ) -> Option<Vec<Write>> {
+        if !self.retention.walks() {
+            return queue.recv().ok();
+        }
         loop {
             let now_ms = wall_ms();
             if self.walk.is_due(now_ms) {
-                self.walk_on(now_ms, now_ms.saturating_sub(age_ms));
+                let freed = self.walk_on(now_ms);
+                if !freed.is_empty() && events.send(StoreEvent::Freed(freed)).is_err() {
+                    return None;
+                }
             }
             match queue.recv_timeout(Duration::from_millis(RETENTION_STEP_MS)) {
                 Ok(batch) => return Some(batch),
@@ -216,32 +235,38 @@ impl Committer {
         }
     }
 
-    /// Removes messages past their age from a few accounts.
-    fn walk_on(&mut self, now_ms: u64, before_ms: u64) {
+    /// Removes messages past their age, or too many, from a few accounts. What they took, by app.
+    fn walk_on(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
         let connection = &self.connection;
         let walked = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
-            let step = self.walk.step(connection, before_ms)?;
+            let step = self.walk.step(connection, self.retention.keep(now_ms))?;
+            for (app, bytes) in &step.freed {
+                self.usage.add(app, 0, *bytes);
+            }
+            self.usage.save(connection)?;
             connection.execute_batch("COMMIT")?;
             Ok(step)
         });
         match walked {
-            Ok(Step { removed, moved, expired, is_round_over }) => {
+            Ok(Step { removed, excess, freed, moved, expired, is_round_over }) => {
                 for (app, count) in expired {
                     count_expired(&self.metrics, &app, count, now_ms);
                 }
                 self.metrics.trimmed.add(removed);
-                self.metrics.trimmed_age.add(removed);
+                self.metrics.trimmed_age.add(removed - excess);
                 self.metrics.retention_rounds.add(u64::from(is_round_over));
                 for (hash, id, floor) in moved {
                     if let Some(head) = self.heads.get_mut(&hash).filter(|head| head.id == id) {
                         (head.extent.floor, head.oldest_ms) = (floor, 0);
                     }
                 }
+                freed
             }
             Err(error) => {
                 tracing::warn!(%error, "messages past their age cannot be removed now");
                 self.roll_back();
                 self.walk.rest_until(now_ms + RETENTION_REST_MS);
+                Vec::new()
             }
         }
     }
@@ -295,6 +320,7 @@ impl Committer {
     fn roll_back(&mut self) {
         self.heads.clear();
         self.touched.clear();
+        self.usage.clear();
         // SQLite ends the transaction itself on some errors; then there is nothing left to roll back.
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
@@ -342,6 +368,7 @@ impl Committer {
             saved.push(self.save_mark(mark)?);
         }
         self.save_heads()?;
+        self.usage.save(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
         Ok((places, saved))
     }
@@ -386,7 +413,12 @@ impl Committer {
                     "SELECT id FROM messages WHERE account = ?1 AND sender = ?2 AND client_id = ?3",
                 )?
                 .query_row(params![head.id, submit.from, &submit.client_id[..]], |row| row.get(0))?;
-            return Ok(Ok(Stored { sync_id: sync_id(known), floor: head.extent.floor, is_duplicate: true }));
+            return Ok(Ok(Stored {
+                sync_id: sync_id(known),
+                floor: head.extent.floor,
+                is_duplicate: true,
+                freed_bytes: 0,
+            }));
         }
         head.extent.head = next;
         if submit.entry.is_event() {
@@ -396,23 +428,21 @@ impl Committer {
             head.is_dirty = true;
             self.touched.push(submit.to.hash);
         }
-        let oldest = head.extent.floor;
+        let (oldest, mut freed_bytes) = (head.extent.floor, 0);
         // Late and in slices, so that one account above its limit costs each commit only a little.
         let excess = (next + 1 - head.extent.floor).saturating_sub(self.retention.messages);
         if excess > TRIM_SLICE_MESSAGES.min(self.retention.messages / 10) {
-            let floor = head.extent.floor + excess.min(TRIM_SLICE_MESSAGES);
-            let removed = self
-                .connection
-                .prepare_cached("DELETE FROM messages WHERE id >= ?1 AND id < ?2")?
-                .execute(params![rowid(head.id, head.extent.floor), rowid(head.id, floor)])?;
-            (head.extent.floor, head.oldest_ms) = (floor, 0);
-            self.metrics.trimmed.add(removed as u64);
+            let trimmed = trim_excess(&self.connection, head.id, &mut head.extent, self.retention.messages)?;
+            head.oldest_ms = 0;
+            freed_bytes += trimmed.bytes;
+            self.metrics.trimmed.add(trimmed.removed);
         }
         if let Some(age_ms) = self.retention.age_ms {
             let before_ms = submit.sent_at_ms.saturating_sub(age_ms);
             if head.oldest_ms < before_ms {
                 let trimmed = trim_expired(&self.connection, head.id, &mut head.extent, before_ms)?;
                 head.oldest_ms = trimmed.oldest_ms;
+                freed_bytes += trimmed.bytes;
                 self.metrics.trimmed.add(trimmed.removed);
                 self.metrics.trimmed_age.add(trimmed.removed);
             }
@@ -421,7 +451,8 @@ impl Committer {
             let expired = unacknowledged(&self.connection, head.id, oldest, head.extent.floor)?;
             count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
         }
-        Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false }))
+        self.usage.add(&submit.to.app, submit.stored_bytes(), freed_bytes);
+        Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false, freed_bytes }))
     }
 
     /// Brings an account's head to hand; makes the account where `make` says so.

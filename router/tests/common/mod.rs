@@ -100,6 +100,38 @@ impl Drop for RouterProcess {
     }
 }
 
+/// Compares what the files say that each app's messages take with a count of all messages. Of copies, so that a router finds
+/// its files as another left them. How much it is.
+pub fn check_usage(data: &Path) -> u64 {
+    const COUNT: &str = "SELECT a.app, sum(length(payload) + 2 * (octet_length(sender) + length(client_id))
+            + coalesce(length(marks), 0) + 48)
+        FROM messages m JOIN accounts a ON a.id = m.account GROUP BY a.app ORDER BY a.app";
+    let copy = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(data).unwrap() {
+        let entry = entry.unwrap();
+        let (name, to) = (entry.file_name(), copy.path().join(entry.file_name()));
+        let name = name.to_str().unwrap();
+        if name.starts_with("messages-") && !name.ends_with("-shm") {
+            std::fs::copy(entry.path(), &to).unwrap();
+            files.extend(name.ends_with(".sqlite").then_some(to));
+        }
+    }
+    let mut total = 0;
+    for file in files {
+        let connection = rusqlite::Connection::open(file).unwrap();
+        let rows = |query: &str| -> Vec<(String, i64)> {
+            let mut statement = connection.prepare(query).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let kept = rows("SELECT app, bytes FROM usage WHERE bytes > 0 ORDER BY app");
+        assert_eq!(kept, rows(COUNT));
+        total += kept.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
+    }
+    total
+}
+
 /// A small tmpfs, unmounted with the value.
 pub struct SmallDisk(tempfile::TempDir);
 

@@ -189,7 +189,7 @@ fn a_file_of_the_first_version_is_brought_up() {
     let file = rusqlite::Connection::open(&path).unwrap();
     file.execute_batch(
         "DROP TABLE read_marks; DROP TABLE groups; DROP TABLE members; DROP TABLE positions;
-         DROP TABLE memberships; ALTER TABLE messages DROP COLUMN entry;
+         DROP TABLE memberships; DROP TABLE usage; ALTER TABLE messages DROP COLUMN entry;
          ALTER TABLE messages DROP COLUMN marks; PRAGMA user_version = 1;",
     )
     .unwrap();
