@@ -80,7 +80,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
         register_per_s: 100,
         retry_min_ms: 500,
         retry_max_ms: (second & 8 == 0).then_some(5000),
-        rooms: RoomSettings { per_channel_max: 3, per_worker_max: 8, down_ms: 200, down_bytes: 2000 },
+        rooms: RoomSettings { per_channel_max: 3, per_worker_max: 8, per_app_max: 6, down_ms: 200, down_bytes: 2000 },
         limits: if second & 4 == 0 { Limits::default() } else { limits() },
         proxies: if second & 4 == 0 { Networks::default() } else { balancers() },
         shared: Shared::default(),

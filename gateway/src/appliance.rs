@@ -405,6 +405,7 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         rooms: RoomSettings {
             per_channel_max: config.rooms.per_channel_max,
             per_worker_max: config.rooms.per_worker_max,
+            per_app_max: config.rooms.per_app_max,
             down_ms: ms(config.rooms.down_ms),
             down_bytes: config.rooms.down_bytes,
         },

@@ -137,7 +137,13 @@ impl Bench {
             hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
             register_batch: 256,
             register_per_s: 100_000,
-            rooms: RoomSettings { per_channel_max: 16, per_worker_max: 1000, down_ms: 0, down_bytes: 8192 },
+            rooms: RoomSettings {
+                per_channel_max: 16,
+                per_worker_max: 1000,
+                per_app_max: 0,
+                down_ms: 0,
+                down_bytes: 8192,
+            },
             retry_min_ms: 500,
             retry_max_ms: None,
             // As a gateway has them by default, but out of the way.

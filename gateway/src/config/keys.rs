@@ -440,6 +440,14 @@ pub const KEYS: &[Key] = &[
         "Rooms with a session in them, 1 to 1,000,000. Further ones are refused."
     ),
     key!(
+        rooms.per_app_max,
+        "rooms-per-app-max",
+        "N",
+        "Most rooms of one app on one worker",
+        "Of those with a session of the worker in them. 0: no limit but `rooms.per_worker_max`; at most 1,000,000. Entering \
+         further ones is refused with LIMIT, and no other app notices."
+    ),
+    key!(
         rooms.down_ms,
         "rooms-down-ms",
         "MS",

@@ -216,6 +216,7 @@ pub struct Register {
 pub struct Rooms {
     pub per_channel_max: u32,
     pub per_worker_max: u32,
+    pub per_app_max: u32,
     pub down_ms: u64,
     pub down_bytes: u32,
     pub types: moor_router::RoomTypes,
@@ -311,6 +312,7 @@ impl Default for Config {
             rooms: Rooms {
                 per_channel_max: 16,
                 per_worker_max: 65_536,
+                per_app_max: 0,
                 down_ms: 250,
                 down_bytes: 8192,
                 types: moor_router::RoomTypes::default(),

@@ -179,6 +179,7 @@ impl Complaints {
         let rooms = &config.rooms;
         self.between("rooms.per_channel_max", rooms.per_channel_max, 1, 1024);
         self.between("rooms.per_worker_max", rooms.per_worker_max, 1, 1_000_000);
+        self.between("rooms.per_app_max", rooms.per_app_max, 0, 1_000_000);
         self.between("rooms.down_ms", rooms.down_ms, 0, 10_000);
         self.between("rooms.down_bytes", rooms.down_bytes, 0, ROOM_RUN_BYTES_MAX as u64);
         self.between("rooms.buffer_ms", rooms.buffer_ms, 0, 10_000);

@@ -48,6 +48,8 @@ pub struct RoomSettings {
     pub per_channel_max: u32,
     /// Rooms of one worker.
     pub per_worker_max: u32,
+    /// Those of one app among them; 0: no limit.
+    pub per_app_max: u32,
     /// From one batch of a room to the next, milliseconds.
     pub down_ms: u32,
     /// Bytes of a batch from which droppable messages are left out.

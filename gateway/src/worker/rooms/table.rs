@@ -109,6 +109,8 @@ pub struct Rooms {
     free_rooms: Vec<u32>,
     /// Names come from clients: a hash that they cannot foresee.
     by_key: HashMap<Box<str>, u32>,
+    /// How many of them are each app's.
+    by_app: HashMap<Box<str>, u32>,
     memberships: Vec<Membership>,
     free_membership: Option<u32>,
     members: u64,
@@ -201,6 +203,10 @@ impl Rooms {
         if known.is_none() && self.by_key.len() >= settings.per_worker_max as usize {
             return Err((Code::Overloaded, "there is no room for another room".to_owned()));
         }
+        let per_app_max = settings.per_app_max;
+        if known.is_none() && per_app_max > 0 && self.rooms_of(app) >= per_app_max {
+            return Err((Code::Limit, format!("at most {per_app_max} rooms an app, here")));
+        }
         let index = known.unwrap_or_else(|| self.open(app.len()));
         let membership = self.take_membership();
         let next = self.first.insert(channel.0, membership).unwrap_or(NIL);
@@ -214,6 +220,11 @@ impl Rooms {
         }
         self.change(index);
         Ok(index)
+    }
+
+    /// Rooms of an app that exist.
+    fn rooms_of(&self, app: &str) -> u32 {
+        self.by_app.get(app).copied().unwrap_or(0)
     }
 
     /// Makes the room of the key just looked up.
@@ -236,6 +247,12 @@ impl Rooms {
             self.rooms.push(None);
             u32::try_from(self.rooms.len() - 1).unwrap_or(u32::MAX)
         });
+        match self.by_app.get_mut(room.app()) {
+            Some(rooms) => *rooms += 1,
+            None => {
+                self.by_app.insert(room.app().into(), 1);
+            }
+        }
         self.by_key.insert(room.key.clone(), index);
         self.rooms[index as usize] = Some(room);
         RoomIndex(index)
@@ -403,6 +420,12 @@ impl Rooms {
             room.is_changed = false;
             if room.members.is_empty() {
                 self.by_key.remove(&room.key);
+                if let Some(rooms) = self.by_app.get_mut(room.app()) {
+                    *rooms -= 1;
+                    if *rooms == 0 {
+                        self.by_app.remove(room.app());
+                    }
+                }
                 self.rooms[index.0 as usize] = None;
                 self.free_rooms.push(index.0);
             }
@@ -422,10 +445,11 @@ impl Rooms {
     /// Checks what must hold at any time.
     #[cfg(test)]
     pub fn validate(&self) {
-        let mut counted = 0;
+        let (mut counted, mut by_app) = (0, HashMap::<Box<str>, u32>::new());
         for (index, room) in (0..).zip(&self.rooms) {
             let Some(room) = room else { continue };
             assert_eq!(self.by_key.get(&room.key), Some(&index));
+            *by_app.entry(room.app().into()).or_default() += 1;
             for (position, member) in (0..).zip(&room.members) {
                 let membership = self.memberships[member.membership as usize];
                 assert_eq!((membership.room, membership.position), (index, position));
@@ -435,6 +459,7 @@ impl Rooms {
             assert!(room.remaining <= room.members.len());
         }
         assert_eq!(counted, self.members);
+        assert_eq!(by_app, self.by_app);
         let chained: usize =
             self.first.keys().map(|channel| self.memberships_of(ChannelIndex(*channel)).count()).sum();
         assert_eq!(chained as u64, self.members);
@@ -448,7 +473,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     const SETTINGS: RoomSettings =
-        RoomSettings { per_channel_max: 4, per_worker_max: 100, down_ms: 0, down_bytes: 0 };
+        RoomSettings { per_channel_max: 4, per_worker_max: 100, per_app_max: 0, down_ms: 0, down_bytes: 0 };
 
     fn members(rooms: &mut Rooms, room: &str) -> BTreeSet<u32> {
         let Some(index) = rooms.find("shop", room) else { return BTreeSet::new() };
@@ -581,5 +606,33 @@ mod tests {
         assert!(enter(1, "a").is_ok() && enter(1, "a").is_ok() && enter(2, "b").is_ok());
         assert_eq!(enter(1, "b"), Err(Code::Limit));
         assert_eq!(enter(3, "c"), Err(Code::Overloaded));
+    }
+
+    #[test]
+    fn an_app_has_so_many_rooms_and_another_its_own() {
+        let mut rooms = Rooms::default();
+        let settings = RoomSettings { per_app_max: 2, ..SETTINGS };
+        let enter = |rooms: &mut Rooms, channel, app: &str, room: &str| {
+            rooms.enter(ChannelIndex(channel), app, room, None, &settings).map(drop).map_err(|(code, _)| code)
+        };
+        for room in ["a", "b"] {
+            assert_eq!(enter(&mut rooms, 1, "shop", room), Ok(()));
+        }
+        assert_eq!(enter(&mut rooms, 2, "shop", "c"), Err(Code::Limit));
+        assert_eq!(enter(&mut rooms, 2, "shop", "a"), Ok(()), "one that exists may be entered");
+        assert_eq!(enter(&mut rooms, 3, "bank", "c"), Ok(()));
+        rooms.validate();
+        // It is gone when that was told.
+        rooms.take_news(1, 100, 1000);
+        rooms.leave(ChannelIndex(1), "shop", "b");
+        assert_eq!(enter(&mut rooms, 2, "shop", "c"), Err(Code::Limit));
+        rooms.take_news(1, 100, 2000);
+        rooms.validate();
+        assert_eq!(enter(&mut rooms, 2, "shop", "c"), Ok(()));
+        rooms.leave_all(ChannelIndex(1));
+        rooms.leave_all(ChannelIndex(2));
+        rooms.leave_all(ChannelIndex(3));
+        rooms.forget_empty();
+        rooms.validate();
     }
 }

@@ -2,7 +2,7 @@
 
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Kind, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull, RoomPulled,
+    Class, Kind, Open, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull, RoomPulled,
     RoomRefused, put_control,
 };
 use moor_wire::frame::Frame;
@@ -287,6 +287,32 @@ fn limits_are_refused_with_words_and_harm_nothing_else() {
     enter(&mut bed, phone, 9, "a", None);
     assert_eq!(bed.read(phone)[0].header.kind, Kind::Close.byte(), "no such channel");
     assert!(bed.is_open(phone));
+    bed.hang_up(phone);
+    bed.assert_clean();
+}
+
+#[test]
+fn an_app_with_as_many_rooms_as_it_may_have_is_refused_and_no_other() {
+    let settings = Settings { rooms: RoomSettings { per_app_max: 1, ..settings().rooms }, ..settings() };
+    let mut bed = Bed::with(1, settings);
+    bed.router(0);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    let mut out = Vec::new();
+    let open = Open { app: "bank".into(), account: "alice".into(), ..Open::default() };
+    put_control(&mut out, Kind::Open, 2, &open);
+    bed.write(phone, &out);
+    bed.read(phone);
+    enter(&mut bed, phone, 1, "a", None);
+    enter(&mut bed, phone, 1, "b", None);
+    enter(&mut bed, phone, 2, "b", None);
+    let refused: Vec<RoomRefused> = bed.read(phone).iter().map(decode).collect();
+    let codes: Vec<_> = refused.iter().map(|refused| (refused.room.as_str(), refused.code())).collect();
+    assert_eq!(codes, [("b", Code::Limit)]);
+    leave(&mut bed, phone, 1, "a");
+    bed.advance(600);
+    enter(&mut bed, phone, 1, "b", None);
+    assert_eq!(bed.read(phone), [], "there is room again");
     bed.hang_up(phone);
     bed.assert_clean();
 }
