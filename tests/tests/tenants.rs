@@ -132,6 +132,34 @@ fn an_app_at_ten_times_its_quota_is_refused_and_costs_the_other_nothing() -> Res
 }
 
 #[test]
+fn an_app_whose_storage_is_full_is_told_so_and_the_other_goes_on() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let limit = 20_000;
+    let router = router_with(data.path(), &format!("[apps.noisy]\nstorage_bytes = {limit}\n"))?;
+    let unmetered = ["--limits-messages-per-channel-per-s", "0", "--limits-frames-per-connection-per-s", "0"];
+    let gateway = gateway("east", router.address("router"), &unmetered)?;
+    let mut quiet = open(&gateway, "desk", "shop", "bob")?;
+    let mut noisy = open(&gateway, "bot", "noisy", "spammer")?;
+    router.wait_stat("stats.router_sessions", LIMIT, |sessions| sessions == 2)?;
+    let (mut accepted, mut refused) = (0, 0);
+    for number in 0..100 {
+        let id = format!("noise-{number}");
+        noisy.submit(1, &id, "victim", &[7; 1000])?;
+        let result = noisy.answer_to(&id, LIMIT)?.context("an answer")?;
+        match result.code() {
+            Code::Ok => accepted += 1,
+            Code::Storage if result.detail.contains("storage_bytes") => refused += 1,
+            code => anyhow::bail!("{code:?}: {}", result.detail),
+        }
+    }
+    // As few as there is room for, whatever the number of shards.
+    ensure!(accepted >= 1 && accepted <= limit / 1000, "{accepted} were accepted");
+    router.wait_stat("stats.router_quota_refused_total", LIMIT, |count| count == refused)?;
+    round(&mut quiet, "beside")?;
+    Ok(())
+}
+
+#[test]
 fn an_operator_switches_levels_off_and_the_core_goes_on() -> Result<()> {
     let data = tempfile::tempdir()?;
     let router = router_with(data.path(), "")?;
