@@ -28,9 +28,12 @@ pub struct Bare {
     pub poll: f64,
 }
 
+fn failed(error: &dyn std::fmt::Display) -> String {
+    format!("the bare connections cannot be measured ({error})")
+}
+
 /// Opens connections to itself and weighs them, first bare, then with a poll on one end.
 pub fn bare() -> Result<Bare, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("the bare connections cannot be measured ({error})");
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = listen(any, &ListenOptions::default()).map_err(|e| failed(&e))?;
     let target = listener.local_addr().map_err(|e| failed(&e))?;
@@ -58,7 +61,6 @@ pub fn bare() -> Result<Bare, String> {
 
 /// That many more connections of this ring to itself; the connecting ends.
 fn connect(ring: &mut Ring, target: SocketAddr, many: u32) -> Result<Vec<Slot>, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("the bare connections cannot be measured ({error})");
     let source = Some(SocketAddr::from((Ipv4Addr::new(127, 2, 0, 1), 0)));
     let options = ConnectOptions { source, nodelay: true, reset_on_close: true };
     let started = Instant::now();

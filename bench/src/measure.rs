@@ -374,11 +374,15 @@ impl<'a> Run<'a> {
         self.shared.sessions().into_iter().flatten().collect()
     }
 
+    /// Each driver's part of a rate, at least 1.
+    pub fn per_driver(&self, rate: u64) -> u64 {
+        (rate / self.rings).max(1)
+    }
+
     /// Orders PINGs, so many per second over all drivers.
     pub fn start_pings(&mut self) {
         self.latencies = true;
-        let share = (self.load.rate(self.work) / self.rings).max(1);
-        self.shared.pings_per_s.store(share, Relaxed);
+        self.shared.pings_per_s.store(self.per_driver(self.load.rate(self.work)), Relaxed);
     }
 
     fn ping(&mut self, report: &mut Report) -> Result<f64, String> {

@@ -116,9 +116,8 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     run.watch("pause", Duration::from_secs(1));
     run.shared.storming.store(true, Relaxed);
 
-    let rings = u64::from(load.connections.div_ceil(crate::driver::CLIENTS_PER_RING_MAX));
     let sessions = u64::from(run.shared.logged_in.load(Relaxed));
-    orders.moves_per_s.store((ENTERS_PER_S / rings).max(1), Relaxed);
+    orders.moves_per_s.store(run.per_driver(ENTERS_PER_S), Relaxed);
     orders.goal_permille.store(1000, Relaxed);
     let entered = counted(&run, "enter", &mut router, &orders, sessions)?;
 
@@ -138,7 +137,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let half = Duration::from_secs(rooms.moves_within) / 2;
     let storm = Instant::now();
     let pace = movers * 1000 / u64::try_from(half.as_millis()).unwrap_or(u64::MAX).max(1);
-    orders.moves_per_s.store((pace / rings).max(1), Relaxed);
+    orders.moves_per_s.store(run.per_driver(pace), Relaxed);
     let stays = u32::try_from((sessions - movers) * 1000 / sessions.max(1)).unwrap_or(1000);
     orders.goal_permille.store(stays, Relaxed);
     run.watch("leave", half);
@@ -147,8 +146,8 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let storm_counted = counted(&run, "come back", &mut router, &orders, sessions)?;
     let storm_s = storm.elapsed().as_secs_f64();
     let published = publisher.end()?;
-    let missing = caught_up(&run, &mut router, &orders, sessions)?;
     let newest = stats(&mut router, &orders.room)?.newest_id;
+    let missing = missing(&run, &orders, newest * sessions);
     let phases = run.finish(&mut report)?;
     let (heard, busy) = (&phases.heard, &phases.storm.latency);
 
@@ -157,7 +156,6 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     report.count("published", published.measured);
     report.count("published_refused", published.refused);
     report.count("publisher_lateness_p99_us", published.lateness.value_at_quantile(0.99));
-    let per = |value: u64, of: u64| ratio(value, of);
     report.fine("room_frames_per_session_per_s", per(frames, sessions.max(1)) / took.as_secs_f64());
     report.number("room_frames_per_s", per(frames, 1) / took.as_secs_f64());
     report.fine("room_messages_per_frame", per(heard.messages, frames.max(1)));
@@ -198,7 +196,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn ratio(value: u64, of: u64) -> f64 {
+fn per(value: u64, of: u64) -> f64 {
     value as f64 / of as f64
 }
 
@@ -244,17 +242,15 @@ fn counted(
     }
 }
 
-/// Waits until everybody has every reliable message there is; returns how many are missing.
-fn caught_up(run: &Run<'_>, router: &mut Service, orders: &Orders, sessions: u64) -> Result<u64, String> {
-    let newest = stats(router, &orders.room)?.newest_id;
+/// Waits until everybody together has so many reliable messages; returns how many are missing.
+fn missing(run: &Run<'_>, orders: &Orders, wanted: u64) -> u64 {
     let started = Instant::now();
-    let wanted = newest * sessions;
     let mut progress = Progress::new("last messages", wanted);
     loop {
         let caught = orders.caught.load(Relaxed);
         run.show(&mut progress, caught, "reliable messages used");
         if caught >= wanted || started.elapsed() > CAUGHT_WITHIN {
-            return Ok(wanted.saturating_sub(caught));
+            return wanted.saturating_sub(caught);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
