@@ -17,39 +17,12 @@ const NAME: &str = "router_traffic_messages";
 /// The value of what finds no place.
 const OTHER: &str = "other";
 
-/// Which of the marks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Mark {
-    Source,
-    Campaign,
-    Release,
-}
-
-impl Mark {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Campaign => "campaign",
-            Self::Release => "release",
-        }
-    }
-}
-
-/// Those that are given, in the order of the protocol.
-fn given(marks: &TrafficMarks) -> impl Iterator<Item = (Mark, &str)> {
-    let TrafficMarks { source, campaign, release } = marks;
-    [(Mark::Source, source), (Mark::Campaign, campaign), (Mark::Release, release)]
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(mark, value)| (mark, value.as_str()))
-}
-
-/// A series.
-type Series = (Box<str>, Mark, Box<str>);
+/// A series: the app, which of the marks, its value.
+type Series = (Box<str>, usize, Box<str>);
 
 /// The same without owning it: to count what is known allocates nothing.
 #[derive(Hash)]
-struct Key<'a>(&'a str, Mark, &'a str);
+struct Key<'a>(&'a str, usize, &'a str);
 
 impl Equivalent<Series> for Key<'_> {
     fn equivalent(&self, (app, mark, value): &Series) -> bool {
@@ -69,7 +42,7 @@ impl Traffic {
     /// A message of the app was accepted.
     pub fn count(&self, app: &str, marks: &TrafficMarks) {
         let mut counts = self.lock();
-        for (mark, value) in given(marks) {
+        for (mark, value) in marks.values().into_iter().enumerate().filter(|(_, value)| !value.is_empty()) {
             if let Some(count) = counts.get_mut(&Key(app, mark, value)) {
                 *count += 1;
                 continue;
@@ -97,7 +70,7 @@ fn collect(shards: &[Arc<Metrics>]) -> Vec<(Series, u64)> {
 /// Every number by name and labels.
 pub fn snapshot(shards: &[Arc<Metrics>]) -> Vec<(String, u64)> {
     let named = |(app, mark, value): &Series| {
-        format!("{NAME}_total{{app={app:?},mark={:?},value={value:?}}}", mark.name())
+        format!("{NAME}_total{{app={app:?},mark={:?},value={value:?}}}", TrafficMarks::NAMES[*mark])
     };
     collect(shards).iter().map(|(series, count)| (named(series), *count)).collect()
 }
@@ -107,7 +80,7 @@ pub fn encode(shards: &[Arc<Metrics>], encoder: &mut DescriptorEncoder<'_>) -> R
     let help = "Accepted messages by their traffic marks";
     let mut family = encoder.encode_descriptor(NAME, help, None, MetricType::Counter)?;
     for ((app, mark, value), count) in collect(shards) {
-        let labels = [("app", &*app), ("mark", mark.name()), ("value", &*value)];
+        let labels = [("app", &*app), ("mark", TrafficMarks::NAMES[mark]), ("value", &*value)];
         ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())

@@ -14,6 +14,22 @@ pub use crate::proto::moor::v1::{
     RoomPulled, RoomRefused, Submit, SubmitResult, TrafficMarks, group_request::Act,
 };
 
+impl TrafficMarks {
+    /// What each is called.
+    pub const NAMES: [&'static str; 3] = ["source", "campaign", "release"];
+
+    /// Their values, in that order; those that are not given are empty.
+    #[must_use]
+    pub fn values(&self) -> [&str; 3] {
+        [&self.source, &self.campaign, &self.release]
+    }
+
+    /// Names with values.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        Self::NAMES.into_iter().zip(self.values())
+    }
+}
+
 /// Kind of a client frame.
 ///
 /// The values avoid 0x16 (a TLS handshake record) and ASCII letters (an HTTP method), so that a listener can

@@ -366,8 +366,7 @@ fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
 
 /// Those that are given, for people and for machines.
 fn show_marks(marks: &TrafficMarks) -> (String, serde_json::Value) {
-    let given = [("source", &marks.source), ("campaign", &marks.campaign), ("release", &marks.release)];
-    let given: Vec<_> = given.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let given: Vec<_> = marks.named().filter(|(_, value)| !value.is_empty()).collect();
     let text = given.iter().fold(String::new(), |text, (name, value)| format!("{text} [{name}={value}]"));
     (text, given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
 }

@@ -187,8 +187,8 @@ impl Request {
     /// # Errors
     /// When a mark is too long.
     pub fn marked(mut self, marks: TrafficMarks) -> Result<Self, Error> {
-        for mark in [&marks.source, &marks.campaign, &marks.release] {
-            length("a traffic mark", mark.len(), 0, TRAFFIC_MARK_BYTES_MAX)?;
+        for value in marks.values() {
+            length("a traffic mark", value.len(), 0, TRAFFIC_MARK_BYTES_MAX)?;
         }
         match &mut self {
             Self::Send(send) => send.marks = Some(marks),

@@ -135,8 +135,8 @@ impl Notice {
                 put("class", class_word(offline.class).into());
                 put("sent_at_ms", offline.sent_at_ms.into());
                 if let Some(marks) = &offline.marks {
-                    let TrafficMarks { source, campaign, release } = &**marks;
-                    put("marks", json!({ "source": source, "campaign": campaign, "release": release }));
+                    let marks = marks.named().map(|(name, value)| (name.to_owned(), value.into()));
+                    put("marks", Value::Object(marks.collect()));
                 }
                 if let Some(payload) =
                     offline.payload.as_ref().filter(|payload| payload.len() <= payload_bytes_max)

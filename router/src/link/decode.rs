@@ -350,8 +350,7 @@ pub fn refuse(node: &mut Node, origin: &Origin, client_id: &Bytes, code: Code, d
 
 /// Traffic marks as they are kept: none of them is too long, and those that say nothing are none.
 pub fn checked_marks(marks: Option<TrafficMarks>) -> Result<Marks, Refusal> {
-    let Some(TrafficMarks { source, campaign, release }) = &marks else { return Ok(None) };
-    let longest = source.len().max(campaign.len()).max(release.len());
+    let longest = marks.iter().flat_map(TrafficMarks::values).map(str::len).max().unwrap_or(0);
     if longest > TRAFFIC_MARK_BYTES_MAX {
         return Err(Refusal::new(Code::Invalid, "a traffic mark has at most 32 bytes"));
     }
