@@ -25,7 +25,7 @@ pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
 const CLIENTS_PER_SOURCE: u32 = 5_000;
 /// Logins under way in one ring: more of them make the gateway's pools larger, not the logins quicker.
 const LOGINS_MAX: usize = 64;
-/// Pause before a connect that failed is tried again, microseconds.
+/// Pause before a connect or login that failed is tried again, microseconds.
 const RETRY_US: u64 = 100_000;
 /// Tries before a client is given up.
 const TRIES_MAX: u32 = 50;
@@ -284,16 +284,21 @@ impl Driver {
             }
             Err(error) => {
                 self.under_way -= 1;
-                let tries = &mut self.tries[index as usize];
-                *tries = tries.saturating_add(1);
-                if u32::from(*tries) >= TRIES_MAX {
+                if self.may_try_again(index) {
+                    self.again.push(Reverse((self.shared.now_us() + RETRY_US, index)));
+                } else {
                     self.shared.note_trouble(|| format!("connect: {error}"));
                     self.fleet.forget(index);
-                } else {
-                    self.again.push(Reverse((self.shared.now_us() + RETRY_US, index)));
                 }
             }
         }
+    }
+
+    /// Counts a try that failed; false: it was the last one.
+    fn may_try_again(&mut self, index: u32) -> bool {
+        let tries = &mut self.tries[index as usize];
+        *tries = tries.saturating_add(1);
+        u32::from(*tries) < TRIES_MAX
     }
 
     // --- the storm --------------------------------------------------------------------------------------
@@ -522,6 +527,12 @@ impl Driver {
         }
         if let Some(reason) = refused {
             self.shared.note_trouble(|| reason);
+            let stage = &mut self.fleet.members[index as usize].stage;
+            if *stage == Stage::Greeting {
+                // Asking again would not help.
+                *stage = Stage::Gone;
+                self.under_way -= 1;
+            }
             return false;
         }
         kept
@@ -543,6 +554,12 @@ impl Driver {
             }
             Stage::Greeting => {
                 self.under_way -= 1;
+                self.shared.hung_up_on.fetch_add(1, Relaxed);
+                if self.may_try_again(index) {
+                    self.away.insert(index, self.shared.now_us() + RETRY_US);
+                    self.fleet.drop_out(index);
+                    return self.close(index);
+                }
                 self.shared.note_trouble(|| "the server hung up during the login".to_owned());
             }
             // Its receive, armed before the storm, ended.

@@ -45,6 +45,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const TOUCH_ANSWERS: Duration = Duration::from_secs(30);
 /// Longest wait until the gateway has noticed that everybody has gone, and given back what they took.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
+/// Nobody else has gone for so long: who was going has gone.
+const DEPARTED: Duration = Duration::from_millis(500);
 /// What need not be waited for: workers keep their pools.
 const GIVEN_BACK_PERCENT_ENOUGH: f64 = 90.0;
 /// Where the first memory reading is taken, in thousandths of the connections: fixed costs drop out of the slope.
@@ -80,6 +82,9 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
                 eprintln!("round {round} of {}", load.repeat);
             }
             let mut report = Report::default();
+            if round > 1 {
+                departed(&load.admin)?;
+            }
             // A process that has held them before does not grow by them again.
             once(work, load, &gateway, None, round == 1, &mut report)?;
             rounds.push(report);
@@ -96,7 +101,15 @@ pub fn reached(load: &Load) -> Result<Side, String> {
     TcpStream::connect(load.target).map_err(|error| {
         format!("nothing listens at {} ({error}): start the gateway with `cargo run --release`", load.target)
     })?;
+    departed(&load.admin)?;
     Ok(Side::gateway(load))
+}
+
+/// Whoever was leaving the gateway has left: who has ended a run may hold their places for seconds still, while the
+/// kernel takes their rings apart.
+fn departed(admin: &str) -> Result<(), String> {
+    let read = || Ok::<_, String>(Stats::read(admin)?.number("/gateway/connections_open"));
+    at_rest(read, 1, DEPARTED, GIVEN_BACK_WITHIN).map(drop)
 }
 
 /// One measurement. Returns what is compared with the floor: connections per second, or microseconds of processor
@@ -273,6 +286,7 @@ impl<'a> Run<'a> {
             report.count("tls_resumed", self.shared.resumed.load(Relaxed));
         }
         report.count("turned_away", u64::from(self.shared.turned_away.load(Relaxed)));
+        report.count("hung_up_on", u64::from(self.shared.hung_up_on.load(Relaxed)));
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
         if let (Some(bare), Some((before, kernel, resident))) = (bare, readings) {

@@ -71,6 +71,8 @@ pub struct Shared {
     pub login_failures: AtomicU32,
     /// Clients that were told to come later, and do.
     pub turned_away: AtomicU32,
+    /// Clients the server left without a word before they were logged in; they try again.
+    pub hung_up_on: AtomicU32,
     /// Sessions lost after their login.
     pub lost: AtomicU32,
     /// Sessions that dropped in the storm.
@@ -116,6 +118,7 @@ impl Shared {
             logged_in: AtomicU32::new(0),
             login_failures: AtomicU32::new(0),
             turned_away: AtomicU32::new(0),
+            hung_up_on: AtomicU32::new(0),
             lost: AtomicU32::new(0),
             dropped: AtomicU32::new(0),
             pings: AtomicU64::new(0),

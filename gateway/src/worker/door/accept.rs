@@ -7,7 +7,7 @@ use moor_ring::{Errno, Slot, Token};
 use super::Notice;
 use super::census::Key;
 use super::pressure::Level;
-use crate::limits::{ACCEPT_BACKOFF_MS, RESERVED_SLOTS, RETRY_MS_MAX, SERVICES_MAX};
+use crate::limits::{ACCEPT_BACKOFF_MS, RETRY_MS_MAX, SERVICES_MAX};
 use crate::worker::connection::{Phase, Role, Transport, low};
 use crate::worker::counters::Counter;
 use crate::worker::drain;
@@ -208,18 +208,13 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// A word, no receive, and out. When even the reserve of slots is used up, out without a word.
+    /// A word, no receive, and out: its slot is free as soon as the kernel has the word.
     fn refuse(&mut self, slot: Slot, now: Now) {
         self.counters.add(Counter::AcceptRefused);
-        let refused = self.clients.saturating_sub(self.settings.connections_max);
-        if refused <= RESERVED_SLOTS - SERVICES_MAX {
-            let (retry_min_ms, retry_max_ms) = self.retry_window(self.clients);
-            let frame = drain::refusal(retry_min_ms, retry_max_ms);
-            self.queue_bytes(slot, &frame, now);
-            self.connections[slot.0].phase = Phase::Finishing;
-        } else {
-            self.close_join(slot);
-        }
+        let (retry_min_ms, retry_max_ms) = self.retry_window(self.clients);
+        let frame = drain::refusal(retry_min_ms, retry_max_ms);
+        self.queue_bytes(slot, &frame, now);
+        self.connections[slot.0].phase = Phase::Finishing;
     }
 
     /// When so many clients should come back, so that they are accepted as fast as they come: each picks a moment.

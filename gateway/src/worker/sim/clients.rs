@@ -5,7 +5,9 @@ use moor_wire::client::{Class, Close, Connected, Kind, Opened, SubmitResult, put
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, HEARTBEAT_MS, Peer, decode, kinds, ping, put_connect, put_open, settings};
+use super::kernel::Socket;
 use crate::worker::counters::Counter;
+use crate::worker::drain;
 use crate::worker::io::Listener;
 use crate::worker::settings::Settings;
 
@@ -247,7 +249,15 @@ fn more_clients_than_allowed_are_refused_with_a_word_and_the_others_do_not_notic
         bed.settle();
         assert_eq!(bed.seats[0].kernel.borrow().sockets.len(), before);
     }
-    assert_eq!(bed.counter(Counter::AcceptRefused), 100);
+    // So many at once that they take the reserve of slots as well: each is told, as if it had come alone.
+    bed.seats[0].kernel.borrow_mut().farewells.clear();
+    for _ in 0..50 {
+        let socket = Socket { window: usize::MAX, ..Socket::default() };
+        bed.seats[0].kernel.borrow_mut().backlog[Listener::Clients as usize].push_back(socket);
+    }
+    bed.settle();
+    assert_eq!(bed.seats[0].kernel.borrow().farewells, vec![drain::refusal(500, 5000); 50]);
+    assert_eq!(bed.counter(Counter::AcceptRefused), 150);
     for peer in peers {
         bed.write(peer, &ping());
         assert_eq!(kinds(&bed.read(peer)), [Kind::Pong]);

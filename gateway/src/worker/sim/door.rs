@@ -324,7 +324,7 @@ fn while_memory_is_short_nobody_new_comes_in() {
     bed.arrive(0, Listener::Clients);
     bed.settle();
     let mut told = FrameReader::new(u32::MAX);
-    told.push(&bed.seats[0].kernel.borrow().farewell);
+    told.push(bed.seats[0].kernel.borrow().farewells.last().unwrap());
     let away: GoAway = decode(&told.try_next().unwrap().unwrap());
     // Two clients are soon accepted: twice the pause that all are told.
     assert_eq!((away.code, away.retry_min_ms, away.retry_max_ms), (Code::Overloaded as i32, 500, 1000));

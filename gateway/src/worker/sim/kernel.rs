@@ -63,8 +63,8 @@ pub struct Kernel {
     pub passed: Vec<(WorkerId, u64, Socket)>,
     /// Slots that connected out, newest last.
     pub dialled: Vec<Slot>,
-    /// What the connection that was closed last had been sent.
-    pub farewell: Vec<u8>,
+    /// What connections had been sent when they were closed, the last one last.
+    pub farewells: Vec<Vec<u8>>,
     accepting: [Option<Token>; 2],
     listening: [bool; 2],
     done: VecDeque<Done>,
@@ -91,7 +91,7 @@ impl Kernel {
             wakes: Vec::new(),
             passed: Vec::new(),
             dialled: Vec::new(),
-            farewell: Vec::new(),
+            farewells: Vec::new(),
             accepting: [None; 2],
             listening: [true; 2],
             done: VecDeque::new(),
@@ -286,7 +286,7 @@ impl Io for SimIo {
             socket.armed.is_none() && socket.sending.is_none(),
             "closed with a request in flight: no FIN"
         );
-        kernel.farewell = socket.outbound;
+        kernel.farewells.push(socket.outbound);
         kernel.complete(Completion::Closed { token, result: Ok(()) });
     }
 
