@@ -62,6 +62,18 @@ pub struct Conversations {
     /// By session and group, until the next flush.
     positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
     heads: HashMap<SessionKey, HeadsWait>,
+    /// Groups that accounts, by their hashes, are members of as soon as it is written.
+    pub(super) joining: HashMap<u64, Vec<Joining>>,
+    /// Sessions that came meanwhile, until their account's groups are read: what is read may not show these.
+    joined: HashMap<SessionKey, Vec<Arc<AccountKey>>>,
+}
+
+/// A membership that is being written.
+#[derive(Debug)]
+pub(super) struct Joining {
+    account: Box<str>,
+    group: Arc<AccountKey>,
+    part: Arc<Part>,
 }
 
 impl Shard {
@@ -128,6 +140,10 @@ impl Shard {
         let Some(group) = spread.key.group() else { return };
         let key = AccountKey { hash, app: spread.key.app.clone(), account: account.into() };
         part.begin();
+        if role.is_some() {
+            let joining = Joining { account: account.into(), group: spread.key.clone(), part: part.clone() };
+            self.conversations.joining.entry(hash).or_default().push(joining);
+        }
         let write = GroupWrite::Membership { key, group: group.into(), role, part: part.clone() };
         self.writes.push(Write::Group(Box::new(write)));
     }
@@ -268,8 +284,31 @@ impl Shard {
         self.writes.extend(writes);
     }
 
+    /// A session came. Entries by which its account joins a group may have been pushed just before, and the membership
+    /// not be written yet when the account's groups are read.
+    pub(super) fn note_joining(&mut self, index: SessionIndex, hash: u64) {
+        let Some(joining) = self.conversations.joining.get(&hash) else { return };
+        let Some(session) = self.registry.session(index) else { return };
+        let Some(key) = self.key_of(session.account) else { return };
+        let pending =
+            joining.iter().filter(|joining| joining.account == key.account && !joining.part.is_over());
+        let groups: Vec<_> = pending.map(|joining| joining.group.clone()).collect();
+        if !groups.is_empty() {
+            self.conversations.joined.insert((index, session.generation()), groups);
+        }
+    }
+
+    /// Memberships that are written are not waited for.
+    pub(super) fn tick_joining(&mut self) {
+        self.conversations.joining.retain(|_, joining| {
+            joining.retain(|joining| !joining.part.is_over());
+            !joining.is_empty()
+        });
+    }
+
     /// A session goes: nobody is told its heads any more.
     pub(super) fn forget_conversations(&mut self, session: SessionKey) {
+        self.conversations.joined.remove(&session);
         self.conversations.tails.remove(&session);
         self.conversations.heads.remove(&session);
     }
@@ -367,14 +406,19 @@ impl Shard {
     ) {
         let session = self.registry.session(slot.index).filter(|now| now.generation() == slot.generation);
         let Some(device) = session.map(|session| session.device.clone()) else { return };
-        if rows.is_empty() || self.conversations.heads.len() >= HEADS_OUTSTANDING_MAX {
+        let joined = self.conversations.joined.remove(&(slot.index, slot.generation));
+        let joined = joined.unwrap_or_default();
+        if rows.is_empty() && joined.is_empty() || self.conversations.heads.len() >= HEADS_OUTSTANDING_MAX {
             return;
         }
         let mut by_shard: HashMap<ShardIndex, Vec<(AccountKey, u8, bool)>> = HashMap::new();
-        for row in rows {
-            let group = AccountKey::of_group(&key.app, &row.group);
-            let shard = self.shard_of(group.hash);
-            by_shard.entry(shard).or_default().push((group, row.priority, row.is_muted));
+        let joined =
+            joined.iter().filter(|joined| rows.iter().all(|row| joined.group() != Some(&*row.group)));
+        let joined = joined.map(|group| ((**group).clone(), 0, false));
+        let known =
+            rows.iter().map(|row| (AccountKey::of_group(&key.app, &row.group), row.priority, row.is_muted));
+        for group in known.chain(joined) {
+            by_shard.entry(self.shard_of(group.0.hash)).or_default().push(group);
         }
         let mut wait = HeadsWait { waiting: 0, heads: Vec::new(), due_ms: now_ms + HEADS_TIMEOUT_MS };
         for (shard, groups) in by_shard {

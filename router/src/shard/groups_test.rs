@@ -195,9 +195,8 @@ impl World {
         if batch.is_empty() {
             return false;
         }
-        let is_membership = |write: &&Write| matches!(write, Write::Group(group) if matches!(**group, GroupWrite::Membership { .. }));
         let mut awaited = batch.iter().filter(|write| matches!(write, Write::Submit(_))).count();
-        awaited += batch.iter().filter(is_membership).count();
+        awaited += batch.iter().filter(|write| is_membership(write)).count();
         node.store.try_write(batch).unwrap();
         let events = node.store.events();
         while awaited > 0 {
@@ -535,6 +534,10 @@ impl World {
     }
 }
 
+fn is_membership(write: &Write) -> bool {
+    matches!(write, Write::Group(group) if matches!(**group, GroupWrite::Membership { .. }))
+}
+
 fn admit(leases: &LeaseTable, epoch: u64) -> (Arc<Link>, Rc<LinkOut>) {
     let node = "east".to_owned();
     let peer = Peer { role: Role::Gateway, node, epoch, worker: 0, internal_address: String::new() };
@@ -644,6 +647,49 @@ fn a_push_that_was_lost_is_made_up_for_by_the_head() {
     world.calm();
     assert!(world.devices.iter().all(|device| device.got.len() == 2), "and made up for");
     world.check();
+}
+
+#[test]
+fn who_comes_while_its_membership_is_being_written_is_told_of_the_group() {
+    let mut world = World::new(7, &ACCOUNTS[..1]);
+    world.threshold = 0;
+    for node in &mut world.nodes {
+        node.shard.set_group_read_threshold(0);
+    }
+    world.calm();
+    let bobs = world.shard_of(AccountKey::new("shop", "bob").hash);
+    world.ask(0, Act::Create(GroupCreate { members: vec!["bob".into()], ..GroupCreate::default() }));
+    let is_waiting = |world: &World| world.nodes[bobs].shard.writes.iter().any(is_membership);
+    let turn = |world: &mut World, writes: &dyn Fn(&World, usize) -> bool| {
+        for at in 0..world.nodes.len() {
+            if writes(world, at) {
+                world.hand_writes(at);
+            }
+            world.hand_reads(at);
+            while world.take_event(at) || world.take_mail(at) {}
+            world.dispatch(at);
+        }
+        world.deliver();
+        for number in 0..world.devices.len() {
+            world.speak(number);
+        }
+    };
+    let mut turns = 0;
+    while !is_waiting(&world) {
+        turn(&mut world, &|world, _| !is_waiting(world));
+        turns += 1;
+        assert!(turns < 100, "bob's membership is to be written");
+    }
+    // Nobody of bob's was there when the entry was pushed; and where bob is a member is read before it is written.
+    world.device("bob", "late");
+    for _ in 0..50 {
+        turn(&mut world, &|_, at| at != bobs);
+    }
+    assert!(is_waiting(&world) && world.devices[1].handle.is_some());
+    assert_eq!(world.devices[1].got.len(), 1, "the creation");
+    world.calm();
+    assert_eq!(world.devices[1].got.len(), 1, "which comes once");
+    assert!(world.nodes[bobs].shard.conversations.joining.is_empty(), "nothing of it is kept");
 }
 
 #[test]

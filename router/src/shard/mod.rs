@@ -217,6 +217,7 @@ impl Shard {
             self.save_cursors();
             self.tick_groups(now_ms);
             self.tick_heads(now_ms);
+            self.tick_joining();
             self.flush_positions();
             self.reads.append(&mut self.failed_reads);
         }

@@ -74,6 +74,7 @@ impl Shard {
             }
         };
         self.offline.handle_present(hash);
+        self.note_joining(index, hash);
         let Some((session, owner)) = self.registry.pair_mut(index) else { return false };
         // An entry announced again keeps its own cursor where the gateway names none.
         let position = new.last_sync_id.or(session.is_placed().then_some(session.acked));
@@ -232,9 +233,12 @@ impl Shard {
         match read {
             Read::Load { key, session, credit, last_sync_id, .. } => {
                 self.handle_loaded(session, last_sync_id, &found, &credit);
-                if let GroupFound::Conversations(rows) = found.group {
-                    self.handle_conversations(&key, Purpose::Login { session }, rows, now_ms);
-                }
+                let rows = match found.group {
+                    GroupFound::Conversations(rows) => rows,
+                    // An account that the store has never heard of.
+                    _ => Vec::new(),
+                };
+                self.handle_conversations(&key, Purpose::Login { session }, rows, now_ms);
             }
             Read::Range { account, after, .. } => self.handle_range(account, after, &found, now_ms),
             Read::Room { key, pull } => self.handle_room_read(&key, pull.as_deref(), found, now_ms),

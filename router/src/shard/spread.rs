@@ -69,6 +69,11 @@ impl Part {
         self.remaining.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Everything of it is done, or has failed.
+    pub fn is_over(&self) -> bool {
+        self.remaining.load(Ordering::Acquire) == 0
+    }
+
     /// One thing is done, or cannot be. With the last one the group's shard is told.
     pub fn finish(&self, is_done: bool, outbox: &mut Outbox) {
         if !is_done {
