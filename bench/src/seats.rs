@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use hdrhistogram::Histogram;
 use moor_wire::client::{Kind, RoomAck, RoomEnter, RoomLeave, RoomPull, put_control};
+use moor_wire::rooms::ack_spread_ms;
 
 use crate::dialect::RoomNews;
 use crate::shared::histogram;
 
-/// An acknowledgement or a pull comes at a random moment within this time: everybody has got the same batch, microseconds.
+/// A pull comes at a random moment within this time: everybody has got the same batch, microseconds.
 const SPREAD_US: u64 = 400_000;
 /// A pull without an answer is made again, microseconds.
 const PULL_AGAIN_US: u64 = 2_000_000;
@@ -238,8 +239,11 @@ impl Seats {
         let (acks, pulls) = (has_reliable && !seat.is_acking, seat.has < seat.newest && !seat.is_pulling);
         seat.is_acking |= acks;
         seat.is_pulling |= pulls;
-        for word in [acks.then_some(Word::Ack), pulls.then_some(Word::Pull)].into_iter().flatten() {
-            self.due.push(Reverse((now + self.rng.u64(0..SPREAD_US), index, word)));
+        let ack = (acks, Word::Ack, ack_spread_ms(news.online) * 1000);
+        for (wanted, word, spread_us) in [ack, (pulls, Word::Pull, SPREAD_US)] {
+            if wanted {
+                self.due.push(Reverse((now + self.rng.u64(0..spread_us), index, word)));
+            }
         }
     }
 

@@ -33,8 +33,8 @@ pub(crate) const GROUP_REQUESTS_PENDING_MAX: usize = 64;
 
 /// Rooms of one channel.
 pub const ROOMS_MAX: usize = 64;
-/// Reliable messages of a room are acknowledged, and missing ones asked for, within this, at random: a room may have a
-/// hundred thousand members who got them in the same moment.
+/// Reliable messages of a room that are missing are asked for within this, at random: a room may have a hundred thousand
+/// members who learn of them in the same moment.
 pub(crate) const ROOM_SPREAD_MS: u64 = 400;
 /// A pull that brought nothing is repeated after this, milliseconds.
 pub(crate) const ROOM_PULL_REPEAT_MS: u64 = 2000;

@@ -113,9 +113,10 @@ pub const ROOM_RELIABLE_MAX: usize = 32;
 pub const ROOM_RELIABLE_BYTES_MAX: usize = 128 * 1024;
 /// How often a reliable message is carried to whoever does not acknowledge it; then it is left to be pulled.
 pub const ROOM_TRIES: u8 = 3;
-/// From one try to the next, milliseconds: acknowledgements come within half of it, and three tries within the 3 s in
-/// which a reliable message shall be there.
-pub const ROOM_REPEAT_MS: u64 = 900;
+/// From one try to the next, beyond the time in which members acknowledge, milliseconds. In a small room three tries
+/// are made within the 3 s in which a reliable message shall be there; in a large one whoever lacks it learns so from the
+/// next batch, and pulls.
+pub const ROOM_REPEAT_MS: u64 = 500;
 
 /// Messages between workers waiting in one mailbox.
 pub const MAILBOX_ENTRIES: usize = 8192;
@@ -153,5 +154,5 @@ const _: () = assert!(LINK_SILENCE_MS > LEASE_MS_DEFAULT);
 const _: () = assert!(ROOM_SLICE_MEMBERS <= ROOM_MEMBERS_PER_TURN_MAX);
 // The longest message of a room finds a place, and so does a whole push of the router's.
 const _: () = assert!(moor_wire::rooms::ROOM_MESSAGE_BYTES_MAX <= ROOM_RELIABLE_BYTES_MAX);
-const _: () = assert!(ROOM_REPEAT_MS * (ROOM_TRIES as u64) < 3_000);
+const _: () = assert!((ROOM_REPEAT_MS + moor_wire::rooms::ACK_SPREAD_MS_MIN) * (ROOM_TRIES as u64) < 3_000);
 const _: () = assert!(WHEEL_SLOTS.is_power_of_two());

@@ -46,6 +46,26 @@ pub struct RoomState {
     pub online: u32,
 }
 
+/// Within what time a member acknowledges what everybody in its room got in the same instant, at a random moment,
+/// milliseconds: up to 250,000 of them send no more than 25,000 acknowledgements a second together, and one of them is for
+/// all that came meanwhile.
+pub const fn ack_spread_ms(online: u32) -> u64 {
+    let spread_ms = online as u64 / ACKS_PER_MS;
+    if spread_ms < ACK_SPREAD_MS_MIN {
+        ACK_SPREAD_MS_MIN
+    } else if spread_ms > ACK_SPREAD_MS_MAX {
+        ACK_SPREAD_MS_MAX
+    } else {
+        spread_ms
+    }
+}
+
+const ACKS_PER_MS: u64 = 25;
+/// [`ack_spread_ms`] of a small room.
+pub const ACK_SPREAD_MS_MIN: u64 = 400;
+/// And of the largest, whose members are on many gateways.
+const ACK_SPREAD_MS_MAX: u64 = 10_000;
+
 /// `ROOM_PUSH`: what was said in a room, for one worker's members.
 ///
 /// ```text

@@ -74,6 +74,8 @@ pub struct RoomNews {
     pub dropped: u64,
     /// Id of the newest reliable message.
     pub newest_id: u64,
+    /// Sessions in the room.
+    pub online: u32,
     /// It answers a pull.
     pub is_pulled: bool,
 }

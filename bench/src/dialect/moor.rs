@@ -83,8 +83,8 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
         Some(Kind::Pong | Kind::Ping) => Meaning::Pong(carried(body)),
         Some(Kind::Data) => Meaning::Push(carried(body)),
         Some(Kind::Room) => RoomBatch::decode(body).map_or(Meaning::Other, |batch| {
-            let RoomBatch { messages, dropped, newest_id, .. } = batch;
-            Meaning::Room(Box::new(RoomNews { dropped, newest_id, ..news(&messages) }))
+            let RoomBatch { messages, dropped, newest_id, online, .. } = batch;
+            Meaning::Room(Box::new(RoomNews { dropped, newest_id, online, ..news(&messages) }))
         }),
         Some(Kind::RoomPulled) => RoomPulled::decode(body).map_or(Meaning::Other, |pulled| {
             let newest_id = pulled.newest_id;

@@ -9,6 +9,7 @@ use moor_wire::client::{
 };
 use moor_wire::identity::{NameError, check_room};
 use moor_wire::limits::ROOM_LIKES_MAX;
+use moor_wire::rooms::ack_spread_ms;
 
 use super::event::Event;
 use crate::limits::{ROOM_LIKES_MS, ROOM_PULL_REPEAT_MS, ROOM_SPREAD_MS, ROOMS_MAX};
@@ -149,7 +150,7 @@ impl Rooms {
         // What had been said before is none of this session's business.
         room.last_id.get_or_insert(newest_id);
         if has_reliable {
-            room.ack_due_ms.get_or_insert(now + rng.u64(0..ROOM_SPREAD_MS));
+            room.ack_due_ms.get_or_insert(now + rng.u64(0..ack_spread_ms(online)));
         }
         if room.is_behind() {
             room.pull_due_ms.get_or_insert(now + rng.u64(0..ROOM_SPREAD_MS));

@@ -106,7 +106,8 @@ export class Rooms {
     // What had been said before is none of this session's business.
     room.lastId ??= newestId;
     if (messages.some(({ id }) => id !== undefined)) {
-      room.ackDueMs ??= this.soon(now);
+      const spreadMs = Math.min(numbers.online / limits.ROOM_ACKS_PER_MS, limits.ROOM_ACK_SPREAD_MS_MAX);
+      room.ackDueMs ??= this.soon(now, Math.max(spreadMs, limits.ROOM_SPREAD_MS));
     }
     if (isBehind(room)) {
       room.pullDueMs ??= this.soon(now);
@@ -179,8 +180,8 @@ export class Rooms {
     }
   }
 
-  private soon(now: number): number {
-    return now + between(0, limits.ROOM_SPREAD_MS, this.context.random);
+  private soon(now: number, spreadMs: number = limits.ROOM_SPREAD_MS): number {
+    return now + between(0, spreadMs, this.context.random);
   }
 
   private send(kind: number, body: Writer): void {

@@ -1,6 +1,7 @@
 //! Rooms: entered again after a reconnect, reliable messages once and in order, gaps pulled.
 
 use moor_wire::client::{RoomAck, RoomEnter, RoomLeave, RoomLike, RoomPull};
+use moor_wire::rooms::ack_spread_ms;
 
 use super::*;
 use crate::limits::{ROOM_LIKES_MS, ROOM_PULL_REPEAT_MS, ROOM_SPREAD_MS};
@@ -57,6 +58,26 @@ fn reliable_messages_come_once_and_in_order_and_are_acknowledged_together() {
     server.batch(4, &[4]);
     assert_eq!(server.heard(), [0; 0]);
     assert_eq!(kinds(&server.pass(ROOM_SPREAD_MS)), [Kind::RoomAck]);
+}
+
+#[test]
+fn in_a_large_room_one_acknowledgement_is_for_all_that_came_in_a_longer_time() {
+    let mut server = Server::in_room();
+    let mut moments = Vec::new();
+    for id in 1..=20 {
+        let said = |id| RoomBatch {
+            room: "live".into(),
+            messages: vec![message(id)],
+            online: 100_000,
+            ..RoomBatch::default()
+        };
+        server.say(Kind::Room, 1, &said(id * 2 - 1));
+        server.say(Kind::Room, 1, &said(id * 2));
+        let acked = (1..=ack_spread_ms(100_000)).filter(|_| !server.pass(1).is_empty());
+        moments.push(acked.collect::<Vec<_>>());
+    }
+    assert!(moments.iter().all(|moments| moments.len() == 1), "{moments:?}");
+    assert!(moments.iter().any(|moments| moments[0] > ack_spread_ms(1)), "{moments:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use moor_wire::client::Class;
-use moor_wire::rooms::{BatchWriter, Record, Records, RoomState};
+use moor_wire::rooms::{BatchWriter, Record, Records, RoomState, ack_spread_ms};
 
 use crate::limits::{
     ROOM_AT_ONCE_MEMBERS, ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX,
@@ -209,10 +209,12 @@ impl Waiting {
         // Who was given up on is told by the state alone what is the newest, and pulls.
         let again = (above > 0 && lacking(above)).then(|| (above, write(true)));
         let plain = is_new.then(|| write(false));
+        // The last member has the batch after half of the time to the next.
+        let acknowledged_ms = now_ms + down_ms / 2 + ack_spread_ms(state.online);
         for reliable in &mut self.reliable {
             if reliable.tries == 0 || repeated(reliable) {
                 reliable.tries += 1;
-                reliable.again_ms = now_ms + ROOM_REPEAT_MS;
+                reliable.again_ms = acknowledged_ms + ROOM_REPEAT_MS;
             }
         }
         while self.reliable.front().is_some_and(|first| first.tries > ROOM_TRIES || !lacking(first.id)) {

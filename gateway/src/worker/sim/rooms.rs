@@ -7,7 +7,7 @@ use moor_wire::client::{
 };
 use moor_wire::frame::Frame;
 use moor_wire::internal::{RoomCount, RoomCounts, Up, Verb};
-use moor_wire::rooms::{RoomPush, RoomState, put_record};
+use moor_wire::rooms::{RoomPush, RoomState, ack_spread_ms, put_record};
 
 use super::bed::{Bed, Peer, decode, settings};
 use crate::limits::ROOM_AT_ONCE_MEMBERS;
@@ -35,12 +35,15 @@ fn ack(bed: &mut Bed, peer: Peer, room: &str, id: u64) {
 
 /// The router says something in a room: class, reliable id, bytes of the payload.
 fn push(bed: &mut Bed, router: Peer, room: &str, newest_id: u64, said: &[(Class, u64, usize)]) {
+    push_to(bed, router, room, RoomState { newest_id, likes: 3, online: 9 }, said);
+}
+
+fn push_to(bed: &mut Bed, router: Peer, room: &str, state: RoomState, said: &[(Class, u64, usize)]) {
     let mut records = Vec::new();
     for (class, id, bytes) in said {
         let payload = vec![7; *bytes].into();
         put_record(&mut records, *class, &RoomMessage { id: *id, payload, ..RoomMessage::default() });
     }
-    let state = RoomState { newest_id, likes: 3, online: 9 };
     let mut out = Vec::new();
     RoomPush { app: "shop", room, state, dropped: 0, records: &records }.put(&mut out);
     bed.write(router, &out);
@@ -214,14 +217,16 @@ fn reliable_messages_come_again_to_who_does_not_acknowledge_them_three_times_in_
     push(&mut bed, router, "live", 1, &[(Class::Reliable, 1, 10)]);
     assert_eq!((ids(&mut bed, good), ids(&mut bed, deaf)), (vec![vec![1]], vec![vec![1]]));
     ack(&mut bed, good, "live", 1);
+    // Few are there: who acknowledges does so in the shortest time.
+    let repeat_ms = ack_spread_ms(2) + u64::from(settings().rooms.down_ms) / 2 + ROOM_REPEAT_MS;
     for _ in 1..ROOM_TRIES {
-        bed.advance(ROOM_REPEAT_MS - 200);
+        bed.advance(repeat_ms - 200);
         assert_eq!(ids(&mut bed, deaf), NONE);
         bed.advance(200);
         assert_eq!((ids(&mut bed, good), ids(&mut bed, deaf)), (NONE.to_vec(), vec![vec![1]]));
     }
     // Given up: it is told that there is one, and may pull it.
-    bed.advance(ROOM_REPEAT_MS);
+    bed.advance(repeat_ms);
     let told = batches(&mut bed, deaf);
     assert_eq!((told.len(), told[0].1.messages.len(), told[0].1.newest_id), (1, 0, 1));
     bed.advance(10_000);
@@ -229,7 +234,7 @@ fn reliable_messages_come_again_to_who_does_not_acknowledge_them_three_times_in_
     assert_eq!(bed.counter(Counter::RoomRepeats), u64::from(ROOM_TRIES));
     // With the next batch it comes along for one and not for the other.
     push(&mut bed, router, "live", 2, &[(Class::Reliable, 2, 10)]);
-    bed.advance(ROOM_REPEAT_MS - 100);
+    bed.advance(repeat_ms - 100);
     ack(&mut bed, good, "live", 2);
     ids(&mut bed, good);
     ids(&mut bed, deaf);
@@ -238,6 +243,22 @@ fn reliable_messages_come_again_to_who_does_not_acknowledge_them_three_times_in_
     bed.advance(200);
     let (good, deaf) = (ids(&mut bed, good).concat(), ids(&mut bed, deaf).concat());
     assert_eq!((good, deaf.contains(&2), deaf.contains(&0)), (vec![0], true, true));
+}
+
+#[test]
+fn in_a_large_room_acknowledgements_are_waited_for_longer() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let deaf = bed.client(0, "deaf");
+    bed.open(deaf, 1, "alice");
+    enter(&mut bed, deaf, 1, "live", None);
+    let state = RoomState { newest_id: 1, online: 100_000, ..RoomState::default() };
+    push_to(&mut bed, router, "live", state, &[(Class::Reliable, 1, 10)]);
+    assert_eq!(ids(&mut bed, deaf), [[1]]);
+    bed.advance(4_000 + ROOM_REPEAT_MS);
+    assert_eq!(ids(&mut bed, deaf), NONE);
+    bed.advance(u64::from(settings().rooms.down_ms));
+    assert_eq!(ids(&mut bed, deaf), [[1]]);
 }
 
 #[test]
