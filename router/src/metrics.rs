@@ -104,6 +104,7 @@ metrics! {
     rooms_refused, Counter, "router_rooms_refused_total", "Counts of rooms not taken because a shard has too many rooms";
     room_counts, Counter, "router_room_counts_total", "Counts of members received from gateways";
     room_publishes, Counter, "router_room_publishes_total", "Messages for rooms offered by clients and services";
+    room_runs, Counter, "router_room_runs_total", "Runs of droppable messages that a shard took for a room of another shard";
     room_limited, Counter, "router_room_limited_total", "Messages for rooms refused or left out because their type came too fast";
     room_batches, Counter, "router_room_batches_total", "Batches of rooms sent, once for all gateways";
     room_batched, Counter, "router_room_batched_total", "Messages in them";

@@ -140,6 +140,7 @@ impl Node {
                 inbox.offer(notice);
             }
         }
+        self.shard.hand_runs();
         let peers = &self.peers;
         self.shard.outbox.dispatch(|shard, parcel| match peers[shard].try_send(Mail::Parcel(parcel)) {
             Ok(()) => Ok(()),

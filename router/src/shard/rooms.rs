@@ -4,6 +4,8 @@
 //! type is reliable; then it goes to the workers, in a small room at once, in a large one in a batch with others. The
 //! reliable messages of a room are the timeline of an account that no client can name (`identity::room_account`).
 
+mod runs;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -25,6 +27,7 @@ use crate::limits::{
 use crate::outbox::Weight;
 use crate::rooms::{RoomSettings, RoomType};
 use crate::shard::Shard;
+use crate::shard::rooms::runs::{Run, Runs};
 use crate::store::{AccountKey, Extent, Found, Message, Read, Stored, Submit};
 
 /// One piece of work on a room.
@@ -47,6 +50,13 @@ pub enum RoomWork {
         submit: Box<Submit>,
         /// Its type.
         number: u32,
+    },
+    /// Droppable messages that another shard has taken.
+    Run {
+        /// The room, as an account.
+        key: AccountKey,
+        /// The messages.
+        run: Run,
     },
     /// A session lacks reliable messages.
     Pull(Box<Pull>),
@@ -176,6 +186,8 @@ pub struct Rooms {
     key: String,
     /// Rooms with a batch that waits for its time.
     collecting: Vec<usize>,
+    /// For rooms of other shards.
+    runs: Runs,
     sweep_from: usize,
     pulls_outstanding: usize,
 }
@@ -243,6 +255,7 @@ impl Shard {
                 self.handle_count(link, key, members, likes, now_ms);
             }
             RoomWork::Publish { submit, number } => self.handle_publish(submit, number, now_ms),
+            RoomWork::Run { key, run } => self.handle_run(&key, &run, now_ms),
             RoomWork::Pull(pull) => self.handle_room_pull(pull),
             RoomWork::Stats { link, cookie, key } => self.handle_room_stats(&link, cookie, &key),
         }
@@ -368,7 +381,7 @@ impl Shard {
         // Nobody is there: nobody hears it.
         let Some(index) = known else { return };
         let message = message_of(*submit, number);
-        self.collect(index, class, &message, now_ms);
+        self.collect(index, class, |out| put_record(out, class, &message), now_ms);
     }
 
     /// A reliable message is stored.
@@ -379,11 +392,11 @@ impl Shard {
         room.state.newest_id = room.state.newest_id.max(stored.sync_id);
         room.floor_id = room.floor_id.max(stored.floor);
         room.remember(message.clone());
-        self.collect(index, Class::Reliable, &message, now_ms);
+        self.collect(index, Class::Reliable, |out| put_record(out, Class::Reliable, &message), now_ms);
     }
 
     /// Puts a message into its room's batch, which goes out at once if the room is small.
-    fn collect(&mut self, index: usize, class: Class, message: &RoomMessage, now_ms: u64) {
+    fn collect(&mut self, index: usize, class: Class, put: impl FnOnce(&mut BytesMut), now_ms: u64) {
         let settings = &self.rooms.settings;
         let (buffer_members, buffer_ms) = (settings.buffer_members, u64::from(settings.buffer_ms));
         let messages_max = settings.buffer_messages;
@@ -394,7 +407,7 @@ impl Shard {
             return;
         }
         let is_first = room.messages == 0;
-        put_record(&mut room.batch, class, message);
+        put(&mut room.batch);
         room.messages += 1;
         let is_full = room.messages >= messages_max || room.batch.len() >= ROOM_BATCH_BYTES_MAX;
         if is_full || room.state.online < buffer_members {
@@ -522,8 +535,8 @@ impl Shard {
                 self.outbox
                     .put(&link, Weight::Answer, |out| put_control(out, Verb::RoomStatsResult, &result));
             }
-            // The next count says it.
-            RoomWork::Count { .. } => {}
+            // The next count says it; whoever hands runs on sees to it that they are counted.
+            RoomWork::Count { .. } | RoomWork::Run { .. } => {}
         }
     }
 }

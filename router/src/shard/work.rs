@@ -195,6 +195,7 @@ impl Work {
     pub const fn weight(&self) -> Weight {
         match self {
             Self::Relay { class, .. } => Weight::of(*class),
+            Self::Room(RoomWork::Run { .. }) => Weight::Transient,
             _ => Weight::Reliable,
         }
     }
