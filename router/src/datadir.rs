@@ -58,7 +58,7 @@ impl DataDir {
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let meta = Meta { format: FORMAT, shards: shards.unwrap_or(1) };
-                write_durably(path, &meta_path, &meta).map_err(unwritable(&meta_path))?;
+                write_durably(&meta_path, &meta).map_err(unwritable(&meta_path))?;
                 meta
             }
             Err(error) => return Err(unwritable(&meta_path)(error)),
@@ -74,6 +74,11 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), shards: meta.shards, _lock: lock })
     }
 
+    /// Which business levels are off.
+    pub fn levels(&self) -> PathBuf {
+        self.path.join("router.levels")
+    }
+
     /// The message file of a shard.
     pub fn messages(&self, shard: u32) -> PathBuf {
         self.path.join(format!("messages-{shard}.sqlite"))
@@ -81,14 +86,14 @@ impl DataDir {
 }
 
 /// Writes beside, syncs, renames, syncs the directory: a half-written file is never seen.
-fn write_durably(directory: &Path, path: &Path, meta: &Meta) -> io::Result<()> {
-    let text = toml::to_string(meta).map_err(io::Error::other)?;
+pub fn write_durably(path: &Path, what: &impl Serialize) -> io::Result<()> {
+    let text = toml::to_string(what).map_err(io::Error::other)?;
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 #[cfg(test)]

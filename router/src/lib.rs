@@ -31,6 +31,7 @@ mod gate;
 mod group;
 mod hook;
 mod lease;
+mod levels;
 mod limits;
 mod link;
 mod metrics;
@@ -69,6 +70,7 @@ use crate::datadir::DataDir;
 use crate::gate::Gate;
 use crate::hook::{Hook, Prepared};
 use crate::lease::{LeaseTable, ShardIndex};
+use crate::levels::Levels;
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report, Value};
 use crate::offline::Interest;
@@ -225,7 +227,7 @@ pub fn start_with(
         epoch,
         gate,
         apps: Arc::new(config.apps.clone().per_shard(shards)),
-        levels_off_from: AtomicU32::new(moor_wire::limits::LEVEL_MAX + 1),
+        levels: Levels::open(&data)?,
         rooms: config.rooms.clone(),
         report: report.clone(),
         settled: AtomicU32::new(0),

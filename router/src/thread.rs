@@ -20,6 +20,7 @@ use crate::config::{Driver, OfflineSettings};
 use crate::gate::Gate;
 use crate::hook::Inbox;
 use crate::lease::{LeaseTable, Link, ShardIndex};
+use crate::levels::Levels;
 use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
 use crate::link;
 use crate::metrics::{Metrics, Report};
@@ -46,8 +47,8 @@ pub struct Shared {
     pub gate: Gate,
     /// How each shard treats each app.
     pub apps: Arc<Apps>,
-    /// Messages of this business level and above are refused; one above the highest: none is.
-    pub levels_off_from: AtomicU32,
+    /// Business levels that are switched off.
+    pub levels: Levels,
     /// How rooms are served.
     pub rooms: RoomSettings,
     /// All shards' numbers.
@@ -181,7 +182,7 @@ impl Node {
         self.shard.handle_tick(now_ms);
         // One switch for all threads, told by the first.
         if self.shard.index.0 == 0 {
-            let off = LEVEL_MAX + 1 - self.shared.levels_off_from.load(Ordering::Relaxed).min(LEVEL_MAX + 1);
+            let off = LEVEL_MAX + 1 - self.shared.levels.off_from();
             self.metrics.levels_off.set(u64::from(off));
         }
         self.flush();

@@ -11,7 +11,7 @@ use moor_wire::client::{Kind, Submit};
 use moor_wire::internal::{Degrade, Verb};
 use prost::Message;
 
-use common::{Peer, Who};
+use common::{Peer, RouterProcess, Who};
 
 const BOB: Who<'static> = Who::new(21, "bob", "phone");
 
@@ -73,4 +73,19 @@ fn levels_go_off_from_the_top_and_the_core_stays() {
     gateway.put(Verb::Degrade, &Degrade { cookie: 5, from_level: 1 });
     gateway.flush();
     assert_eq!(gateway.expect_failure(), Code::ProtocolError);
+}
+
+#[test]
+fn what_is_off_stays_off_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let start = || RouterProcess::start(directory.path(), "127.0.0.1:0", &[]);
+    let all = |router: &RouterProcess| taken(&mut Peer::gateway(router.address, "east", 1, 0), 1);
+    let router = start();
+    assert_eq!(degrade(&mut Peer::service(router.address, "svc"), 2), Code::Ok);
+    router.kill_9();
+    let router = start();
+    assert_eq!(all(&router), [true, true, true, false]);
+    assert_eq!(degrade(&mut Peer::service(router.address, "svc"), 3), Code::Ok);
+    router.kill_9();
+    assert_eq!(all(&start()), [true; 4]);
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use moor_wire::Code;
@@ -21,6 +20,7 @@ use prost::Message as _;
 
 use crate::clock::wall_ms;
 use crate::lease::{Link, ShardIndex};
+use crate::levels::Levels;
 use crate::link::{Refusal, rooms};
 use crate::outbox::Weight;
 use crate::shard::credit::{Answer, Credit};
@@ -171,19 +171,28 @@ pub fn handle_service(
         }
         Verb::Degrade => {
             let Degrade { cookie, from_level } = Degrade::decode(body)?;
-            // The core cannot be switched off: then the router can be stopped as well.
-            let is_level = (1..=LEVEL_MAX + 1).contains(&from_level);
-            if is_level {
-                node.shared.levels_off_from.store(from_level, Ordering::Relaxed);
-                tracing::warn!(node = %link.node, from_level, "business levels from this one on are off");
-            }
-            let code = if is_level { Code::Ok } else { Code::Invalid };
+            let code = degrade(node, link, from_level);
             let outcome = Outcome { cookie, code, reached: 0 };
             node.shard.outbox.put_local(link.id, Weight::Answer, |out| outcome.put(out));
         }
         verb => return Err(wrong_role(verb)),
     }
     Ok(())
+}
+
+/// Switches business levels off or on.
+fn degrade(node: &Node, link: &Link, from_level: u32) -> Code {
+    if !Levels::may_be(from_level) {
+        return Code::Invalid;
+    }
+    tracing::warn!(node = %link.node, from_level, "business levels from this one on are off");
+    match node.shared.levels.switch(from_level) {
+        Ok(()) => Code::Ok,
+        Err(error) => {
+            tracing::error!(%error, "which levels are off cannot be kept: the next start will not know of it");
+            Code::Storage
+        }
+    }
 }
 
 fn pong(node: &Node, link: &Link) {
@@ -369,7 +378,7 @@ pub fn submit(
 ) {
     let (client_id, level) = (&message.client_id, message.level);
     // First, and cheap: what is switched off must cost next to nothing.
-    let off_from = node.shared.levels_off_from.load(Ordering::Relaxed);
+    let off_from = node.shared.levels.off_from();
     if off_from <= LEVEL_MAX {
         let level = level.unwrap_or_else(|| node.shared.apps.of(app).level).min(LEVEL_MAX);
         if level >= off_from && client_id.len() <= CLIENT_ID_BYTES_MAX {
