@@ -24,6 +24,8 @@ pub struct Member {
     pub since: u64,
     /// Hash of the account.
     pub hash: u64,
+    /// It does not want to be told of what is said while it is away.
+    pub is_muted: bool,
 }
 
 /// A member as others need to know it.
@@ -35,6 +37,8 @@ pub struct MemberKey {
     pub hash: u64,
     /// The entry with which it joined.
     pub since: u64,
+    /// It does not want to be told of what is said while it is away.
+    pub is_muted: bool,
 }
 
 /// A group that exists.
@@ -100,7 +104,8 @@ impl Group {
     /// A group read back.
     pub fn from_rows(app: &str, rows: &GroupRows) -> Self {
         let members = rows.members.iter().map(|row| {
-            let member = Member { role: row.role, since: row.since, hash: account_hash(app, &row.account) };
+            let (role, since, is_muted) = (row.role, row.since, row.is_muted);
+            let member = Member { role, since, hash: account_hash(app, &row.account), is_muted };
             (Arc::from(row.account.as_str()), member)
         });
         Self {
@@ -226,7 +231,8 @@ impl Group {
                 Some(member) => member.role = role,
                 None => {
                     let hash = account_hash(app, &new.account);
-                    self.members.insert(new.account.as_str().into(), Member { role, since: sync_id, hash });
+                    let member = Member { role, since: sync_id, hash, is_muted: false };
+                    self.members.insert(new.account.as_str().into(), member);
                 }
             }
         }
@@ -299,7 +305,7 @@ mod tests {
     fn a_group_is_never_larger_than_allowed() {
         let mut group = group();
         for number in group.members.len()..GROUP_MEMBERS_MAX {
-            let member = Member { role: GroupRole::Member, since: 1, hash: 0 };
+            let member = Member { role: GroupRole::Member, since: 1, hash: 0, is_muted: false };
             group.members.insert(format!("member-{number}").into(), member);
         }
         let refused = group.decide(None, &ask(Act::Add(names(&["one-more"])))).unwrap_err();

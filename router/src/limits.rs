@@ -214,6 +214,9 @@ pub const TRAFFIC_SERIES_MAX: usize = 1_000;
 /// Absent accounts that a shard remembers, some 200 bytes each and payloads. Beyond it the one whose time is nearest is
 /// told of at once and forgotten.
 pub const OFFLINE_ACCOUNTS_MAX: usize = 65_536;
+/// Groups of an absent account that wait to be told of, the account itself counted as one; beyond it the first is told of
+/// at once.
+pub const OFFLINE_GROUPS_MAX: usize = 16;
 /// Bytes of payloads that wait to be told with them; beyond it notices come without.
 pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Absent accounts looked at per tick: 80,000 a second.

@@ -1,4 +1,5 @@
-//! Whose messages nobody fetches, and who has been told of: one notice per account and interval. No I/O, no clock.
+//! Whose messages nobody fetches, and who has been told of: per account and interval one notice, and one for each of its
+//! groups. No I/O, no clock.
 //!
 //! The first message to an absent account is told at once; what comes within the interval is counted and told
 //! together at its end. Some news wait before they are told, and are forgotten when the account comes back
@@ -13,7 +14,9 @@ use hashbrown::HashMap;
 
 use crate::config::{OfflineSettings, Telling};
 use crate::hook::{Cause, Event, Notice, Offline};
-use crate::limits::{OFFLINE_ACCOUNTS_MAX, OFFLINE_PAYLOAD_BYTES_MAX, OFFLINE_TOLD_PER_TICK_MAX};
+use crate::limits::{
+    OFFLINE_ACCOUNTS_MAX, OFFLINE_GROUPS_MAX, OFFLINE_PAYLOAD_BYTES_MAX, OFFLINE_TOLD_PER_TICK_MAX,
+};
 use crate::metrics::Metrics;
 
 /// Which apps' absences anybody wants to hear of, with the longest payload that any hook of the app takes.
@@ -50,8 +53,8 @@ impl Interest {
 struct Entry {
     app: Box<str>,
     account: Box<str>,
-    /// What is told when `due_ms` comes.
-    pending: Option<Offline>,
+    /// What is told when `due_ms` comes: one for the account's own messages and one for each group.
+    pending: Vec<Offline>,
     /// When the interval, or the wait before the first notice, is over.
     due_ms: u64,
     /// True exactly when a notice went out within the interval.
@@ -74,8 +77,8 @@ pub struct Ledger {
     metrics: Arc<Metrics>,
 }
 
-fn payload_len(pending: Option<&Offline>) -> usize {
-    pending.and_then(|offline| offline.payload.as_ref()).map_or(0, bytes::Bytes::len)
+fn payload_len(pending: &[Offline]) -> usize {
+    pending.iter().filter_map(|offline| offline.payload.as_ref()).map(bytes::Bytes::len).sum()
 }
 
 /// Adds newer news of the same account.
@@ -137,7 +140,7 @@ impl Ledger {
                 self.forget_earliest();
             }
         }
-        let bytes = payload_len(Some(&news));
+        let bytes = payload_len(std::slice::from_ref(&news));
         if self.payload_bytes + bytes > OFFLINE_PAYLOAD_BYTES_MAX {
             news.payload = None;
         }
@@ -146,19 +149,23 @@ impl Ledger {
         let entry = self.accounts.entry(hash).or_insert_with(|| Entry {
             app: news.app.clone(),
             account: news.account.clone(),
-            pending: None,
+            pending: Vec::new(),
             due_ms: u64::MAX,
             is_told: false,
         });
-        self.payload_bytes -= payload_len(entry.pending.as_ref());
-        match &mut entry.pending {
-            Some(pending) => {
-                self.metrics.offline_merged.increment();
-                merge(pending, news);
+        self.payload_bytes -= payload_len(&entry.pending);
+        if let Some(pending) = entry.pending.iter_mut().find(|pending| pending.group == news.group) {
+            self.metrics.offline_merged.increment();
+            merge(pending, news);
+        } else {
+            if entry.pending.len() >= OFFLINE_GROUPS_MAX {
+                self.metrics.offline_early.increment();
+                self.metrics.offline_notices.increment();
+                self.ready.push(Notice::Offline(entry.pending.remove(0)));
             }
-            None => entry.pending = Some(news),
+            entry.pending.push(news);
         }
-        self.payload_bytes += payload_len(entry.pending.as_ref());
+        self.payload_bytes += payload_len(&entry.pending);
         if !entry.is_told && due_ms < entry.due_ms {
             entry.due_ms = due_ms;
             if due_ms > now_ms {
@@ -179,8 +186,8 @@ impl Ledger {
             return;
         }
         let Some(entry) = self.accounts.get_mut(&hash) else { return };
-        let pending = entry.pending.take();
-        self.payload_bytes -= payload_len(pending.as_ref());
+        self.payload_bytes -= payload_len(&entry.pending);
+        entry.pending.clear();
         if !entry.is_told {
             self.accounts.remove(&hash);
         }
@@ -197,7 +204,7 @@ impl Ledger {
             let Some(entry) = self.accounts.get(&hash).filter(|entry| entry.due_ms == due_ms) else {
                 continue;
             };
-            if entry.pending.is_some() {
+            if !entry.pending.is_empty() {
                 self.tell(hash, now_ms);
             } else {
                 self.accounts.remove(&hash);
@@ -209,10 +216,8 @@ impl Ledger {
     /// Tells everything that waits.
     pub fn flush(&mut self) {
         for (_, entry) in self.accounts.drain() {
-            if let Some(pending) = entry.pending {
-                self.metrics.offline_notices.increment();
-                self.ready.push(Notice::Offline(pending));
-            }
+            self.metrics.offline_notices.add(entry.pending.len() as u64);
+            self.ready.extend(entry.pending.into_iter().map(Notice::Offline));
         }
         self.payload_bytes = 0;
         self.due.clear();
@@ -229,21 +234,17 @@ impl Ledger {
         entry.is_told = true;
         entry.due_ms = now_ms + self.settings.interval_ms;
         self.due.push(Reverse((entry.due_ms, hash)));
-        if let Some(pending) = entry.pending.take() {
-            self.payload_bytes -= payload_len(Some(&pending));
-            self.metrics.offline_notices.increment();
-            self.ready.push(Notice::Offline(pending));
-        }
+        self.payload_bytes -= payload_len(&entry.pending);
+        self.metrics.offline_notices.add(entry.pending.len() as u64);
+        self.ready.extend(entry.pending.drain(..).map(Notice::Offline));
     }
 
     fn forget(&mut self, hash: u64, tell: bool) {
         let Some(entry) = self.accounts.remove(&hash) else { return };
-        if let Some(pending) = entry.pending {
-            self.payload_bytes -= payload_len(Some(&pending));
-            if tell {
-                self.metrics.offline_notices.increment();
-                self.ready.push(Notice::Offline(pending));
-            }
+        self.payload_bytes -= payload_len(&entry.pending);
+        if tell {
+            self.metrics.offline_notices.add(entry.pending.len() as u64);
+            self.ready.extend(entry.pending.into_iter().map(Notice::Offline));
         }
     }
 
@@ -289,6 +290,7 @@ mod tests {
                 app: "shop".into(),
                 account: account.to_string().into(),
                 device: (cause != Cause::Absent).then(|| "phone".into()),
+                group: None,
                 first_sync_id: first,
                 last_sync_id: last,
                 count: last - first + 1,
@@ -432,11 +434,49 @@ mod tests {
         rig.absent(1, 5);
         let mut other = rig.ledger.accounts.remove(&1).unwrap();
         other.account = "other".into();
-        other.pending.as_mut().unwrap().account = "other".into();
+        other.pending[0].account = "other".into();
         rig.ledger.accounts.insert(1, other);
         rig.absent(1, 6);
         assert_eq!(rig.told(), [("other".to_owned(), 5, 5, 1)]);
         assert_eq!(rig.later(1_000), one(1, 6, 6, 1));
+    }
+
+    #[test]
+    fn each_group_has_a_notice_of_its_own_and_all_are_told_together() {
+        let mut rig = Rig::new(0);
+        let in_group = |rig: &mut Rig, group: &str, sync_id: u64| {
+            let news = Offline {
+                app: "shop".into(),
+                account: "1".into(),
+                device: None,
+                group: Some(group.into()),
+                first_sync_id: sync_id,
+                last_sync_id: sync_id,
+                count: 1,
+                class: Class::Reliable,
+                sent_at_ms: None,
+                cause: Cause::Absent,
+                marks: None,
+                payload: Some(vec![7; 10].into()),
+            };
+            rig.ledger.handle_absence(1, news, rig.now_ms);
+        };
+        in_group(&mut rig, "friends", 7);
+        assert_eq!(rig.told(), one(1, 7, 7, 1), "at once");
+        rig.absent(1, 3);
+        for sync_id in 8..=10 {
+            in_group(&mut rig, "friends", sync_id);
+        }
+        in_group(&mut rig, "work", 50);
+        assert_eq!(rig.told(), []);
+        let told = rig.later(INTERVAL_MS);
+        assert_eq!(told, [one(1, 3, 3, 1), one(1, 8, 10, 3), one(1, 50, 50, 1)].concat());
+        for group in 0..OFFLINE_GROUPS_MAX + 5 {
+            in_group(&mut rig, &group.to_string(), 1);
+        }
+        assert_eq!(rig.told().len(), 5, "early, to make room");
+        rig.ledger.handle_present(1);
+        assert_eq!((rig.later(INTERVAL_MS).len(), rig.ledger.payload_bytes), (0, 0));
     }
 
     #[test]

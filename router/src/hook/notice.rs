@@ -38,6 +38,9 @@ pub struct Offline {
     pub account: Box<str>,
     /// The device concerned; `None`: whichever the account has.
     pub device: Option<Box<str>>,
+    /// The group they were said in, if they were: then the sync ids are those of its timeline, unless the account has
+    /// copies of them in its own.
+    pub group: Option<Box<str>>,
     /// Lowest sync id concerned.
     pub first_sync_id: u64,
     /// Highest sync id concerned.
@@ -128,6 +131,9 @@ impl Notice {
                 put("app", (*offline.app).into());
                 put("account", (*offline.account).into());
                 put("device", offline.device.as_deref().into());
+                if let Some(group) = &offline.group {
+                    put("group", (**group).into());
+                }
                 put("cause", offline.cause.word().into());
                 put("first_sync_id", offline.first_sync_id.into());
                 put("last_sync_id", offline.last_sync_id.into());

@@ -36,6 +36,7 @@ fn offline(app: &str, last_sync_id: u64) -> Notice {
         app: app.into(),
         account: "alice".into(),
         device: None,
+        group: None,
         first_sync_id: 1,
         last_sync_id,
         count: 1,
@@ -182,7 +183,8 @@ fn the_longest_notice_fits_its_limit() {
     let notice = Notice::Offline(Offline {
         app: name.clone(),
         account: name.clone(),
-        device: Some(name),
+        device: Some(name.clone()),
+        group: Some(name),
         first_sync_id: u64::MAX,
         last_sync_id: u64::MAX,
         count: u64::MAX,

@@ -18,6 +18,8 @@ use moor_wire::internal::{Push, Up};
 use moor_wire::limits::{GROUP_HEADS_MAX, GROUP_PAGE_NAMES_MAX, GROUP_POSITIONS_MAX};
 use prost::Message as _;
 
+use crate::group::MemberKey;
+use crate::hook::Cause;
 use crate::lease::{Link, ShardIndex};
 use crate::limits::{
     GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_WAITING_MAX,
@@ -41,6 +43,8 @@ type SessionKey = (SessionIndex, u32);
 struct Tail {
     key: Arc<AccountKey>,
     pushed: u64,
+    /// Whoever pushes to devices that are away is told of it.
+    is_told: bool,
     due_ms: u64,
     tries: u8,
 }
@@ -89,14 +93,9 @@ impl Shard {
             }
             for member in spread.members.iter().filter(|member| member.since <= entry.sync_id) {
                 if entry.entry.is_copied() {
-                    let key = AccountKey {
-                        hash: member.hash,
-                        app: spread.key.app.clone(),
-                        account: (*member.account).into(),
-                    };
-                    self.spread_copy(spread, entry, key, &part, now_ms);
+                    self.spread_copy(spread, entry, member, &part, now_ms);
                 } else {
-                    self.spread_push(&spread.key, entry, &member.account, member.hash, now_ms);
+                    self.spread_push(&spread.key, entry, member, now_ms);
                 }
             }
         }
@@ -124,7 +123,9 @@ impl Shard {
         for account in &event.removed {
             let hash = account_hash(app, account);
             if self.shard_of(hash) == self.index {
-                self.spread_push(&spread.key, entry, account, hash, now_ms);
+                let account = account.as_str().into();
+                let former = MemberKey { account, hash, since: entry.sync_id, is_muted: true };
+                self.spread_push(&spread.key, entry, &former, now_ms);
             }
         }
     }
@@ -154,19 +155,20 @@ impl Shard {
         &mut self,
         spread: &Spread,
         entry: &SpreadEntry,
-        to: AccountKey,
+        member: &MemberKey,
         part: &Arc<Part>,
         now_ms: u64,
     ) {
         part.begin();
         self.metrics.group_copies.increment();
+        let (hash, app, account) = (member.hash, spread.key.app.clone(), (*member.account).into());
         let submit = Submit {
-            to,
+            to: AccountKey { hash, app, account },
             from: spread.key.account.clone(),
             client_id: Bytes::copy_from_slice(&entry.sync_id.to_be_bytes()),
             payload: entry.body.clone(),
             sent_at_ms: entry.sent_at_ms,
-            origin: Origin::Spread(part.clone()),
+            origin: Origin::Spread { part: part.clone(), is_told: entry.is_told(member) },
             entry: Entry::Personal,
             // They lie in the body.
             marks: None,
@@ -174,21 +176,16 @@ impl Shard {
         self.offer(Box::new(submit), now_ms);
     }
 
-    fn spread_push(
-        &mut self,
-        key: &Arc<AccountKey>,
-        entry: &SpreadEntry,
-        account: &str,
-        hash: u64,
-        now_ms: u64,
-    ) {
-        let Some(account) = self.registry.find(&key.app, account, hash) else { return };
+    fn spread_push(&mut self, key: &Arc<AccountKey>, entry: &SpreadEntry, member: &MemberKey, now_ms: u64) {
+        let account = self.registry.find(&key.app, &member.account, member.hash);
+        self.check_presence_in_group(account, key, entry, member);
+        let Some(account) = account else { return };
         let mut sessions = std::mem::take(&mut self.scratch);
         sessions.clear();
         sessions.extend(self.registry.sessions_of(account));
         for index in &sessions {
             self.push_group(*index, Kind::GroupDelivery, &entry.body);
-            self.note_pushed(*index, key, entry.sync_id, now_ms);
+            self.note_pushed(*index, key, entry.sync_id, entry.is_told(member), now_ms);
         }
         self.scratch = sessions;
     }
@@ -205,12 +202,22 @@ impl Shard {
         self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
     }
 
-    fn note_pushed(&mut self, index: SessionIndex, key: &Arc<AccountKey>, sync_id: u64, now_ms: u64) {
+    fn note_pushed(
+        &mut self,
+        index: SessionIndex,
+        key: &Arc<AccountKey>,
+        sync_id: u64,
+        is_told: bool,
+        now_ms: u64,
+    ) {
         let Some(session) = self.registry.session(index) else { return };
         let session = (index, session.generation());
         let tails = self.conversations.tails.entry(session).or_default();
         match tails.iter_mut().find(|tail| tail.key == *key) {
-            Some(tail) => tail.pushed = tail.pushed.max(sync_id),
+            Some(tail) => {
+                tail.pushed = tail.pushed.max(sync_id);
+                tail.is_told |= is_told;
+            }
             None => {
                 if tails.is_empty() {
                     self.conversations.due.push(Reverse((now_ms + RETRY_MS[0], index, session.1)));
@@ -219,6 +226,7 @@ impl Shard {
                     tails.push(Tail {
                         key: key.clone(),
                         pushed: sync_id,
+                        is_told,
                         due_ms: now_ms + RETRY_MS[0],
                         tries: 0,
                     });
@@ -325,11 +333,17 @@ impl Shard {
         }
     }
 
+    /// The groups of whose entries a session owes acknowledgements, and up to which.
+    pub(super) fn tails_of(&self, session: SessionKey) -> Vec<(Arc<AccountKey>, u64)> {
+        let tails = self.conversations.tails.get(&session).into_iter().flatten();
+        tails.filter(|tail| tail.is_told).map(|tail| (tail.key.clone(), tail.pushed)).collect()
+    }
+
     /// Tells a session the heads of what it has not acknowledged; three times, then it rests until it speaks of
     /// them, or comes again.
     fn retry_tails(&mut self, index: SessionIndex, generation: u32, now_ms: u64) {
         let Some(tails) = self.conversations.tails.get_mut(&(index, generation)) else { return };
-        let mut heads = Vec::new();
+        let (mut heads, mut given_up) = (Vec::new(), Vec::new());
         tails.retain_mut(|tail| {
             if now_ms < tail.due_ms {
                 return true;
@@ -337,6 +351,9 @@ impl Shard {
             let Some(wait_ms) = RETRY_MS.get(usize::from(tail.tries) + 1) else {
                 // The last time.
                 heads.push((tail.key.clone(), tail.pushed));
+                if tail.is_told {
+                    given_up.push((tail.key.clone(), tail.pushed));
+                }
                 return false;
             };
             tail.tries += 1;
@@ -348,6 +365,7 @@ impl Shard {
             Some(due_ms) => self.conversations.due.push(Reverse((due_ms, index, generation))),
             None => drop(self.conversations.tails.remove(&(index, generation))),
         }
+        self.report_tails(index, &given_up, Cause::Unacknowledged);
         let heads = heads.into_iter().map(|(key, head)| GroupHead {
             group: key.group().unwrap_or_default().to_owned(),
             head,
@@ -482,9 +500,13 @@ impl Shard {
                 let Ok(priority) = u8::try_from(wish.priority) else {
                     return self.refuse_ask(&ask, Code::Invalid, "a priority is 0 to 255");
                 };
-                let (group, is_muted) = (ask.request.group.as_str().into(), wish.is_muted);
-                let write = GroupWrite::Preference { key, group, priority, is_muted };
+                let (name, is_muted) = (ask.request.group.as_str(), wish.is_muted);
+                let (group, member) = (AccountKey::of_group(&key.app, name), key.account.clone());
+                let write = GroupWrite::Preference { key, group: name.into(), priority, is_muted };
                 self.writes.push(Write::Group(Box::new(write)));
+                // Whom to tell of a message is decided where the group's members are known.
+                let shard = self.shard_of(group.hash);
+                drop(self.outbox.cross(shard, Work::Mute { key: group, member, is_muted }));
                 self.answer_group(&ask.origin, GroupAnswer { id, ..GroupAnswer::default() });
             }
             _ => self.refuse_ask(&ask, Code::Invalid, "nothing is asked for"),

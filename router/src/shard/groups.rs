@@ -31,8 +31,8 @@ use crate::limits::{
 use crate::outbox::Weight;
 use crate::shard::Shard;
 use crate::shard::work::{GroupAsk, PullAsk, Work};
-use crate::store::groups::{GroupFound, GroupRead, VacancyAsk};
-use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit};
+use crate::store::groups::{GroupFound, GroupRead, GroupWrite, VacancyAsk};
+use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write};
 use rounds::spread_entry;
 use state::{Changing, GroupState, Waiting};
 
@@ -137,7 +137,8 @@ impl Shard {
             }
             Waiting::Ask(ask) => self.refuse_ask(&ask, code, detail),
             Waiting::Pull(ask) => self.refuse_pull(&ask, code, detail),
-            Waiting::Look => {}
+            // The account has been answered; what it wants is asked for again by the next that it says.
+            Waiting::Mute { .. } | Waiting::Look => {}
         }
     }
 
@@ -202,6 +203,7 @@ impl Shard {
                 Waiting::Submit(submit) => self.run_submit(submit, now_ms),
                 Waiting::Ask(ask) => self.run_ask(key, ask, now_ms),
                 Waiting::Pull(ask) => self.run_pull(key, *ask),
+                Waiting::Mute { member, is_muted } => self.run_mute(key, member, is_muted),
                 Waiting::Look => {}
             }
         }
@@ -230,6 +232,20 @@ impl Shard {
         submit.entry =
             if group.members.len() >= self.groups.read_threshold { Entry::Shared } else { Entry::Copied };
         self.offer(submit, now_ms);
+    }
+
+    pub(super) fn handle_mute(&mut self, key: AccountKey, member: Box<str>, is_muted: bool, now_ms: u64) {
+        self.enter_group(key, Waiting::Mute { member, is_muted }, now_ms);
+    }
+
+    fn run_mute(&mut self, key: &AccountKey, member: Box<str>, is_muted: bool) {
+        let Some(state) = self.groups.states.get_mut(key) else { return };
+        let known = state.group.as_mut().and_then(|group| group.members.get_mut(&*member));
+        let Some(known) = known.filter(|known| known.is_muted != is_muted) else { return };
+        known.is_muted = is_muted;
+        state.lists.clear();
+        let write = GroupWrite::Mute { key: key.clone(), member, is_muted };
+        self.writes.push(Write::Group(Box::new(write)));
     }
 
     fn run_ask(&mut self, key: &AccountKey, ask: Box<GroupAsk>, now_ms: u64) {

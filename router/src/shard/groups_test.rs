@@ -11,20 +11,22 @@ use bytes::Bytes;
 use moor_client::core::{Event, Options, Sending, Session, Target};
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, Connected, GroupCreate, GroupNames, GroupRequest, Kind, Open, Opened, Pull,
+    Act, Class, Connected, GroupCreate, GroupNames, GroupPreference, GroupRequest, Kind, Open, Opened, Pull,
     Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
-use moor_wire::internal::{NotHere, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::internal::{Departure, NotHere, Push, Registration, Role, Up, Verb, frame_reader};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
 use super::Shard;
 use super::credit::{Answer, Credit};
 use super::work::{GroupAsk, PullAsk, Work};
-use crate::config::Fsync;
+use crate::config::{Fsync, OfflineSettings, Telling};
+use crate::hook::{Cause, HookSettings, Notice, Offline};
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
 use crate::metrics::Metrics;
+use crate::offline::Interest;
 use crate::outbox::{LinkOut, Outbox};
 use crate::store::groups::GroupWrite;
 use crate::store::sqlite::SqliteStore;
@@ -384,7 +386,10 @@ impl World {
                     Kind::GroupAck => self.mail(key.hash, Work::GroupAck { link, hash: key.hash, up }),
                     Kind::Group => {
                         let request = GroupRequest::decode(body).unwrap();
-                        let group = AccountKey::of_group("shop", &request.group);
+                        let group = match request.act {
+                            Some(Act::Prefer(_)) => key,
+                            _ => AccountKey::of_group("shop", &request.group),
+                        };
                         let ask =
                             GroupAsk { origin, actor: Some(account.into()), request, at_ms: self.now_ms };
                         self.mail(group.hash, Work::Group { key: group, ask: Box::new(ask) });
@@ -438,6 +443,19 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// A turn in which one device speaks, and what the router sends to the gateway is lost.
+    fn turn_without_frames(&mut self, number: usize) {
+        for at in 0..self.nodes.len() {
+            self.hand_writes(at);
+            self.hand_reads(at);
+            while self.take_event(at) || self.take_mail(at) {}
+            self.dispatch(at);
+        }
+        let context = Context::from_waker(Waker::noop());
+        while self.out.poll_take(&context).is_ready() {}
+        self.speak(number);
     }
 
     /// A while of peace: long enough for every retry.
@@ -524,6 +542,29 @@ impl World {
                 assert_eq!(got, Some(payload), "{} of {} lacks {place}", device.name, device.account);
             }
         }
+    }
+
+    /// The router has a hook, and the groups' threshold is that of this world.
+    fn tell_vendors(&mut self) {
+        for node in &mut self.nodes {
+            node.shard.set_group_read_threshold(self.threshold);
+            let hook = HookSettings { payload_bytes_max: 64, ..HookSettings::default() };
+            let telling = Telling { hook: vec![hook], ..Telling::default() };
+            let settings = OfflineSettings { interval_ms: 1000, departure_ms: 10, settle_ms: 0 };
+            node.shard.tell_offline(settings, Interest::new(&telling), self.now_ms);
+        }
+    }
+
+    /// What vendors were told since the last call, by account.
+    fn told(&mut self) -> Vec<Offline> {
+        let notices = self.nodes.iter_mut().flat_map(|node| node.shard.take_notices());
+        let offline = |notice| match notice {
+            Notice::Offline(offline) => offline,
+            Notice::Alarm(alarm) => panic!("{alarm:?}"),
+        };
+        let mut told: Vec<Offline> = notices.map(offline).collect();
+        told.sort_by(|a, b| a.account.cmp(&b.account));
+        told
     }
 
     fn create(&mut self, members: &[&str]) {
@@ -633,15 +674,7 @@ fn a_push_that_was_lost_is_made_up_for_by_the_head() {
     world.send(1);
     // The frames on their way to the gateway are lost: nobody is told.
     for _ in 0..50 {
-        for at in 0..world.nodes.len() {
-            world.hand_writes(at);
-            world.hand_reads(at);
-            while world.take_event(at) || world.take_mail(at) {}
-            world.dispatch(at);
-        }
-        let context = Context::from_waker(Waker::noop());
-        while world.out.poll_take(&context).is_ready() {}
-        world.speak(1);
+        world.turn_without_frames(1);
     }
     assert!(world.devices.iter().all(|device| device.got.len() == 1), "lost");
     world.calm();
@@ -690,6 +723,90 @@ fn who_comes_while_its_membership_is_being_written_is_told_of_the_group() {
     world.calm();
     assert_eq!(world.devices[1].got.len(), 1, "which comes once");
     assert!(world.nodes[bobs].shard.conversations.joining.is_empty(), "nothing of it is kept");
+}
+
+#[test]
+fn vendors_are_told_of_what_is_said_in_groups_while_a_member_is_away() {
+    for threshold in [0, 100] {
+        // Eve and dave are never there.
+        let mut world = World::new(8, &ACCOUNTS[..3]);
+        world.threshold = threshold;
+        world.tell_vendors();
+        world.create(&ACCOUNTS[1..]);
+        assert_eq!(world.told(), [], "that a group was made is no message");
+        world.send(1);
+        world.settle();
+        let told = world.told();
+        assert_eq!(told.iter().map(|offline| &*offline.account).collect::<Vec<_>>(), ["dave", "eve"]);
+        for offline in &told {
+            assert_eq!(
+                (offline.group.as_deref(), offline.count, offline.cause),
+                (Some(GROUP), 1, Cause::Absent)
+            );
+            assert_eq!(
+                offline.payload.as_deref(),
+                Some(&world.accepted[&2][..]),
+                "what was said, not its wrapping"
+            );
+        }
+        // Dave does not want to be woken for it, over a crash as well.
+        world.device("dave", "tablet");
+        world.calm();
+        let wish = GroupPreference { priority: 3, is_muted: true };
+        let id = world.ask(3, Act::Prefer(wish));
+        world.calm();
+        assert_eq!(world.devices[3].answers.get(&id), Some(&Code::Ok));
+        world.crash();
+        world.tell_vendors();
+        world.devices.pop();
+        // That its session is gone is found out by the first message for it.
+        world.send(1);
+        world.calm();
+        world.told();
+        for _ in 0..3 {
+            world.send(1);
+        }
+        world.calm();
+        let told = world.told();
+        let told: Vec<_> = told.iter().map(|offline| (&*offline.account, offline.count)).collect();
+        assert_eq!(told.iter().map(|(_, count)| count).sum::<u64>(), 3, "{told:?}");
+        assert!(told.iter().all(|(account, _)| *account == "eve"), "{told:?}");
+    }
+}
+
+#[test]
+fn vendors_are_told_of_what_a_device_leaves_unacknowledged_or_behind() {
+    let mut world = World::new(9, &ACCOUNTS[..3]);
+    world.threshold = 0;
+    world.tell_vendors();
+    world.create(&ACCOUNTS[1..3]);
+    let told = |world: &mut World| -> Vec<(String, Cause, u64)> {
+        let told = world.told().into_iter();
+        told.map(|offline| (offline.account.into(), offline.cause, offline.last_sync_id)).collect()
+    };
+    // Nothing that the router says arrives: three retries later it gives up on ann and carol; bob has said it.
+    world.send(1);
+    for _ in 0..100 {
+        world.turn_without_frames(1);
+        world.pass(1_000);
+    }
+    let given_up = |account: &str| (account.to_owned(), Cause::Unacknowledged, 2);
+    assert_eq!(told(&mut world), [given_up("ann"), given_up("carol")]);
+    // Carol's link is gone with what was under way.
+    world.send(1);
+    for _ in 0..10 {
+        world.turn_without_frames(1);
+    }
+    let carol = world.devices[2].handle.unwrap();
+    let key = AccountKey::new("shop", "carol");
+    let departure = Departure { session: carol, app: "shop".into(), account: "carol".into() };
+    let sessions = vec![(key.hash, departure)];
+    world.mail(key.hash, Work::Unregister { link: world.link.clone(), sessions });
+    world.devices.pop();
+    world.settle();
+    world.pass(1_000);
+    world.pass(1_000);
+    assert_eq!(told(&mut world), [("carol".to_owned(), Cause::Departed, 3)]);
 }
 
 #[test]

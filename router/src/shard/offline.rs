@@ -1,15 +1,25 @@
 //! Messages that nobody fetches: accepted with nobody there, given up on, or left behind by the last who went.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use moor_wire::client::Class;
+use moor_wire::client::{Class, GroupDelivery};
+use prost::Message as _;
 
 use crate::arrival::State;
 use crate::config::OfflineSettings;
+use crate::group::MemberKey;
 use crate::hook::{Cause, Notice, Offline};
 use crate::offline::Interest;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::Shard;
-use crate::store::{Stored, Submit};
+use crate::shard::spread::SpreadEntry;
+use crate::store::{AccountKey, Origin, Stored, Submit};
+
+/// A payload that rides along, copied: the message may be a slice of all that was read with it.
+fn kept(payload: &Bytes, bytes_max: usize) -> Option<Bytes> {
+    (bytes_max > 0 && payload.len() <= bytes_max).then(|| Bytes::copy_from_slice(payload))
+}
 
 impl Shard {
     /// From now on absences are collected for [`Self::take_notices`].
@@ -40,23 +50,97 @@ impl Shard {
         self.metrics.offline_messages.increment();
         self.count(&submit.to.app, Class::Reliable, State::Offline, 1, submit.sent_at_ms);
         let Some(payload_bytes_max) = self.offline.payload_bytes_max(&submit.to.app) else { return };
-        // Copied: the message may be a slice of all that was read with it.
-        let payload = (payload_bytes_max > 0 && submit.payload.len() <= payload_bytes_max)
-            .then(|| Bytes::copy_from_slice(&submit.payload));
+        let (mut payload, mut marks, mut group) = (submit.payload.clone(), submit.marks.clone(), None);
+        if let Origin::Spread { is_told, .. } = submit.origin {
+            let Ok(copied) = GroupDelivery::decode(submit.payload.clone()) else { return };
+            if !is_told {
+                return;
+            }
+            (payload, marks, group) = (copied.payload, copied.marks.map(Box::new), Some(copied.group.into()));
+        }
         let news = Offline {
             app: submit.to.app.clone(),
             account: submit.to.account.clone(),
             device: None,
+            group,
             first_sync_id: stored.sync_id,
             last_sync_id: stored.sync_id,
             count: 1,
             class: Class::Reliable,
             sent_at_ms: Some(submit.sent_at_ms),
             cause: Cause::Absent,
-            marks: submit.marks.clone(),
-            payload,
+            marks,
+            payload: kept(&payload, payload_bytes_max),
         };
         self.offline.handle_absence(submit.to.hash, news, self.now_ms);
+    }
+
+    /// A message of a group was written once for all: is this member there?
+    pub(super) fn check_presence_in_group(
+        &mut self,
+        account: Option<AccountIndex>,
+        group: &AccountKey,
+        entry: &SpreadEntry,
+        member: &MemberKey,
+    ) {
+        if entry.entry.is_event() || account.is_some_and(|account| self.is_listening(account)) {
+            return;
+        }
+        self.metrics.offline_messages.increment();
+        self.count(&group.app, Class::Reliable, State::Offline, 1, entry.sent_at_ms);
+        let Some(payload_bytes_max) = self.offline.payload_bytes_max(&group.app) else { return };
+        if !entry.is_told(member) {
+            return;
+        }
+        let Ok(said) = GroupDelivery::decode(entry.body.clone()) else { return };
+        let news = Offline {
+            app: group.app.clone(),
+            account: (*member.account).into(),
+            device: None,
+            group: Some(said.group.into()),
+            first_sync_id: entry.sync_id,
+            last_sync_id: entry.sync_id,
+            count: 1,
+            class: Class::Reliable,
+            sent_at_ms: Some(entry.sent_at_ms),
+            cause: Cause::Absent,
+            marks: said.marks.map(Box::new),
+            payload: kept(&said.payload, payload_bytes_max),
+        };
+        self.offline.handle_absence(member.hash, news, self.now_ms);
+    }
+
+    /// A session was given up on in these groups, or is the last of its account and goes.
+    pub(super) fn report_tails(
+        &mut self,
+        index: SessionIndex,
+        tails: &[(Arc<AccountKey>, u64)],
+        cause: Cause,
+    ) {
+        let Some(session) = self.registry.session(index) else { return };
+        let Some(account) = self.registry.account(session.account) else { return };
+        let app = self.registry.app_name(account.app);
+        if self.offline.payload_bytes_max(&app).is_none() {
+            return;
+        }
+        let (hash, device, name) = (account.hash, session.device.clone(), account.name.clone());
+        for (group, pushed) in tails {
+            let news = Offline {
+                app: (*app).into(),
+                account: name.clone(),
+                device: Some(device.clone()),
+                group: group.group().map(Into::into),
+                first_sync_id: *pushed,
+                last_sync_id: *pushed,
+                count: 1,
+                class: Class::Reliable,
+                sent_at_ms: None,
+                cause,
+                marks: None,
+                payload: None,
+            };
+            self.offline.handle_absence(hash, news, self.now_ms);
+        }
     }
 
     /// A session was given up on, or is the last of its account and goes: what it has not acknowledged.
@@ -81,6 +165,7 @@ impl Shard {
             app: (*app).into(),
             account: name,
             device: Some(device),
+            group: None,
             first_sync_id: first,
             last_sync_id: last,
             count: last - first + 1,
@@ -97,8 +182,11 @@ impl Shard {
     pub(super) fn check_departure(&mut self, index: SessionIndex) {
         let Some(session) = self.registry.session(index) else { return };
         let is_last = self.registry.account(session.account).is_some_and(|account| account.sessions == 1);
+        let key = (index, session.generation());
         if is_last && !session.is_resting() {
             self.report_unacknowledged(index, Cause::Departed);
+            let tails = self.tails_of(key);
+            self.report_tails(index, &tails, Cause::Departed);
         }
     }
 }

@@ -34,12 +34,21 @@ pub struct SpreadEntry {
     pub sync_id: u64,
     /// What it is.
     pub entry: Entry,
+    /// Who said it; of a change nobody.
+    pub from: Box<str>,
     /// When it was accepted, wall clock.
     pub sent_at_ms: u64,
     /// An encoded `GroupDelivery`: what members are sent, and what their copies hold.
     pub body: Bytes,
     /// The change that it is.
     pub event: Option<Arc<GroupEvent>>,
+}
+
+impl SpreadEntry {
+    /// Whether a member is told of it that is not there.
+    pub fn is_told(&self, member: &MemberKey) -> bool {
+        !member.is_muted && !self.entry.is_event() && *self.from != *member.account
+    }
 }
 
 /// One shard's part of a round. Finished when everything it led to is on disk.

@@ -59,7 +59,7 @@ pub fn answer(
             };
             outbox.put(link, Weight::Answer, |out| put_control(out, Verb::SendResult, &result));
         }
-        Origin::Spread(part) => part.finish(code == Code::Ok, outbox),
+        Origin::Spread { part, .. } => part.finish(code == Code::Ok, outbox),
         // Its group's owner answers.
         Origin::Change => {}
     }
@@ -89,7 +89,7 @@ impl Shard {
             return;
         }
         // Copies and changes are the router's own: the message they stem from was counted.
-        let is_own = matches!(submit.origin, Origin::Spread(_) | Origin::Change);
+        let is_own = matches!(submit.origin, Origin::Spread { .. } | Origin::Change);
         let app = if is_own { self.open_tenant(&submit) } else { self.take_quota(&submit, now_ms) };
         let Some(app) = app else { return };
         if !is_own && !self.has_room(app, &submit) {
@@ -171,7 +171,7 @@ impl Shard {
                         self.note_stored(&submit, stored);
                     }
                     self.answer(&submit, Code::Ok, Some(stored), "");
-                    let is_copy = matches!(submit.origin, Origin::Spread(_));
+                    let is_copy = matches!(submit.origin, Origin::Spread { .. });
                     if stored.is_duplicate {
                         self.metrics.duplicates.add(u64::from(!is_copy));
                         continue;

@@ -148,6 +148,15 @@ pub enum Work {
     },
     /// Entries of a group for its members here.
     Spread(Box<Spread>),
+    /// For the shard of a group: whether a member wants to be told of what is said while it is away.
+    Mute {
+        /// The group.
+        key: AccountKey,
+        /// The member.
+        member: Box<str>,
+        /// It does not.
+        is_muted: bool,
+    },
     /// A shard has done its part of a round.
     SpreadDone {
         /// The group.

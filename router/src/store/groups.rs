@@ -45,6 +45,15 @@ pub enum GroupWrite {
         /// Kept and told.
         is_muted: bool,
     },
+    /// Whether a member wants to be told of what is said while it is away.
+    Mute {
+        /// The group.
+        key: AccountKey,
+        /// The member.
+        member: Box<str>,
+        /// It does not.
+        is_muted: bool,
+    },
     /// What a member's device has processed.
     Position(PositionSave),
     /// Everything up to here has reached the members.
@@ -80,6 +89,7 @@ impl GroupWrite {
         match self {
             Self::Membership { key, .. }
             | Self::Preference { key, .. }
+            | Self::Mute { key, .. }
             | Self::Spread { key, .. }
             | Self::Forget { key } => key,
             Self::Position(save) => &save.key,
@@ -226,6 +236,8 @@ pub struct MemberRow {
     pub role: GroupRole,
     /// The entry with which it joined.
     pub since: u64,
+    /// It does not want to be told of what is said while it is away.
+    pub is_muted: bool,
 }
 
 /// A group an account is in.
@@ -329,6 +341,9 @@ pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrit
                 "UPDATE memberships SET priority = ?3, is_muted = ?4 WHERE account = ?1 AND name = ?2",
             )?
             .execute(params![account, group, priority, is_muted])?,
+        GroupWrite::Mute { member, is_muted, .. } => connection
+            .prepare_cached("UPDATE members SET is_muted = ?3 WHERE account = ?1 AND member = ?2")?
+            .execute(params![account, member, is_muted])?,
         GroupWrite::Position(save) => return save_position(connection, account, head, save),
         GroupWrite::Spread { through, .. } => connection
             .prepare_cached("UPDATE groups SET spread = ?2 WHERE account = ?1 AND spread < ?2")?
@@ -433,10 +448,15 @@ fn find_group(snapshot: &Connection, key: &AccountKey, is_new: bool) -> rusqlite
     let mut group = rows.map(Box::new);
     if let Some(group) = &mut group {
         let mut statement = snapshot.prepare_cached(
-            "SELECT member, role, since FROM members WHERE account = ?1 ORDER BY member LIMIT ?2",
+            "SELECT member, role, since, is_muted FROM members WHERE account = ?1 ORDER BY member LIMIT ?2",
         )?;
         let members = statement.query_map(params![number, signed(GROUP_MEMBERS_MAX as u64)], |row| {
-            Ok(MemberRow { account: row.get(0)?, role: role(row.get(1)?), since: unsigned(row.get(2)?) })
+            Ok(MemberRow {
+                account: row.get(0)?,
+                role: role(row.get(1)?),
+                since: unsigned(row.get(2)?),
+                is_muted: flag(row, 3)?,
+            })
         })?;
         group.members = members.collect::<Result<_, _>>()?;
     }

@@ -119,8 +119,13 @@ pub enum Origin {
         /// Its request.
         cookie: u64,
     },
-    /// A group's spreading, of which this is a part.
-    Spread(Arc<Part>),
+    /// A group's spreading.
+    Spread {
+        /// What this is a part of.
+        part: Arc<Part>,
+        /// Whoever pushes to devices that are away is told of it.
+        is_told: bool,
+    },
     /// A change of a group: its owner knows who asked for it.
     Change,
 }

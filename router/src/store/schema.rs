@@ -113,9 +113,12 @@ INSERT INTO usage (app, bytes)
     FROM messages m CROSS JOIN accounts a ON a.id = m.account GROUP BY a.app;
 ";
 
+/// What a member wants of its group, where the group's shard needs it.
+const MUTED: &str = "ALTER TABLE members ADD COLUMN is_muted INTEGER NOT NULL DEFAULT 0;";
+
 /// What each version added. A file is brought up step by step, in one transaction; a step once released never
 /// changes.
-const STEPS: [&str; 5] = [TABLES, READ_MARKS, GROUPS, TRAFFIC_MARKS, USAGE];
+const STEPS: [&str; 6] = [TABLES, READ_MARKS, GROUPS, TRAFFIC_MARKS, USAGE, MUTED];
 
 /// The rowid of a message.
 pub fn rowid(account: i64, sync_id: u64) -> i64 {

@@ -8,7 +8,7 @@ use moor_wire::client::{GroupDelivery, GroupEvent};
 use prost::Message as _;
 
 use super::state::{GroupState, Round};
-use crate::group::{Group, MemberKey};
+use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
 use crate::limits::{GROUP_IDLE_MS, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS};
 use crate::shard::Shard;
@@ -20,10 +20,11 @@ use crate::store::{AccountKey, Message, Read, Write};
 pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadEntry {
     let Message { sync_id, from, client_id, sent_at_ms, payload, entry, marks } = message;
     let event = entry.is_event().then(|| GroupEvent::decode(payload.clone()).ok()).flatten();
+    let from = if entry.is_event() { String::new() } else { from };
     let delivery = GroupDelivery {
         group: group.to_owned(),
         sync_id,
-        from: if entry.is_event() { String::new() } else { from },
+        from: from.clone(),
         client_id,
         sent_at_ms,
         floor,
@@ -34,6 +35,7 @@ pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadE
     SpreadEntry {
         sync_id,
         entry,
+        from: from.into(),
         sent_at_ms,
         body: delivery.encode_to_vec().into(),
         event: event.map(Arc::new),
@@ -208,7 +210,8 @@ fn lists(group: &Group, shards: usize) -> Vec<Arc<[MemberKey]>> {
     let mut lists: Vec<Vec<MemberKey>> = vec![Vec::new(); shards];
     for (account, member) in &group.members {
         let shard = usize::try_from(member.hash % shards as u64).unwrap_or(0);
-        lists[shard].push(MemberKey { account: account.clone(), hash: member.hash, since: member.since });
+        let Member { hash, since, is_muted, .. } = *member;
+        lists[shard].push(MemberKey { account: account.clone(), hash, since, is_muted });
     }
     lists.into_iter().map(Into::into).collect()
 }

@@ -19,6 +19,10 @@ pub(super) enum Waiting {
     Submit(Box<Submit>),
     Ask(Box<GroupAsk>),
     Pull(Box<PullAsk>),
+    Mute {
+        member: Box<str>,
+        is_muted: bool,
+    },
     /// Only that it is loaded, and spread if need be.
     Look,
 }
