@@ -1,15 +1,17 @@
-// One channel of a session: its login, its place in the timeline, its unanswered submits.
+// One channel of a session: its login and its place in the timeline.
 
 import type { Context } from "./context.js";
 import { Conversations } from "./conversations.js";
 import { Code, RoomError, SubmitError, isRetryable } from "./events.js";
-import { COMMAND, Kind, RELIABLE, encodeFrame, encodeSyncId } from "./frame.js";
+import { COMMAND, Kind, encodeFrame, encodeSyncId } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
-import { Fields, Writer, equal } from "./protobuf.js";
+import { type Fields, Writer } from "./protobuf.js";
 import { Rooms } from "./rooms.js";
+import type { Addressee } from "./submit.js";
+import { Submits } from "./submits.js";
 
 /** A login wanted by the app. */
 export interface Login {
@@ -20,22 +22,6 @@ export interface Login {
   readonly lastSyncId?: number;
   /** What the app holds of its groups; of the others likewise. */
   readonly groupPositions?: Readonly<Record<string, number>>;
-}
-
-/** Whom a message is for: an account, or a group. */
-export type Target = string | { readonly group: string };
-
-/** Likewise, or everybody in a room, as a message of a type. */
-export type Addressee = Target | { readonly room: string; readonly type: number };
-
-interface Pending {
-  readonly clientId: Uint8Array;
-  readonly body: Uint8Array;
-  readonly payloadBytes: number;
-  attempt: number;
-  /** On the wire: when it is sent again. Not on the wire: when it may be sent. */
-  dueMs: number;
-  inFlight: boolean;
 }
 
 /** A channel the app wants. */
@@ -54,8 +40,6 @@ export class Channel {
   private ackDueMs: number | undefined;
   /** Last SYNC: behind which id the gap was, and when. */
   private synced: { readonly behind: number; readonly atMs: number } | undefined;
-  private pending: Pending[] = [];
-  private pendingBytes = 0;
   /**
    * Received ids that hold copies of groups' entries: they wait for nobody, because the group's own timeline says what is
    * processed of it.
@@ -63,6 +47,7 @@ export class Channel {
   private copies: number[] = [];
   readonly conversations: Conversations;
   readonly rooms: Rooms;
+  private readonly submits: Submits;
 
   constructor(
     readonly number: number,
@@ -72,6 +57,7 @@ export class Channel {
     this.received = this.processedId = login.lastSyncId;
     this.conversations = new Conversations(number, login.account, context, login.groupPositions ?? {});
     this.rooms = new Rooms(number, context);
+    this.submits = new Submits(number, context);
   }
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
@@ -109,7 +95,7 @@ export class Channel {
     return this.state === "opening";
   }
   get unanswered(): number {
-    return this.pending.length;
+    return this.submits.unanswered;
   }
 
   /** When {@link handleTimeout} is due. */
@@ -120,14 +106,8 @@ export class Channel {
     if (this.state !== "open") {
       return Infinity;
     }
-    let next = Math.min(this.ackDueMs ?? Infinity, this.conversations.nextMs(), this.rooms.nextMs());
-    const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
-    for (const pending of this.pending) {
-      if (pending.inFlight || !full) {
-        next = Math.min(next, pending.dueMs);
-      }
-    }
-    return next;
+    const own = Math.min(this.ackDueMs ?? Infinity, this.submits.nextMs());
+    return Math.min(own, this.conversations.nextMs(), this.rooms.nextMs());
   }
 
   sendOpen(): void {
@@ -170,10 +150,7 @@ export class Channel {
     this.synced = undefined;
     this.conversations.handleDisconnected();
     this.rooms.handleDisconnected();
-    for (const pending of this.pending) {
-      pending.inFlight = false;
-      pending.dueMs = 0;
-    }
+    this.submits.handleDisconnected();
   }
 
   handleOpened(opened: Fields, now: number): void {
@@ -185,7 +162,7 @@ export class Channel {
     this.attempt = 0;
     this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
     this.rooms.sendAll();
-    this.sendDue(now);
+    this.submits.sendDue(now);
     this.conversations.handleTimeout(now);
   }
 
@@ -202,13 +179,11 @@ export class Channel {
     if (reopens) {
       this.state = "waiting";
       this.attempt += 1;
-      this.reopenMs = now + this.retryPause(this.attempt);
+      const { random } = this.context;
+      this.reopenMs = now + fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, this.attempt, random);
     } else {
       this.state = "closed";
-      for (const { clientId } of this.pending.splice(0)) {
-        this.context.emit({ type: "abandoned", channel: this.number, clientId, code });
-      }
-      this.pendingBytes = 0;
+      this.submits.handleClosed(code);
       this.conversations.handleClosed(code);
     }
     this.context.emit({ type: "closed", channel: this.number, code, reason, reopens });
@@ -360,36 +335,16 @@ export class Channel {
     if (this.state === "closed") {
       throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
     }
-    if (clientId.length < 1 || clientId.length > limits.CLIENT_ID_BYTES_MAX) {
-      const text = `the client id has ${clientId.length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;
-      throw new SubmitError("client-id", text);
+    this.submits.offer(clientId, to, payload, dataBytesMax);
+    if (this.isOpen) {
+      this.submits.sendDue(now);
     }
-    const body = encodeSubmit(clientId, to, payload);
-    if (body.length > dataBytesMax) {
-      throw new SubmitError("too-large", tooLarge(body.length, dataBytesMax));
-    }
-    const bytes = this.pendingBytes + payload.length;
-    if (this.pending.length >= limits.SUBMITS_PENDING_MAX || bytes > limits.SUBMITS_PENDING_BYTES_MAX) {
-      throw new SubmitError("queue-full", "too many messages wait for their answers: wait too");
-    }
-    this.pendingBytes = bytes;
-    const own = clientId.slice();
-    this.pending.push({
-      clientId: own, body, payloadBytes: payload.length, attempt: 0, dueMs: 0, inFlight: false,
-    });
-    this.sendDue(now);
   }
 
   /** The new gateway takes bodies up to this size: what is larger will not be accepted there. */
   refuseLarger(dataBytesMax: number): void {
     this.conversations.refuseLarger(dataBytesMax);
-    const refused = this.pending.filter(({ body }) => body.length > dataBytesMax);
-    this.pending = this.pending.filter(({ body }) => body.length <= dataBytesMax);
-    for (const { clientId, body, payloadBytes } of refused) {
-      this.pendingBytes -= payloadBytes;
-      const detail = tooLarge(body.length, dataBytesMax);
-      this.context.emit({ type: "refused", channel: this.number, clientId, code: Code.TooLarge, detail });
-    }
+    this.submits.refuseLarger(dataBytesMax);
   }
 
   handleResult(result: Fields, code: Code, now: number): void {
@@ -398,28 +353,7 @@ export class Channel {
     if (this.state !== "open") {
       return;
     }
-    const clientId = result.bytes(1);
-    const at = this.pending.findIndex((pending) => equal(pending.clientId, clientId));
-    const pending = this.pending[at];
-    if (pending === undefined) {
-      // A second answer to a submit that was sent twice.
-      return;
-    }
-    if (isRetryable(code)) {
-      pending.attempt += 1;
-      pending.inFlight = false;
-      pending.dueMs = now + 1 + this.retryPause(pending.attempt);
-      return;
-    }
-    this.pending.splice(at, 1);
-    this.pendingBytes -= pending.payloadBytes;
-    const channel = this.number;
-    if (code === Code.Ok) {
-      const duplicate = result.bigint(4) !== 0n;
-      this.context.emit({ type: "accepted", channel, clientId, syncId: result.number(3), duplicate });
-    } else {
-      this.context.emit({ type: "refused", channel, clientId, code, detail: result.text(5) });
-    }
+    this.submits.handleResult(result, code, now);
   }
 
   /** True when a submit was not answered in time. */
@@ -434,68 +368,6 @@ export class Channel {
       this.conversations.handleTimeout(now);
       this.rooms.handleTimeout(now);
     }
-    return this.sendDue(now);
+    return this.isOpen && this.submits.sendDue(now);
   }
-
-  private sendDue(now: number): boolean {
-    if (this.state !== "open") {
-      return false;
-    }
-    let overdue = false;
-    let places = limits.SUBMITS_IN_FLIGHT_MAX - this.inFlight();
-    for (const pending of this.pending) {
-      if (pending.dueMs > now || (!pending.inFlight && places <= 0)) {
-        continue;
-      }
-      const again = pending.inFlight;
-      pending.dueMs = now + limits.ANSWER_MS;
-      if (again) {
-        overdue = true;
-        // What could not be written yet is not written again on top.
-        if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
-          continue;
-        }
-      } else {
-        places -= 1;
-        pending.inFlight = true;
-      }
-      this.context.send(encodeFrame(Kind.Data, RELIABLE, this.number, pending.body));
-    }
-    return overdue;
-  }
-
-  private inFlight(): number {
-    return this.pending.reduce((sum, { inFlight }) => sum + Number(inFlight), 0);
-  }
-
-  private retryPause(attempt: number): number {
-    return fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, attempt, this.context.random);
-  }
-}
-
-/** A submit's body; {@link SubmitError} when it is for what cannot be. */
-function encodeSubmit(clientId: Uint8Array, to: Addressee, payload: Uint8Array): Uint8Array {
-  const body = new Writer().bytes(1, clientId);
-  let fault: string | undefined;
-  if (typeof to === "string") {
-    fault = nameFault("account", to, limits.ACCOUNT_BYTES_MAX);
-    body.text(2, to);
-  } else if ("group" in to) {
-    fault = nameFault("group", to.group, limits.GROUP_BYTES_MAX);
-    body.text(4, to.group);
-  } else {
-    fault = nameFault("room", to.room, limits.ROOM_BYTES_MAX);
-    if (!Number.isInteger(to.type) || to.type < 0 || to.type > limits.ROOM_TYPE_MAX) {
-      throw new SubmitError("room-type", `${to.type} is no type of messages`);
-    }
-    body.text(5, to.room).number(6, to.type);
-  }
-  if (fault !== undefined) {
-    throw new SubmitError("name", fault);
-  }
-  return body.bytes(3, payload).finish();
-}
-
-function tooLarge(length: number, max: number): string {
-  return `the message has ${length} bytes with its envelope; the gateway takes at most ${max}: send less`;
 }

@@ -1,11 +1,12 @@
 // The WebSocket face: drives a session with a socket, a timer and the clock. Decides nothing itself.
 
-import type { Login, Target } from "./channel.js";
+import type { Login } from "./channel.js";
 import type { Event } from "./events.js";
 import type { GroupAct } from "./groups.js";
 import { SLEEP_MS_MAX, SUBPROTOCOL } from "./limits.js";
 import { utf8 } from "./protobuf.js";
 import { Session, type SessionOptions } from "./session.js";
+import type { Target } from "./submit.js";
 
 /** What is used of a WebSocket: the one of browsers has it, and that of the npm package `ws`. */
 export interface Socket {

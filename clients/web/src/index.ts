@@ -2,8 +2,9 @@
 
 export { Client, type ClientOptions, type Socket } from "./client.js";
 export { Session, type SessionOptions } from "./session.js";
-export type { Login, Target } from "./channel.js";
+export type { Login } from "./channel.js";
 export { Code, type Disconnect, type Event, RoomError, type RoomMessage, SubmitError } from "./events.js";
 export {
   type GroupAct, type GroupAnswer, type GroupEvent, type GroupMember, GroupRole, type Membership,
 } from "./groups.js";
+export type { Target } from "./submit.js";

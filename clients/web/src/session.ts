@@ -3,7 +3,7 @@
 // (`handle…`, with the time) and takes what to do (`poll…`). It never reports a message as accepted that the router
 // did not accept.
 
-import { type Addressee, Channel, type Login, type Target } from "./channel.js";
+import { Channel, type Login } from "./channel.js";
 import type { Context } from "./context.js";
 import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
 import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
@@ -12,6 +12,7 @@ import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { Fields, WireError, Writer, concat } from "./protobuf.js";
+import type { Addressee, Target } from "./submit.js";
 
 /** How a session presents itself. */
 export interface SessionOptions {
