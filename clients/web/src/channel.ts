@@ -3,14 +3,14 @@
 import type { Context } from "./context.js";
 import { Conversations } from "./conversations.js";
 import { Code, RoomError, SubmitError, isRetryable } from "./events.js";
-import { COMMAND, Kind, encodeFrame, encodeSyncId } from "./frame.js";
+import { COMMAND, Kind, type MessageClass, encodeFrame, encodeSyncId } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { type Fields, Writer } from "./protobuf.js";
 import { Rooms } from "./rooms.js";
-import type { Addressee } from "./submit.js";
+import type { Message } from "./submit.js";
 import { Submits } from "./submits.js";
 
 /** A login wanted by the app. */
@@ -162,7 +162,7 @@ export class Channel {
     this.attempt = 0;
     this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
     this.rooms.sendAll();
-    this.submits.sendDue(now);
+    this.submits.handleTimeout(now);
     this.conversations.handleTimeout(now);
   }
 
@@ -189,14 +189,15 @@ export class Channel {
     this.context.emit({ type: "closed", channel: this.number, code, reason, reopens });
   }
 
-  handleDelivery(delivery: Fields, now: number): void {
+  /** `name`: the class it came with. */
+  handleDelivery(delivery: Fields, name: MessageClass, now: number): void {
     // Before OPENED it belongs to a login that is over.
     if (this.state !== "open") {
       return;
     }
     const id = delivery.number(1);
     if (id === 0) {
-      return this.emitMessage(delivery, undefined);
+      return this.emitMessage(delivery, undefined, name);
     }
     if (this.received === undefined) {
       this.begun = id - 1;
@@ -212,7 +213,7 @@ export class Channel {
     }
     this.received = id;
     if (delivery.text(7) === "") {
-      this.emitMessage(delivery, id);
+      this.emitMessage(delivery, id, "reliable");
     } else {
       this.conversations.handleCopy(delivery, now);
       this.copies.push(id);
@@ -259,11 +260,12 @@ export class Channel {
     return false;
   }
 
-  private emitMessage(delivery: Fields, syncId: number | undefined): void {
+  private emitMessage(delivery: Fields, syncId: number | undefined, name: MessageClass): void {
     this.context.emit({
       type: "message",
       channel: this.number,
       syncId,
+      class: name,
       from: delivery.text(2),
       clientId: delivery.bytes(3),
       sentAtMs: delivery.number(4),
@@ -331,14 +333,11 @@ export class Channel {
     }
   }
 
-  submit(clientId: Uint8Array, to: Addressee, payload: Uint8Array, dataBytesMax: number, now: number): void {
+  submit(message: Message, dataBytesMax: number, now: number): void {
     if (this.state === "closed") {
       throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
     }
-    this.submits.offer(clientId, to, payload, dataBytesMax);
-    if (this.isOpen) {
-      this.submits.sendDue(now);
-    }
+    this.submits.offer(message, dataBytesMax, this.isOpen, now);
   }
 
   /** The new gateway takes bodies up to this size: what is larger will not be accepted there. */
@@ -368,6 +367,6 @@ export class Channel {
       this.conversations.handleTimeout(now);
       this.rooms.handleTimeout(now);
     }
-    return this.isOpen && this.submits.sendDue(now);
+    return this.isOpen && this.submits.handleTimeout(now);
   }
 }

@@ -6,7 +6,7 @@ import type { GroupAct } from "./groups.js";
 import { SLEEP_MS_MAX, SUBPROTOCOL } from "./limits.js";
 import { utf8 } from "./protobuf.js";
 import { Session, type SessionOptions } from "./session.js";
-import type { Target } from "./submit.js";
+import type { Sending, Target } from "./submit.js";
 
 /** What is used of a WebSocket: the one of browsers has it, and that of the npm package `ws`. */
 export interface Socket {
@@ -28,6 +28,11 @@ export interface ClientOptions extends SessionOptions {
   readonly onEvent: (event: Event) => void;
   /** The WebSocket class; absent: the global one. */
   readonly WebSocket?: new (url: string, protocols: string) => Socket;
+}
+
+/** How a message is to be treated, and its id where the app has one: used again for the same message it is stored once. */
+export interface SubmitOptions extends Sending {
+  readonly clientId?: Uint8Array;
 }
 
 /** A client that stays connected until it is closed. */
@@ -65,10 +70,19 @@ export class Client {
     this.wake();
   }
 
-  /** Sends a message and returns its client id; an event with it says what became of the message. */
-  submit(channel: number, to: Target, payload: Uint8Array | string, clientId = randomId()): Uint8Array {
+  /**
+   * Sends a message and returns its client id; an event with it says what became of the message. `options` may be just the
+   * client id.
+   */
+  submit(
+    channel: number,
+    to: Target,
+    payload: Uint8Array | string,
+    options: SubmitOptions | Uint8Array = {},
+  ): Uint8Array {
+    const { clientId = randomId(), ...sending } = options instanceof Uint8Array ? { clientId: options } : options;
     const bytes = typeof payload === "string" ? utf8(payload) : payload;
-    this.session.submit(channel, clientId, to, bytes, now());
+    this.session.submit(channel, clientId, to, bytes, now(), sending);
     this.wake();
     return clientId;
   }

@@ -1,5 +1,6 @@
 // What a session tells its app.
 
+import type { MessageClass } from "./frame.js";
 import type { GroupAnswer, GroupEvent } from "./groups.js";
 
 /** Why something was refused, closed or failed. A code that is not known is taken for `Internal`. */
@@ -86,11 +87,12 @@ export type Event =
       readonly reason: string;
       readonly reopens: boolean;
     }
-  /** A message, once, in order; without `syncId` it is a transient one. */
+  /** A message, once, in order; one without `syncId` is stored nowhere, and not acknowledged. */
   | {
       readonly type: "message";
       readonly channel: number;
       readonly syncId: number | undefined;
+      readonly class: MessageClass;
       readonly from: string;
       readonly clientId: Uint8Array;
       readonly sentAtMs: number;
@@ -156,7 +158,10 @@ export type Event =
       readonly syncId: number;
       readonly duplicate: boolean;
     }
-  /** A submit will not be accepted; it is forgotten. */
+  /**
+   * A submit will not be accepted; it is forgotten. One that is not reliable may have arrived all the same where no answer
+   * came, as `detail` says then.
+   */
   | {
       readonly type: "refused";
       readonly channel: number;
@@ -173,7 +178,7 @@ export class SubmitError extends Error {
 
   constructor(
     /** Which rule it breaks. */
-    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "too-large",
+    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "offline" | "too-large",
     message: string,
   ) {
     super(message);

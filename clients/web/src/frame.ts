@@ -35,8 +35,16 @@ export const Kind = {
 
 /** Class of a frame that steers. */
 export const COMMAND = 0;
-/** Class of a frame that is stored before it is answered. */
-export const RELIABLE = 1;
+
+/**
+ * How much a message matters. Reliable: stored before it is accepted. Normal and transient: for whoever is there right now,
+ * stored nowhere; a full queue drops transient ones first.
+ */
+export type MessageClass = "reliable" | "normal" | "transient";
+
+/** Flags of the frames that carry messages. */
+const CLASSES: Readonly<Record<MessageClass, number>> = { reliable: 1, normal: 2, transient: 3 };
+const CLASS_MASK = 0b111;
 
 const HEADER_BYTES = 8;
 const PING_BODY_BYTES_MAX = 16;
@@ -44,8 +52,20 @@ const PING_BODY_BYTES_MAX = 16;
 /** A whole frame. */
 export interface Frame {
   readonly kind: number;
+  readonly flags: number;
   readonly channel: number;
   readonly body: Uint8Array;
+}
+
+/** The flags of a class; `undefined`: there is no such class. */
+export function flagsOf(name: MessageClass): number | undefined {
+  return Object.hasOwn(CLASSES, name) ? CLASSES[name] : undefined;
+}
+
+/** The class that flags tell. A message with those of frames that steer counts as reliable. */
+export function classOf(flags: number): MessageClass {
+  const number = flags & CLASS_MASK;
+  return number <= CLASSES.reliable ? "reliable" : number === CLASSES.normal ? "normal" : "transient";
 }
 
 /** A frame as bytes. */
@@ -91,7 +111,8 @@ export class FrameReader {
       if (end > input.length) {
         break;
       }
-      const frame = { kind, channel: view.getUint16(2), body: input.subarray(at + HEADER_BYTES, end) };
+      const body = input.subarray(at + HEADER_BYTES, end);
+      const frame = { kind, flags: view.getUint8(1), channel: view.getUint16(2), body };
       at = end;
       if (!take(frame)) {
         break;

@@ -6,13 +6,13 @@
 import { Channel, type Login } from "./channel.js";
 import type { Context } from "./context.js";
 import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
-import { COMMAND, type Frame, FrameReader, Kind, encodeFrame } from "./frame.js";
+import { COMMAND, type Frame, FrameReader, Kind, classOf, encodeFrame } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { Fields, WireError, Writer, concat } from "./protobuf.js";
-import type { Addressee, Target } from "./submit.js";
+import type { Message, Sending, Target } from "./submit.js";
 
 /** How a session presents itself. */
 export interface SessionOptions {
@@ -118,10 +118,19 @@ export class Session {
 
   /**
    * Sends a message. `accepted`, `refused` or `abandoned` with the same client id says what became of it; until then
-   * it is kept, over reconnects, and sent again. Throws {@link SubmitError} when it is not even tried.
+   * it is kept, over reconnects, and sent again. A message of class normal or transient is for whoever is logged in as the
+   * receiver right now: it is sent once, and accepted with sync id 0 or refused, whatever the reason. Throws
+   * {@link SubmitError} when it is not even tried.
    */
-  submit(number: number, clientId: Uint8Array, to: Target, payload: Uint8Array, now: number): void {
-    this.submitTo(number, clientId, to, payload, now);
+  submit(
+    number: number,
+    clientId: Uint8Array,
+    to: Target,
+    payload: Uint8Array,
+    now: number,
+    sending: Sending = {},
+  ): void {
+    this.offer(number, { clientId, to, payload, sending }, now);
   }
 
   /**
@@ -136,15 +145,15 @@ export class Session {
     payload: Uint8Array,
     now: number,
   ): void {
-    this.submitTo(number, clientId, { room, type }, payload, now);
+    this.offer(number, { clientId, to: { room, type }, payload, sending: {} }, now);
   }
 
-  private submitTo(number: number, clientId: Uint8Array, to: Addressee, payload: Uint8Array, now: number): void {
+  private offer(number: number, message: Message, now: number): void {
     const channel = this.channels.get(number);
     if (channel === undefined) {
       throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
     }
-    channel.submit(clientId, to, payload, this.dataBytesMax, now);
+    channel.submit(message, this.dataBytesMax, now);
   }
 
   /**
@@ -362,7 +371,7 @@ export class Session {
     }
   }
 
-  private handleFrame({ kind, channel: number, body }: Frame, now: number): void {
+  private handleFrame({ kind, flags, channel: number, body }: Frame, now: number): void {
     const answers = kind === Kind.Opened || kind === Kind.Close;
     if (CHANNEL_KINDS.has(kind)) {
       if (this.state !== "live") {
@@ -375,7 +384,7 @@ export class Session {
       }
       // A channel that was closed meanwhile: what comes for it is of no interest.
       const channel = this.channels.get(number);
-      return channel && this.handleChannelFrame(channel, kind, new Fields(body), now);
+      return channel && this.handleChannelFrame(channel, kind, flags, new Fields(body), now);
     }
     switch (kind) {
       case Kind.Connected:
@@ -404,14 +413,14 @@ export class Session {
     }
   }
 
-  private handleChannelFrame(channel: Channel, kind: number, fields: Fields, now: number): void {
+  private handleChannelFrame(channel: Channel, kind: number, flags: number, fields: Fields, now: number): void {
     switch (kind) {
       case Kind.Opened:
         return channel.handleOpened(fields, now);
       case Kind.Close:
         return channel.handleClose(codeOf(fields.number(1)), fields.text(2), now);
       case Kind.Data:
-        return channel.handleDelivery(fields, now);
+        return channel.handleDelivery(fields, classOf(flags), now);
       case Kind.Ack:
         return channel.handleResult(fields, codeOf(fields.number(2)), now);
     }

@@ -1,6 +1,7 @@
-// What a message says, and to whom.
+// What a message says, to whom, and how it is to be treated.
 
 import { SubmitError } from "./events.js";
+import { type MessageClass, flagsOf } from "./frame.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { Writer } from "./protobuf.js";
@@ -11,8 +12,38 @@ export type Target = string | { readonly group: string };
 /** Likewise, or everybody in a room, as a message of a type. */
 export type Addressee = Target | { readonly room: string; readonly type: number };
 
+/** How a message is to be treated. */
+export interface Sending {
+  /**
+   * Absent: reliable, kept and sent again until it is answered. Normal and transient messages are sent once, to accounts, and
+   * only while the channel is logged in.
+   */
+  readonly class?: MessageClass;
+}
+
+/** A message as the app hands it over. */
+export interface Message {
+  readonly clientId: Uint8Array;
+  readonly to: Addressee;
+  readonly payload: Uint8Array;
+  readonly sending: Sending;
+}
+
+/** The flags of a message's frame; {@link SubmitError} when its class is none, or not for whom it is for. */
+export function submitFlags({ to, sending: { class: name = "reliable" } }: Message): number {
+  const flags = flagsOf(name);
+  if (flags === undefined) {
+    throw new SubmitError("class", `${name} is no class of messages`);
+  }
+  if (name !== "reliable" && typeof to !== "string") {
+    const text = "group" in to ? "messages to groups are reliable" : "what a room's message is worth is said by its type";
+    throw new SubmitError("class", text);
+  }
+  return flags;
+}
+
 /** A submit's body; {@link SubmitError} when it is for what cannot be. */
-export function encodeSubmit(clientId: Uint8Array, to: Addressee, payload: Uint8Array): Uint8Array {
+export function encodeSubmit({ clientId, to, payload }: Message): Uint8Array {
   const length = clientId.length;
   if (length < 1 || length > limits.CLIENT_ID_BYTES_MAX) {
     const text = `the client id has ${length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;

@@ -1,19 +1,21 @@
-// The unanswered submits of one channel: kept until they are answered, and sent again until then.
+// The unanswered submits of one channel. Reliable ones are kept and sent again until they are answered; the others are sent
+// once, and given up when the answer does not come.
 
 import type { Context } from "./context.js";
 import { Code, SubmitError, isRetryable } from "./events.js";
-import { Kind, RELIABLE, encodeFrame } from "./frame.js";
+import { Kind, classOf, encodeFrame } from "./frame.js";
 import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { type Fields, equal } from "./protobuf.js";
-import { type Addressee, encodeSubmit } from "./submit.js";
+import { type Message, encodeSubmit, submitFlags } from "./submit.js";
 
 interface Pending {
   readonly clientId: Uint8Array;
+  readonly flags: number;
   readonly body: Uint8Array;
   readonly payloadBytes: number;
   attempt: number;
-  /** On the wire: when it is sent again. Not on the wire: when it may be sent. */
+  /** On the wire: when it is sent again, or given up. Not on the wire: when it may be sent. */
   dueMs: number;
   inFlight: boolean;
 }
@@ -32,7 +34,7 @@ export class Submits {
     return this.pending.length;
   }
 
-  /** When {@link sendDue} is due. */
+  /** When {@link handleTimeout} is due. */
   nextMs(): number {
     const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
     let next = Infinity;
@@ -45,6 +47,7 @@ export class Submits {
   }
 
   handleDisconnected(): void {
+    this.giveUp("the login ended before the answer came", () => true);
     for (const pending of this.pending) {
       pending.inFlight = false;
       pending.dueMs = 0;
@@ -59,21 +62,33 @@ export class Submits {
     this.pendingBytes = 0;
   }
 
-  /** Takes a message of the app; {@link sendDue} sends it. */
-  offer(clientId: Uint8Array, to: Addressee, payload: Uint8Array, dataBytesMax: number): void {
-    const body = encodeSubmit(clientId, to, payload);
+  /** Takes a message of the app and, where the channel is open, says it. */
+  offer(message: Message, dataBytesMax: number, isOpen: boolean, now: number): void {
+    const flags = submitFlags(message);
+    const body = encodeSubmit(message);
     if (body.length > dataBytesMax) {
       throw new SubmitError("too-large", tooLarge(body.length, dataBytesMax));
     }
-    const bytes = this.pendingBytes + payload.length;
-    if (this.pending.length >= limits.SUBMITS_PENDING_MAX || bytes > limits.SUBMITS_PENDING_BYTES_MAX) {
+    const payloadBytes = message.payload.length;
+    const bytes = this.pendingBytes + payloadBytes;
+    const isFull = this.pending.length >= limits.SUBMITS_PENDING_MAX || bytes > limits.SUBMITS_PENDING_BYTES_MAX;
+    const clientId = message.clientId.slice();
+    const pending = { clientId, flags, body, payloadBytes, attempt: 0, dueMs: 0, inFlight: false };
+    const isOnce = !isKept(pending);
+    if (isOnce && !isOpen) {
+      throw new SubmitError("offline", `channel ${this.channel} is not logged in: what is not kept cannot wait for it`);
+    }
+    // What is sent once waits for nobody's answer.
+    if (isFull || (isOnce && this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX)) {
       throw new SubmitError("queue-full", "too many messages wait for their answers: wait too");
     }
     this.pendingBytes = bytes;
-    const own = clientId.slice();
-    this.pending.push({
-      clientId: own, body, payloadBytes: payload.length, attempt: 0, dueMs: 0, inFlight: false,
-    });
+    this.pending.push(pending);
+    if (isOnce) {
+      this.send(pending, now);
+    } else if (isOpen) {
+      this.sendDue(now);
+    }
   }
 
   /** The new gateway takes bodies up to this size: what is larger will not be accepted there. */
@@ -95,7 +110,7 @@ export class Submits {
       // A second answer to a submit that was sent twice.
       return;
     }
-    if (isRetryable(code)) {
+    if (isRetryable(code) && isKept(pending)) {
       pending.attempt += 1;
       pending.inFlight = false;
       const pause = fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, pending.attempt, this.context.random);
@@ -113,34 +128,60 @@ export class Submits {
     }
   }
 
-  /** Sends what is due. True when something had been sent before and was not answered in time. */
-  sendDue(now: number): boolean {
+  /** True when something that is kept was not answered in time. */
+  handleTimeout(now: number): boolean {
+    this.giveUp("no answer came in time", ({ dueMs }) => dueMs <= now);
+    return this.sendDue(now);
+  }
+
+  /** Forgets messages that are sent once and were not answered. */
+  private giveUp(why: string, isOver: (pending: Pending) => boolean): void {
+    const isLost = (pending: Pending): boolean => !isKept(pending) && isOver(pending);
+    const lost = this.pending.filter(isLost);
+    this.pending = this.pending.filter((pending) => !isLost(pending));
+    for (const { clientId, payloadBytes } of lost) {
+      this.pendingBytes -= payloadBytes;
+      const detail = `${why}; it may have arrived`;
+      this.context.emit({ type: "refused", channel: this.channel, clientId, code: Code.Unavailable, detail });
+    }
+  }
+
+  /** Sends what is due. */
+  private sendDue(now: number): boolean {
     let overdue = false;
     let places = limits.SUBMITS_IN_FLIGHT_MAX - this.inFlight();
     for (const pending of this.pending) {
-      if (pending.dueMs > now || (!pending.inFlight && places <= 0)) {
+      if (!isKept(pending) || pending.dueMs > now || (!pending.inFlight && places <= 0)) {
         continue;
       }
-      const again = pending.inFlight;
-      pending.dueMs = now + limits.ANSWER_MS;
-      if (again) {
+      if (pending.inFlight) {
         overdue = true;
         // What could not be written yet is not written again on top.
         if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+          pending.dueMs = now + limits.ANSWER_MS;
           continue;
         }
       } else {
         places -= 1;
-        pending.inFlight = true;
       }
-      this.context.send(encodeFrame(Kind.Data, RELIABLE, this.channel, pending.body));
+      this.send(pending, now);
     }
     return overdue;
+  }
+
+  private send(pending: Pending, now: number): void {
+    pending.inFlight = true;
+    pending.dueMs = now + limits.ANSWER_MS;
+    this.context.send(encodeFrame(Kind.Data, pending.flags, this.channel, pending.body));
   }
 
   private inFlight(): number {
     return this.pending.reduce((sum, { inFlight }) => sum + Number(inFlight), 0);
   }
+}
+
+function isKept({ flags }: Pending): boolean {
+  return classOf(flags) === "reliable";
 }
 
 function tooLarge(length: number, max: number): string {

@@ -41,8 +41,8 @@ export class Server {
     this.connect();
   }
 
-  say(kind, channel, writer) {
-    this.session.handleBytes(encodeFrame(kind, COMMAND, channel, writer.finish()), this.now);
+  say(kind, channel, writer, flags = COMMAND) {
+    this.session.handleBytes(encodeFrame(kind, flags, channel, writer.finish()), this.now);
   }
 
   deliver(channel, syncId, floor = 1) {

@@ -5,8 +5,8 @@ const WAIT_MS = 30_000;
 /** Messages each way while connections break. */
 const MESSAGES = 200;
 
-/** `LIMIT` of the protocol's codes. */
-const LIMIT = 15;
+/** Of the protocol's codes. */
+const [NOT_FOUND, LIMIT] = [5, 15];
 
 const decode = (payload) => new TextDecoder().decode(payload);
 
@@ -297,6 +297,39 @@ export async function rooms(Client, options, run, breaks) {
     await again.until("the limit of rooms", () => again.of("room-refused").length === 1);
     check(again.of("room-refused")[0].code === LIMIT, "one was too many");
     return `${said} reliable messages in a room, connections broken ${stage.of("disconnected").length} times`;
+  } finally {
+    peers.forEach(({ client }) => client.close());
+  }
+}
+
+/** Messages that nobody keeps: they reach who is there, tell their class, and are answered when nobody is. */
+export async function classes(Client, options, run) {
+  const app = "shop";
+  const [dan, eve] = ["dan", "eve"].map((name) => `${name}-${run}`);
+  const peers = [dan, eve].map((account) => {
+    const peer = new Peer(Client, { ...options, device: "web" });
+    peer.client.open(1, { app, account, lastSyncId: 0 });
+    return peer;
+  });
+  const [from, to] = peers;
+  try {
+    // Whom a message has reached the router knows to be there.
+    from.client.submit(1, eve, "stored");
+    await to.until("a message", () => to.of("message").length === 1);
+    for (const name of ["normal", "transient"]) {
+      from.client.submit(1, eve, name, { class: name });
+      await to.until(`a ${name} one`, () => to.texts(1).includes(name));
+    }
+    check(to.of("message").map((event) => event.class).join() === "reliable,normal,transient", "each tells its class");
+    check(to.of("message").map(({ syncId }) => syncId ?? 0).join() === "1,0,0", "only one is stored");
+    await from.until("every answer", () => from.of("accepted").length === 3);
+    check(from.of("accepted").slice(1).every(({ syncId }) => syncId === 0), "the others have no place");
+
+    const nobody = from.client.submit(1, `nobody-${run}`, "anybody?", { class: "transient" });
+    await from.until("an answer", () => from.of("refused").length === 1);
+    const [refused] = from.of("refused");
+    check(refused.code === NOT_FOUND && refused.clientId.join() === nobody.join(), "nobody is there, and that is told");
+    return "messages of each class";
   } finally {
     peers.forEach(({ client }) => client.close());
   }

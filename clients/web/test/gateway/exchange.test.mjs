@@ -8,7 +8,7 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { exchange, groups, heartbeat, rooms } from "./exchange.mjs";
+import { classes, exchange, groups, heartbeat, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
@@ -52,6 +52,10 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
     const cut = () => proxy.cut();
     const run = name.replaceAll(/\W/g, "");
     t.diagnostic(await rooms(Client, { url: proxy.url, WebSocket }, run, [cut, () => gateway.restart(), cut]));
+  });
+
+  test(`messages that nobody keeps reach who is there over ${name}`, options, async (t) => {
+    t.diagnostic(await classes(Client, { url: proxy.url, WebSocket }, name.replaceAll(/\W/g, "")));
   });
 
   test(`an idle client is kept over ${name}`, options, async () => {

@@ -1,7 +1,7 @@
 // What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
 
 import { Client } from "/dist/index.js";
-import { exchange, groups, rooms } from "/exchange.mjs";
+import { classes, exchange, groups, rooms } from "/exchange.mjs";
 
 const query = new URLSearchParams(location.search);
 const url = query.get("gateway");
@@ -18,6 +18,7 @@ async function run() {
   const done = [await exchange(Client, { url }, "page", [cut, cut, cut])];
   done.push(await rooms(Client, { url }, "page", [cut, cut]));
   done.push(await groups(Client, { url }, "page", [cut, cut]));
+  done.push(await classes(Client, { url }, "page"));
   return done.join("; ");
 }
 

@@ -1,14 +1,18 @@
 // What an app in TypeScript writes: only has to compile.
 
 import {
-  Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, RoomError, type RoomMessage, Session,
-  SubmitError,
+  Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass, RoomError,
+  type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
 } from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
 
 function memberText({ account, role }: GroupMember): string {
   return role === GroupRole.Owner ? `${account} owns it` : account;
+}
+
+function classText(name: MessageClass): string {
+  return name === "transient" ? "not kept" : name;
 }
 
 function describe(event: Event): string {
@@ -22,7 +26,7 @@ function describe(event: Event): string {
     case "closed":
       return event.code === Code.Kicked ? "kicked" : `${event.reason} ${event.reopens}`;
     case "message":
-      return `${event.from} ${event.syncId ?? "transient"} ${event.payload.byteLength}`;
+      return `${event.from} ${event.syncId ?? classText(event.class)} ${event.payload.byteLength}`;
     case "group-message":
       return `${event.group} ${event.syncId} ${event.event?.removed.join() ?? event.payload.length}`;
     case "group-expired":
@@ -53,8 +57,11 @@ client.open(1, login);
 try {
   const id: Uint8Array = client.submit(1, "bob", "hello");
   client.submit(1, "bob", new Uint8Array(3), id);
+  const once: Sending = { class: "transient" };
+  const options: SubmitOptions = { ...once, clientId: id };
+  client.submit(1, "bob", "typing", options);
 } catch (error) {
-  if (error instanceof SubmitError && error.why === "queue-full") {
+  if (error instanceof SubmitError && (error.why === "queue-full" || error.why === "offline")) {
     client.close();
   }
 }
@@ -87,6 +94,8 @@ const bytes: Uint8Array | undefined = session.pollTransmit(0);
 client.open(2, { app: "shop" });
 // @ts-expect-error Whom to add is to be said.
 client.group(1, "friends", { act: "add" });
+// @ts-expect-error Nobody but the server commands.
+client.submit(1, "bob", "hello", { class: "command" });
 // @ts-expect-error There is no such reason.
 const never = (error: SubmitError): boolean => error.why === "because";
 
