@@ -35,6 +35,11 @@ export interface SubmitOptions extends Sending {
   readonly clientId?: Uint8Array;
 }
 
+/** Likewise in a room, where its type says what a message is worth: 0 unless said otherwise. */
+export interface PublishOptions extends Omit<SubmitOptions, "class"> {
+  readonly type?: number;
+}
+
 /** A client that stays connected until it is closed. */
 export class Client {
   private readonly session: Session;
@@ -128,10 +133,10 @@ export class Client {
     channel: number,
     room: string,
     payload: Uint8Array | string,
-    { type = 0, clientId = randomId() }: { readonly type?: number; readonly clientId?: Uint8Array } = {},
+    { type = 0, clientId = randomId(), ...sending }: PublishOptions = {},
   ): Uint8Array {
     const bytes = typeof payload === "string" ? utf8(payload) : payload;
-    this.session.publish(channel, clientId, room, type, bytes, now());
+    this.session.publish(channel, clientId, room, type, bytes, now(), sending);
     this.wake();
     return clientId;
   }

@@ -159,6 +159,17 @@ export type Event =
       readonly duplicate: boolean;
     }
   /**
+   * A submit is not accepted for now, because its business level is switched off, say. It is kept and sent again; told once
+   * for each reason.
+   */
+  | {
+      readonly type: "delayed";
+      readonly channel: number;
+      readonly clientId: Uint8Array;
+      readonly code: Code;
+      readonly detail: string;
+    }
+  /**
    * A submit will not be accepted; it is forgotten. One that is not reliable may have arrived all the same where no answer
    * came, as `detail` says then.
    */
@@ -178,7 +189,7 @@ export class SubmitError extends Error {
 
   constructor(
     /** Which rule it breaks. */
-    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "offline" | "too-large",
+    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "level" | "offline" | "too-large",
     message: string,
   ) {
     super(message);

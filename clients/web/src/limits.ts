@@ -25,6 +25,8 @@ export const GROUP_POSITIONS_MAX = 24;
 export const ROOM_BYTES_MAX = 128;
 /** Largest type of a room's message. */
 export const ROOM_TYPE_MAX = 0xffff_ffff;
+/** The level of what the business loses least without. */
+export const LEVEL_MAX = 2;
 /** Longest credential, bytes. */
 export const CREDENTIAL_BYTES_MAX = 2048;
 /** Longest client id of a message, bytes. */

@@ -118,9 +118,9 @@ export class Session {
 
   /**
    * Sends a message. `accepted`, `refused` or `abandoned` with the same client id says what became of it; until then
-   * it is kept, over reconnects, and sent again. A message of class normal or transient is for whoever is logged in as the
-   * receiver right now: it is sent once, and accepted with sync id 0 or refused, whatever the reason. Throws
-   * {@link SubmitError} when it is not even tried.
+   * it is kept, over reconnects, and sent again; `delayed` says why that takes its time. A message of class normal or
+   * transient is for whoever is logged in as the receiver right now: it is sent once, and accepted with sync id 0 or
+   * refused, whatever the reason. Throws {@link SubmitError} when it is not even tried.
    */
   submit(
     number: number,
@@ -135,7 +135,7 @@ export class Session {
 
   /**
    * Says something to everybody in a room, as a message of a type; otherwise like {@link submit}. What is not reliable
-   * there has no sync id (0), and may be heard twice when an answer was lost.
+   * there has no sync id (0), and may be heard twice when an answer was lost. Its type says what it is worth: it has no class.
    */
   publish(
     number: number,
@@ -144,8 +144,9 @@ export class Session {
     type: number,
     payload: Uint8Array,
     now: number,
+    sending: Omit<Sending, "class"> = {},
   ): void {
-    this.offer(number, { clientId, to: { room, type }, payload, sending: {} }, now);
+    this.offer(number, { clientId, to: { room, type }, payload, sending }, now);
   }
 
   private offer(number: number, message: Message, now: number): void {

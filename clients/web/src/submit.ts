@@ -12,6 +12,9 @@ export type Target = string | { readonly group: string };
 /** Likewise, or everybody in a room, as a message of a type. */
 export type Addressee = Target | { readonly room: string; readonly type: number };
 
+/** What the business loses without a message: 0 its core, 1 something important, 2 the rest. */
+export type BusinessLevel = 0 | 1 | 2;
+
 /** How a message is to be treated. */
 export interface Sending {
   /**
@@ -19,6 +22,8 @@ export interface Sending {
    * only while the channel is logged in.
    */
   readonly class?: MessageClass;
+  /** Absent: the app's own. An operator may have messages of levels 2 and 1 refused. */
+  readonly level?: BusinessLevel;
 }
 
 /** A message as the app hands it over. */
@@ -43,7 +48,7 @@ export function submitFlags({ to, sending: { class: name = "reliable" } }: Messa
 }
 
 /** A submit's body; {@link SubmitError} when it is for what cannot be. */
-export function encodeSubmit({ clientId, to, payload }: Message): Uint8Array {
+export function encodeSubmit({ clientId, to, payload, sending: { level } }: Message): Uint8Array {
   const length = clientId.length;
   if (length < 1 || length > limits.CLIENT_ID_BYTES_MAX) {
     const text = `the client id has ${length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;
@@ -66,6 +71,12 @@ export function encodeSubmit({ clientId, to, payload }: Message): Uint8Array {
   }
   if (fault !== undefined) {
     throw new SubmitError("name", fault);
+  }
+  if (level !== undefined) {
+    if (!Number.isInteger(level) || level < 0 || level > limits.LEVEL_MAX) {
+      throw new SubmitError("level", `${level} is no business level: take 0 to ${limits.LEVEL_MAX}`);
+    }
+    body.present(8, level);
   }
   return body.bytes(3, payload).finish();
 }

@@ -18,6 +18,8 @@ interface Pending {
   /** On the wire: when it is sent again, or given up. Not on the wire: when it may be sent. */
   dueMs: number;
   inFlight: boolean;
+  /** What the app was told of why it is not accepted yet. */
+  delay: { readonly code: Code; readonly detail: string } | undefined;
 }
 
 /** A channel's submits. Only an open channel calls what says something. */
@@ -73,7 +75,9 @@ export class Submits {
     const bytes = this.pendingBytes + payloadBytes;
     const isFull = this.pending.length >= limits.SUBMITS_PENDING_MAX || bytes > limits.SUBMITS_PENDING_BYTES_MAX;
     const clientId = message.clientId.slice();
-    const pending = { clientId, flags, body, payloadBytes, attempt: 0, dueMs: 0, inFlight: false };
+    const pending: Pending = {
+      clientId, flags, body, payloadBytes, attempt: 0, dueMs: 0, inFlight: false, delay: undefined,
+    };
     const isOnce = !isKept(pending);
     if (isOnce && !isOpen) {
       throw new SubmitError("offline", `channel ${this.channel} is not logged in: what is not kept cannot wait for it`);
@@ -110,21 +114,26 @@ export class Submits {
       // A second answer to a submit that was sent twice.
       return;
     }
+    const detail = result.text(5);
+    const { channel } = this;
     if (isRetryable(code) && isKept(pending)) {
       pending.attempt += 1;
       pending.inFlight = false;
       const pause = fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, pending.attempt, this.context.random);
       pending.dueMs = now + 1 + pause;
+      if (pending.delay?.code !== code || pending.delay.detail !== detail) {
+        pending.delay = { code, detail };
+        this.context.emit({ type: "delayed", channel, clientId, code, detail });
+      }
       return;
     }
     this.pending.splice(at, 1);
     this.pendingBytes -= pending.payloadBytes;
-    const { channel } = this;
     if (code === Code.Ok) {
       const duplicate = result.bigint(4) !== 0n;
       this.context.emit({ type: "accepted", channel, clientId, syncId: result.number(3), duplicate });
     } else {
-      this.context.emit({ type: "refused", channel, clientId, code, detail: result.text(5) });
+      this.context.emit({ type: "refused", channel, clientId, code, detail });
     }
   }
 

@@ -29,7 +29,9 @@ test("a message carries its class, and every answer is final", () => {
   assert.deepEqual(server.sent().map(({ flags }) => flags), [3, 3, 3, 2, 1, 1]);
   const codes = [Code.Ok, Code.NotFound, Code.Overloaded, Code.Unavailable, Code.Unavailable, Code.Ok];
   codes.forEach((code, at) => server.answer(1, "abcdef"[at], code));
-  assert.deepEqual(told(server), ["accepted:a:", "refused:b:5", "refused:c:8", "refused:d:7", "accepted:f:"]);
+  assert.deepEqual(told(server), [
+    "accepted:a:", "refused:b:5", "refused:c:8", "refused:d:7", "delayed:e:7", "accepted:f:",
+  ]);
   assert.deepEqual(server.pass(ANSWER_MS), ["Data:1:e"], "the reliable one goes on");
 });
 
@@ -95,5 +97,7 @@ test("a class that is none, or that groups and rooms do not have, is not tried",
     assert.throws(() => send(server, "a", name, to), { name: "SubmitError", why: "class" });
   }
   assert.throws(() => send(server, "a", "transient", ""), { why: "name" });
+  const publish = () => server.session.publish(1, utf8("a"), "live", 0, utf8("hi"), server.now, { class: "normal" });
+  assert.throws(publish, { why: "class" });
   assert.deepEqual([server.said(), server.session.unanswered], [[], 0]);
 });

@@ -49,8 +49,8 @@ export class Server {
     this.say(Kind.Data, channel, delivery(syncId, floor));
   }
 
-  answer(channel, clientId, code, syncId = 0) {
-    this.say(Kind.Ack, channel, new Writer().bytes(1, utf8(clientId)).number(2, code).number(3, syncId));
+  answer(channel, clientId, code, syncId = 0, detail = "") {
+    this.say(Kind.Ack, channel, new Writer().bytes(1, utf8(clientId)).number(2, code).number(3, syncId).text(5, detail));
   }
 
   submit(clientId) {

@@ -117,10 +117,48 @@ test("a refusal that may pass is tried again, another is told", () => {
   server.submit("a");
   server.said();
   server.answer(1, "a", Code.Overloaded);
-  assert.deepEqual(server.events(), []);
+  assert.deepEqual(server.events().map(({ type, code }) => [type, code]), [["delayed", Code.Overloaded]]);
   assert.deepEqual(server.pass(200), ["Data:1:a"]);
   server.answer(1, "a", Code.Unauthorized);
   assert.deepEqual(server.events().map(({ type, code }) => [type, code]), [["refused", Code.Unauthorized]]);
+});
+
+test("why a submit is not accepted yet is told once for each reason", () => {
+  const server = Server.live();
+  const told = (code, detail) => {
+    server.answer(1, "a", code, 0, detail);
+    const events = server.events().map(({ type, code, detail }) => `${type}: ${code} ${detail}`);
+    server.pass(5000);
+    return events;
+  };
+  server.session.submit(1, utf8("a"), "bob", utf8("hello"), server.now, { level: 2 });
+  const [frame] = server.sent();
+  assert.equal(new Fields(frame.body).number(8), 2);
+  assert.deepEqual(told(Code.Unavailable, "level 2 is off"), ["delayed: 7 level 2 is off"]);
+  assert.deepEqual(told(Code.Unavailable, "level 2 is off"), []);
+  assert.deepEqual(told(Code.Unavailable, "levels 1 and 2 are off"), ["delayed: 7 levels 1 and 2 are off"]);
+  server.reconnect();
+  assert.deepEqual(server.said(), ["Data:1:a"]);
+  assert.deepEqual(told(Code.Unavailable, "levels 1 and 2 are off"), []);
+  assert.deepEqual(told(Code.Storage, "full"), ["delayed: 13 full"]);
+  server.answer(1, "a", Code.Ok, 3);
+  assert.deepEqual(server.events().map(({ type, syncId }) => [type, syncId]), [["accepted", 3]]);
+});
+
+test("a business level is said where the app names one, to accounts, groups and rooms", () => {
+  const server = Server.live();
+  const level = (sending) => {
+    server.session.submit(1, utf8("a"), { group: "friends" }, utf8("hi"), server.now, sending);
+    server.session.publish(1, utf8("b"), "live", 0, utf8("hi"), server.now, sending);
+    const levels = server.sent().map(({ body }) => new Fields(body).optional(8));
+    assert.equal(levels[0], levels[1]);
+    return levels[0];
+  };
+  // Zero is said: it is another thing than leaving it to the app's.
+  assert.deepEqual([level(undefined), level({}), level({ level: 0 }), level({ level: 1 })], [undefined, undefined, 0, 1]);
+  for (const wrong of [3, -1, 0.5, NaN, "1"]) {
+    assert.throws(() => level({ level: wrong }), { name: "SubmitError", why: "level" });
+  }
 });
 
 test("a channel ends alone", () => {

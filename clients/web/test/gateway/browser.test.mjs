@@ -19,8 +19,8 @@ const root = new URL("../../", import.meta.url);
 
 /** Serves the page and waits for what it says. */
 class Site {
-  /** With a certificate: over HTTPS. */
-  static async start(act, certificate) {
+  /** `acts`: what the page may have done, by its path. With a certificate: over HTTPS. */
+  static async start(acts, certificate) {
     const site = new Site();
     site.certificate = certificate;
     const files = new Map(readdirSync(new URL("dist", root)).map((name) => [`/dist/${name}`, `dist/${name}`]));
@@ -28,13 +28,13 @@ class Site {
       files.set(`/${name}`, `test/gateway/${name}`);
     }
     const answer = async ({ method, url }, response, request = response.req) => {
-      const { pathname } = new URL(url, "http://page");
+      const { pathname, search } = new URL(url, "http://page");
       if (method === "POST") {
         const body = (await request.toArray()).join("");
         if (pathname === "/result") {
           site.told(JSON.parse(body));
         } else {
-          act();
+          await acts[pathname](search.slice(1));
         }
         return response.end();
       }
@@ -99,8 +99,8 @@ let proxy;
 let allowed;
 let stranger;
 before(async () => {
-  allowed = await Site.start(() => proxy.cut());
-  stranger = await Site.start(() => {});
+  allowed = await Site.start({ "/cut": () => proxy.cut(), "/degrade": (level) => gateway.degrade(Number(level)) });
+  stranger = await Site.start({});
   gateway = await Gateway.start("--websocket-origins", allowed.origin);
   proxy = await Proxy.start(gateway);
 });
@@ -125,7 +125,8 @@ test("a page of another origin is refused, a listed one is not", async () => {
 
 test("a page over HTTPS and a gateway over TLS: nothing lost or repeated, and no certificate but a trusted one", async (t) => {
   const [own, other] = [new Certificate(), new Certificate()];
-  const site = await Site.start(() => secureProxy.cut(), own);
+  const acts = { "/cut": () => secureProxy.cut(), "/degrade": (level) => secure.degrade(Number(level)) };
+  const site = await Site.start(acts, own);
   // Here no group's messages are copied into its members' timelines; on the other gateway they are.
   const more = ["--tls-records", "compact", "--group-read-threshold", "0"];
   const secure = await Gateway.start(...other.flags, ...more, "--websocket-origins", site.origin);

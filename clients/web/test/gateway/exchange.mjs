@@ -6,7 +6,7 @@ const WAIT_MS = 30_000;
 const MESSAGES = 200;
 
 /** Of the protocol's codes. */
-const [NOT_FOUND, LIMIT] = [5, 15];
+const [NOT_FOUND, UNAVAILABLE, LIMIT] = [5, 7, 15];
 
 const decode = (payload) => new TextDecoder().decode(payload);
 
@@ -332,6 +332,39 @@ export async function classes(Client, options, run) {
     return "messages of each class";
   } finally {
     peers.forEach(({ client }) => client.close());
+  }
+}
+
+/** Business levels: what is switched off is told at once, and what is kept goes out when it is on again. */
+export async function levels(Client, options, run, degrade) {
+  const [app, fred] = ["shop", `fred-${run}`];
+  const peer = new Peer(Client, { ...options, device: "web" });
+  const { client } = peer;
+  try {
+    client.open(1, { app, account: fred, lastSyncId: 0 });
+    client.submit(1, fred, "before", { level: 2 });
+    await peer.until("its own word", () => peer.texts(1).length === 1);
+    await degrade(2);
+    const kept = client.submit(1, fred, "kept", { level: 2 });
+    const once = client.submit(1, fred, "once", { level: 2, class: "normal" });
+    const said = client.publish(1, `news-${run}`, "said", { level: 2, type: RELIABLE });
+    for (const [type, ids] of [["delayed", [kept, said]], ["refused", [once]]]) {
+      await peer.until("every reason", () => peer.of(type).length >= ids.length);
+      check(peer.of(type).map(({ clientId }) => clientId.join()).sort().join() === ids.map(String).sort().join(), type);
+      check(peer.of(type).every(({ code, detail }) => code === UNAVAILABLE && detail.includes("level 2")), "it is said why");
+    }
+    client.submit(1, fred, "core", { level: 0 });
+    client.submit(1, fred, "by default");
+    await peer.until("what is not switched off", () => peer.texts(1).length === 3);
+    await degrade(3);
+    await peer.until("every answer", () => peer.of("accepted").length === 5);
+    await peer.until("what was kept", () => peer.texts(1).length === 4);
+    check(peer.texts(1).join() === "before,core,by default,kept", peer.texts(1).join());
+    check(peer.of("delayed").length === 2 && peer.of("refused").length === 1, "each is told once");
+    return "business levels";
+  } finally {
+    client.close();
+    await degrade(3);
   }
 }
 

@@ -8,7 +8,7 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { classes, exchange, groups, heartbeat, rooms } from "./exchange.mjs";
+import { classes, exchange, groups, heartbeat, levels, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
@@ -56,6 +56,11 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
 
   test(`messages that nobody keeps reach who is there over ${name}`, options, async (t) => {
     t.diagnostic(await classes(Client, { url: proxy.url, WebSocket }, name.replaceAll(/\W/g, "")));
+  });
+
+  test(`what a business level that is off has refused is told over ${name}`, options, async (t) => {
+    const run = name.replaceAll(/\W/g, "");
+    t.diagnostic(await levels(Client, { url: proxy.url, WebSocket }, run, (level) => gateway.degrade(level)));
   });
 
   test(`an idle client is kept over ${name}`, options, async () => {

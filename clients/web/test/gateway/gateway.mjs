@@ -10,7 +10,14 @@ import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
+import { COMMAND, FrameReader, encodeFrame } from "../../dist/frame.js";
+import { Writer } from "../../dist/protobuf.js";
+
 const BUILT = fileURLToPath(new URL("../../../../target/release/moor-gateway", import.meta.url));
+
+/** Of the internal protocol. */
+const [HELLO, WELCOME, OUTCOME, DEGRADE] = [0x01, 0x02, 0x24, 0x68];
+const [VERSION, SERVICE] = [1, 2];
 
 /** An all-in-one gateway on free ports. */
 export class Gateway {
@@ -49,6 +56,25 @@ export class Gateway {
   async stop() {
     await this.kill();
     rmSync(this.data, { recursive: true, force: true });
+  }
+
+  /** Has the router refuse messages of this business level and above; 3: none. */
+  async degrade(fromLevel) {
+    const [host, port] = this.listening.router.split(":");
+    const socket = connect(Number(port), host);
+    const frames = [];
+    const reader = new FrameReader();
+    socket.on("data", (bytes) => reader.push(bytes, ({ kind }) => frames.push(kind) > 0));
+    for (const [verb, body, answer] of [
+      [HELLO, new Writer().number(1, VERSION).number(2, SERVICE).text(3, "test"), WELCOME],
+      [DEGRADE, new Writer().number(2, fromLevel), OUTCOME],
+    ]) {
+      socket.write(encodeFrame(verb, COMMAND, 0, body.finish()));
+      while (!frames.includes(answer)) {
+        await once(socket, "data");
+      }
+    }
+    socket.destroy();
   }
 
   get port() {

@@ -1,7 +1,7 @@
 // What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
 
 import { Client } from "/dist/index.js";
-import { classes, exchange, groups, rooms } from "/exchange.mjs";
+import { classes, exchange, groups, levels, rooms } from "/exchange.mjs";
 
 const query = new URLSearchParams(location.search);
 const url = query.get("gateway");
@@ -14,11 +14,13 @@ async function run() {
       socket.onclose = ({ code }) => resolve(`closed ${code}`);
     });
   }
-  const cut = () => fetch("/cut", { method: "POST" });
+  const act = (path) => fetch(path, { method: "POST" });
+  const cut = () => act("/cut");
   const done = [await exchange(Client, { url }, "page", [cut, cut, cut])];
   done.push(await rooms(Client, { url }, "page", [cut, cut]));
   done.push(await groups(Client, { url }, "page", [cut, cut]));
   done.push(await classes(Client, { url }, "page"));
+  done.push(await levels(Client, { url }, "page", (level) => act(`/degrade?${level}`)));
   return done.join("; ");
 }
 

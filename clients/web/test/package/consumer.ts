@@ -1,8 +1,8 @@
 // What an app in TypeScript writes: only has to compile.
 
 import {
-  Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass, RoomError,
-  type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
+  type BusinessLevel, Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass,
+  type PublishOptions, RoomError, type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
 } from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
@@ -45,6 +45,7 @@ function describe(event: Event): string {
       return `${event.last - event.first + 1} messages`;
     case "accepted":
       return `${event.syncId} ${event.duplicate}`;
+    case "delayed":
     case "refused":
       return event.detail;
     case "abandoned":
@@ -57,7 +58,8 @@ client.open(1, login);
 try {
   const id: Uint8Array = client.submit(1, "bob", "hello");
   client.submit(1, "bob", new Uint8Array(3), id);
-  const once: Sending = { class: "transient" };
+  const level: BusinessLevel = 2;
+  const once: Sending = { class: "transient", level };
   const options: SubmitOptions = { ...once, clientId: id };
   client.submit(1, "bob", "typing", options);
 } catch (error) {
@@ -78,7 +80,8 @@ client.open(3, { app: "shop", account: "alice", groupPositions });
 
 try {
   client.enter(1, "live", { lastId: client.roomLastId(1, "live") });
-  client.publish(1, "live", "hello", { type: 1 });
+  const options: PublishOptions = { type: 1, level: 0 };
+  client.publish(1, "live", "hello", options);
   client.like(1, "live");
   client.leave(1, "live");
 } catch (error) {
@@ -96,6 +99,10 @@ client.open(2, { app: "shop" });
 client.group(1, "friends", { act: "add" });
 // @ts-expect-error Nobody but the server commands.
 client.submit(1, "bob", "hello", { class: "command" });
+// @ts-expect-error There are three levels.
+client.submit(1, "bob", "hello", { level: 3 });
+// @ts-expect-error Its type says what a room's message is worth.
+client.publish(1, "live", "hello", { class: "normal" });
 // @ts-expect-error There is no such reason.
 const never = (error: SubmitError): boolean => error.why === "because";
 
