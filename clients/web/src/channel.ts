@@ -12,6 +12,7 @@ import { type Fields, Writer } from "./protobuf.js";
 import { Rooms } from "./rooms.js";
 import type { Message } from "./submit.js";
 import { Submits } from "./submits.js";
+import { marksOf } from "./traffic.js";
 
 /** A login wanted by the app. */
 export interface Login {
@@ -270,6 +271,7 @@ export class Channel {
       clientId: delivery.bytes(3),
       sentAtMs: delivery.number(4),
       payload: delivery.bytes(6),
+      marks: marksOf(delivery, 10),
     });
   }
 

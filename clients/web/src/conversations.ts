@@ -11,6 +11,7 @@ import { COMMAND, Kind, encodeFrame } from "./frame.js";
 import { type GroupAct, decodeAnswer, decodeEvent, encodeRequest } from "./groups.js";
 import * as limits from "./limits.js";
 import { type Fields, Writer } from "./protobuf.js";
+import { type TrafficMarks, marksOf } from "./traffic.js";
 
 interface Conversation {
   /** Handed to the app without a gap; `undefined` until the router has said where this device left off. */
@@ -36,6 +37,7 @@ interface Entry {
   readonly clientId: Uint8Array;
   readonly sentAtMs: number;
   readonly payload: Uint8Array;
+  readonly marks: TrafficMarks;
   readonly isEvent: boolean;
 }
 
@@ -107,7 +109,7 @@ export class Conversations {
 
   /** GROUP_DELIVERY. */
   handleDelivery(delivery: Fields, now: number): void {
-    this.handleEntry(entryOf(delivery, delivery.text(1), 2, [3, 4, 5, 7, 8]), now);
+    this.handleEntry(entryOf(delivery, delivery.text(1), 2, [3, 4, 5, 7, 8, 9]), now);
   }
 
   /** A copy in the account's own timeline. Lost after this, it is pulled from the group's. */
@@ -360,15 +362,15 @@ export class Conversations {
   }
 }
 
-/** Numbers of an entry's fields: from, client id, sent at, payload, whether it is a change. */
-type EntryFields = readonly [number, number, number, number, number];
-const DELIVERY_FIELDS: EntryFields = [2, 3, 4, 6, 9];
+/** Numbers of an entry's fields: from, client id, sent at, payload, whether it is a change, marks. */
+type EntryFields = readonly [number, number, number, number, number, number];
+const DELIVERY_FIELDS: EntryFields = [2, 3, 4, 6, 9, 10];
 
 function entryOf(
   message: Fields,
   group: string,
   syncId: number,
-  [from, clientId, sentAtMs, payload, isEvent]: EntryFields,
+  [from, clientId, sentAtMs, payload, isEvent, marks]: EntryFields,
 ): Entry {
   return {
     group,
@@ -377,6 +379,7 @@ function entryOf(
     clientId: message.bytes(clientId),
     sentAtMs: message.number(sentAtMs),
     payload: message.bytes(payload),
+    marks: marksOf(message, marks),
     isEvent: message.bigint(isEvent) !== 0n,
   };
 }

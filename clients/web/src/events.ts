@@ -2,6 +2,7 @@
 
 import type { MessageClass } from "./frame.js";
 import type { GroupAnswer, GroupEvent } from "./groups.js";
+import type { TrafficMarks } from "./traffic.js";
 
 /** Why something was refused, closed or failed. A code that is not known is taken for `Internal`. */
 export const Code = {
@@ -69,6 +70,8 @@ export interface RoomMessage {
   readonly clientId: Uint8Array;
   readonly sentAtMs: number;
   readonly payload: Uint8Array;
+  /** Where it comes from, as the sender said. */
+  readonly marks: TrafficMarks;
 }
 
 /** Something the app should know. */
@@ -97,6 +100,8 @@ export type Event =
       readonly clientId: Uint8Array;
       readonly sentAtMs: number;
       readonly payload: Uint8Array;
+      /** Where it comes from, as the sender said. */
+      readonly marks: TrafficMarks;
     }
   /** Messages that are past retention and will not come. */
   | { readonly type: "expired"; readonly channel: number; readonly first: number; readonly last: number }
@@ -110,6 +115,8 @@ export type Event =
       readonly clientId: Uint8Array;
       readonly sentAtMs: number;
       readonly payload: Uint8Array;
+      /** Where it comes from, as the sender said. */
+      readonly marks: TrafficMarks;
       /** What the payload says where it is a change of the group. */
       readonly event: GroupEvent | undefined;
     }
@@ -189,7 +196,7 @@ export class SubmitError extends Error {
 
   constructor(
     /** Which rule it breaks. */
-    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "level" | "offline" | "too-large",
+    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "level" | "mark" | "offline" | "too-large",
     message: string,
   ) {
     super(message);

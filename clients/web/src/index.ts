@@ -9,3 +9,4 @@ export {
   type GroupAct, type GroupAnswer, type GroupEvent, type GroupMember, GroupRole, type Membership,
 } from "./groups.js";
 export type { BusinessLevel, Sending, Target } from "./submit.js";
+export type { TrafficMarks } from "./traffic.js";

@@ -27,6 +27,8 @@ export const ROOM_BYTES_MAX = 128;
 export const ROOM_TYPE_MAX = 0xffff_ffff;
 /** The level of what the business loses least without. */
 export const LEVEL_MAX = 2;
+/** Longest traffic mark, bytes. */
+export const TRAFFIC_MARK_BYTES_MAX = 32;
 /** Longest credential, bytes. */
 export const CREDENTIAL_BYTES_MAX = 2048;
 /** Longest client id of a message, bytes. */

@@ -7,6 +7,7 @@ import { between } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { type Fields, Writer } from "./protobuf.js";
+import { marksOf } from "./traffic.js";
 
 interface Room {
   readonly name: string;
@@ -217,5 +218,6 @@ function roomMessage(message: Fields): RoomMessage {
     clientId: message.bytes(3),
     sentAtMs: message.number(4),
     payload: message.bytes(5),
+    marks: marksOf(message, 7),
   };
 }

@@ -5,6 +5,7 @@ import { type MessageClass, flagsOf } from "./frame.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { Writer } from "./protobuf.js";
+import { type TrafficMarks, encodeMarks } from "./traffic.js";
 
 /** Whom a message is for: an account, or a group. */
 export type Target = string | { readonly group: string };
@@ -24,6 +25,7 @@ export interface Sending {
   readonly class?: MessageClass;
   /** Absent: the app's own. An operator may have messages of levels 2 and 1 refused. */
   readonly level?: BusinessLevel;
+  readonly marks?: TrafficMarks;
 }
 
 /** A message as the app hands it over. */
@@ -48,7 +50,7 @@ export function submitFlags({ to, sending: { class: name = "reliable" } }: Messa
 }
 
 /** A submit's body; {@link SubmitError} when it is for what cannot be. */
-export function encodeSubmit({ clientId, to, payload, sending: { level } }: Message): Uint8Array {
+export function encodeSubmit({ clientId, to, payload, sending: { level, marks = {} } }: Message): Uint8Array {
   const length = clientId.length;
   if (length < 1 || length > limits.CLIENT_ID_BYTES_MAX) {
     const text = `the client id has ${length} bytes; 1 to ${limits.CLIENT_ID_BYTES_MAX} are allowed`;
@@ -78,5 +80,5 @@ export function encodeSubmit({ clientId, to, payload, sending: { level } }: Mess
     }
     body.present(8, level);
   }
-  return body.bytes(3, payload).finish();
+  return body.bytes(9, encodeMarks(marks)).bytes(3, payload).finish();
 }

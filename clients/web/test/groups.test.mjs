@@ -98,7 +98,7 @@ test("what a message holds is handed over", () => {
   push(server, "friends", 1);
   copy(server, 1, "friends", 2);
   const events = server.events();
-  const parts = { type: "group-message", channel: 1, group: "friends", from: "carol", sentAtMs: 1.7e12, event: undefined };
+  const parts = { type: "group-message", channel: 1, group: "friends", from: "carol", sentAtMs: 1.7e12, event: undefined, marks: {} };
   assert.deepEqual(events, [
     { ...parts, syncId: 1, clientId: utf8("m1"), payload: utf8("payload 1") },
     { ...parts, syncId: 2, clientId: utf8("m1"), payload: utf8("payload 1") },

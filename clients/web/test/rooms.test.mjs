@@ -78,6 +78,7 @@ test("a batch tells who is there, what it left out and how much it is liked", ()
   });
   assert.deepEqual(message, {
     id: undefined, from: "carol", type: 7, clientId: utf8("m0"), sentAtMs: 1.7e12, payload: utf8("payload 0"),
+    marks: {},
   });
   // Nothing reliable: nothing to acknowledge.
   assert.deepEqual(server.pass(10_000), []);

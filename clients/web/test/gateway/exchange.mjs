@@ -368,6 +368,40 @@ export async function levels(Client, options, run, degrade) {
   }
 }
 
+/** Traffic marks: they come with a message whichever way it takes, kept or not. */
+export async function marks(Client, options, run) {
+  const [app, gina, group, room] = ["shop", `gina-${run}`, `marked-${run}`, `marked-${run}`];
+  const given = { source: "qr-code", campaign: "frühling", release: "gray-2" };
+  const peer = new Peer(Client, { ...options, device: "web" });
+  const { client } = peer;
+  const isGiven = (marks) => Object.keys(given).every((name) => marks[name] === given[name]);
+  try {
+    client.open(1, { app, account: gina, lastSyncId: 0 });
+    client.enter(1, room, { lastId: 0 });
+    client.group(1, group, { act: "create" });
+    client.submit(1, gina, "unmarked");
+    await peer.until("its own word", () => peer.of("message").length === 1);
+    client.submit(1, gina, "kept", { marks: given });
+    client.submit(1, gina, "once", { marks: given, class: "normal" });
+    await peer.until("its own words", () => peer.of("message").length === 3);
+    await peer.until("a group", () => peer.of("group-answer").length === 1);
+    client.submit(1, { group }, "to a group", { marks: given });
+    await peer.until("the group's", () => peer.of("group-message").length === 2);
+    const heard = () => peer.of("room").flatMap(({ messages }) => messages);
+    // What is reliable waits until the router knows of the room's member, what is normal does not.
+    for (const [at, type] of [RELIABLE, NORMAL].entries()) {
+      client.publish(1, room, "to a room", { marks: given, type });
+      await peer.until("the room's", () => heard().length === at + 1);
+    }
+    const [unmarked, ...marked] = [...peer.of("message"), peer.of("group-message")[1], ...heard()];
+    check(Object.keys(unmarked.marks).length === 0, "one has none");
+    check(marked.length === 5 && marked.every((message) => isGiven(message.marks)), JSON.stringify(marked));
+    return "traffic marks";
+  } finally {
+    client.close();
+  }
+}
+
 /** An idle client shows that it lives, and the gateway that it knows. `sent` and `heard` count PING and PONG. */
 export async function heartbeat(Client, options, counts) {
   const peer = new Peer(Client, { ...options, device: "idle", heartbeatMaxMs: 1000 });

@@ -8,7 +8,7 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { classes, exchange, groups, heartbeat, levels, rooms } from "./exchange.mjs";
+import { classes, exchange, groups, heartbeat, levels, marks, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
@@ -61,6 +61,13 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
   test(`what a business level that is off has refused is told over ${name}`, options, async (t) => {
     const run = name.replaceAll(/\W/g, "");
     t.diagnostic(await levels(Client, { url: proxy.url, WebSocket }, run, (level) => gateway.degrade(level)));
+  });
+
+  test(`traffic marks come with every message over ${name}`, options, async (t) => {
+    const run = name.replaceAll(/\W/g, "");
+    for (const { url } of [proxy, uncopiedProxy]) {
+      t.diagnostic(await marks(Client, { url, WebSocket }, run));
+    }
   });
 
   test(`an idle client is kept over ${name}`, options, async () => {

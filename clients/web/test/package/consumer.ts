@@ -3,6 +3,7 @@
 import {
   type BusinessLevel, Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass,
   type PublishOptions, RoomError, type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
+  type TrafficMarks,
 } from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
@@ -26,7 +27,7 @@ function describe(event: Event): string {
     case "closed":
       return event.code === Code.Kicked ? "kicked" : `${event.reason} ${event.reopens}`;
     case "message":
-      return `${event.from} ${event.syncId ?? classText(event.class)} ${event.payload.byteLength}`;
+      return `${event.from} ${event.syncId ?? classText(event.class)} ${event.marks.source ?? "-"} ${event.payload.byteLength}`;
     case "group-message":
       return `${event.group} ${event.syncId} ${event.event?.removed.join() ?? event.payload.length}`;
     case "group-expired":
@@ -59,7 +60,8 @@ try {
   const id: Uint8Array = client.submit(1, "bob", "hello");
   client.submit(1, "bob", new Uint8Array(3), id);
   const level: BusinessLevel = 2;
-  const once: Sending = { class: "transient", level };
+  const marks: TrafficMarks = { source: "qr", campaign: "spring" };
+  const once: Sending = { class: "transient", level, marks };
   const options: SubmitOptions = { ...once, clientId: id };
   client.submit(1, "bob", "typing", options);
 } catch (error) {
@@ -80,7 +82,7 @@ client.open(3, { app: "shop", account: "alice", groupPositions });
 
 try {
   client.enter(1, "live", { lastId: client.roomLastId(1, "live") });
-  const options: PublishOptions = { type: 1, level: 0 };
+  const options: PublishOptions = { type: 1, level: 0, marks: { release: "gray-2" } };
   client.publish(1, "live", "hello", options);
   client.like(1, "live");
   client.leave(1, "live");
