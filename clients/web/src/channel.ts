@@ -9,8 +9,9 @@ import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
 import { type Fields, Writer } from "./protobuf.js";
+import { ReadMarks } from "./readmarks.js";
 import { Rooms } from "./rooms.js";
-import type { Message } from "./submit.js";
+import type { Message, Target } from "./submit.js";
 import { Submits } from "./submits.js";
 import { marksOf } from "./traffic.js";
 
@@ -48,16 +49,19 @@ export class Channel {
   private copies: number[] = [];
   readonly conversations: Conversations;
   readonly rooms: Rooms;
+  readonly readMarks: ReadMarks;
   private readonly submits: Submits;
 
   constructor(
     readonly number: number,
     private readonly login: Login,
     private readonly context: Context,
+    wantsReadMarks: boolean,
   ) {
     this.received = this.processedId = login.lastSyncId;
     this.conversations = new Conversations(number, login.account, context, login.groupPositions ?? {});
     this.rooms = new Rooms(number, context);
+    this.readMarks = new ReadMarks(number, context, wantsReadMarks);
     this.submits = new Submits(number, context);
   }
 
@@ -108,7 +112,7 @@ export class Channel {
       return Infinity;
     }
     const own = Math.min(this.ackDueMs ?? Infinity, this.submits.nextMs());
-    return Math.min(own, this.conversations.nextMs(), this.rooms.nextMs());
+    return Math.min(own, this.conversations.nextMs(), this.rooms.nextMs(), this.readMarks.nextMs());
   }
 
   sendOpen(): void {
@@ -151,6 +155,7 @@ export class Channel {
     this.synced = undefined;
     this.conversations.handleDisconnected();
     this.rooms.handleDisconnected();
+    this.readMarks.handleDisconnected();
     this.submits.handleDisconnected();
   }
 
@@ -162,6 +167,7 @@ export class Channel {
     this.state = "open";
     this.attempt = 0;
     this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
+    this.readMarks.handleOpened(now);
     this.rooms.sendAll();
     this.submits.handleTimeout(now);
     this.conversations.handleTimeout(now);
@@ -320,6 +326,16 @@ export class Channel {
     }
   }
 
+  markRead(conversation: Target, syncId: number, now: number): void {
+    if (this.state === "closed") {
+      throw new SubmitError("no-channel", `channel ${this.number} was closed for good: open it first`);
+    }
+    this.readMarks.set(conversation, syncId);
+    if (this.isOpen) {
+      this.readMarks.handleTimeout(now);
+    }
+  }
+
   enter(room: string, lastId: number | undefined): void {
     if (this.state === "closed") {
       throw new RoomError("no-channel", `channel ${this.number} was closed for good: open it first`);
@@ -368,6 +384,7 @@ export class Channel {
     if (this.isOpen) {
       this.conversations.handleTimeout(now);
       this.rooms.handleTimeout(now);
+      this.readMarks.handleTimeout(now);
     }
     return this.isOpen && this.submits.handleTimeout(now);
   }

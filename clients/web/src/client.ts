@@ -105,6 +105,12 @@ export class Client {
     this.wake();
   }
 
+  /** Says that the account has read a conversation, with an account or of a group, up to `syncId`; `read-mark` follows. */
+  markRead(channel: number, conversation: Target, syncId: number): void {
+    this.session.markRead(channel, conversation, syncId, now());
+    this.wake();
+  }
+
   /** What a channel holds of its groups: keep it for the next start's `groupPositions`. */
   groupPositions(channel: number): Record<string, number> {
     return this.session.groupPositions(channel);

@@ -2,6 +2,7 @@
 
 import type { MessageClass } from "./frame.js";
 import type { GroupAnswer, GroupEvent } from "./groups.js";
+import type { Target } from "./submit.js";
 import type { TrafficMarks } from "./traffic.js";
 
 /** Why something was refused, closed or failed. A code that is not known is taken for `Internal`. */
@@ -146,6 +147,13 @@ export type Event =
       readonly online: number | undefined;
       readonly likes: number | undefined;
     }
+  /**
+   * The account has read a conversation, with another account or of a group, up to here: on this device or another. May be
+   * told twice; the highest holds.
+   */
+  | { readonly type: "read-mark"; readonly channel: number; readonly conversation: Target; readonly syncId: number }
+  /** Another device of the account has acknowledged its messages up to here, where the app's operator has that told. */
+  | { readonly type: "device-ack"; readonly channel: number; readonly device: string; readonly syncId: number }
   /** The session is not in a room, and will not be by itself. */
   | {
       readonly type: "room-refused";
@@ -190,13 +198,15 @@ export type Event =
   /** The channel was closed for good before this submit's answer came: the router may have it or not. */
   | { readonly type: "abandoned"; readonly channel: number; readonly clientId: Uint8Array; readonly code: Code };
 
-/** Why a submit was not even tried. */
+/** Why a submit, a request about groups or a read mark was not even tried. */
 export class SubmitError extends Error {
   override readonly name = "SubmitError";
 
   constructor(
     /** Which rule it breaks. */
-    readonly why: "no-channel" | "queue-full" | "name" | "client-id" | "room-type" | "class" | "level" | "mark" | "offline" | "too-large",
+    readonly why:
+      | "no-channel" | "offline" | "queue-full" | "too-large"
+      | "name" | "client-id" | "room-type" | "class" | "level" | "mark" | "sync-id",
     message: string,
   ) {
     super(message);

@@ -1,6 +1,6 @@
 // The frame: eight bytes of header, then the body. See docs/protocol.md.
 
-import { CONTROL_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX } from "./limits.js";
+import { CONTROL_BODY_BYTES_MAX, OPTIONAL_KINDS, SERVER_BODY_BYTES_MAX } from "./limits.js";
 import { WireError } from "./protobuf.js";
 
 /** What a frame is. */
@@ -31,6 +31,9 @@ export const Kind = {
   RoomPull: 0x1d,
   RoomPulled: 0x1e,
   RoomRefused: 0x1f,
+  Read: 0x28,
+  ReadMarks: 0x29,
+  DeviceAck: 0x2a,
 } as const;
 
 /** Class of a frame that steers. */
@@ -80,7 +83,7 @@ export function encodeFrame(kind: number, flags: number, channel: number, body: 
   return bytes;
 }
 
-/** ACK or SYNC: a sync id in eight bytes. */
+/** ACK, SYNC or READ_MARKS: a sync id, or a version, in eight bytes. */
 export function encodeSyncId(kind: number, channel: number, syncId: number): Uint8Array {
   const body = new Uint8Array(8);
   new DataView(body.buffer).setBigUint64(0, BigInt(syncId));
@@ -136,6 +139,12 @@ function bodyBytesMax(kind: number): number {
     case Kind.Pong:
       return PING_BODY_BYTES_MAX;
     default:
-      return CONTROL_BODY_BYTES_MAX;
+      // A page of read marks is longer than what steers, and so may be what is passed over.
+      return isOptional(kind) ? SERVER_BODY_BYTES_MAX : CONTROL_BODY_BYTES_MAX;
   }
+}
+
+/** Whether a client that does not know this kind passes over it. */
+export function isOptional(kind: number): boolean {
+  return kind >= OPTIONAL_KINDS[0] && kind <= OPTIONAL_KINDS[1];
 }

@@ -44,6 +44,8 @@ export const SUBMITS_PENDING_MAX = 4096;
 export const SUBMITS_PENDING_BYTES_MAX = 16 * 1024 * 1024;
 /** Submits of one channel on the wire; the rest wait their turn. */
 export const SUBMITS_IN_FLIGHT_MAX = 256;
+/** Read marks of one channel that the router has not confirmed. */
+export const READ_MARKS_PENDING_MAX = 256;
 /** Messages after which an ACK goes out at once. */
 export const ACK_EVERY = 32;
 /** Longest time an ACK is held back to cover more, milliseconds. */

@@ -127,6 +127,11 @@ export class Fields {
     return value;
   }
 
+  /** A number; above 2^53 what comes close: of fields that other clients fill, so that theirs end no connection here. */
+  clamped(field: number): number {
+    return Math.min(Number(this.bigint(field)), Number.MAX_SAFE_INTEGER);
+  }
+
   /** A number of an `optional` field; `undefined`: it is not there. */
   optional(field: number): number | undefined {
     return this.values.has(field) ? this.number(field) : undefined;

@@ -6,7 +6,7 @@
 import { Channel, type Login } from "./channel.js";
 import type { Context } from "./context.js";
 import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
-import { COMMAND, type Frame, FrameReader, Kind, classOf, encodeFrame } from "./frame.js";
+import { COMMAND, type Frame, FrameReader, Kind, classOf, encodeFrame, isOptional } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { type Random, between, fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
@@ -24,6 +24,8 @@ export interface SessionOptions {
   readonly heartbeatMaxMs?: number;
   /** False: the app calls {@link Session.acknowledge}. Otherwise a message counts as processed once taken. */
   readonly autoAcknowledge?: boolean;
+  /** True: each login asks what the account's other devices have read meanwhile. */
+  readonly readMarks?: boolean;
   /** For tests; `Math.random` otherwise. */
   readonly random?: Random;
 }
@@ -31,7 +33,7 @@ export interface SessionOptions {
 /** What a server says on a channel. */
 const CHANNEL_KINDS: ReadonlySet<number> = new Set([
   Kind.Opened, Kind.Close, Kind.Data, Kind.Ack, Kind.Group, Kind.GroupDelivery, Kind.GroupHeads, Kind.Pulled,
-  Kind.Room, Kind.RoomPulled, Kind.RoomRefused,
+  Kind.Room, Kind.RoomPulled, Kind.RoomRefused, Kind.Read, Kind.ReadMarks, Kind.DeviceAck,
 ]);
 
 /** `leaving`: the driver is to hang up. */
@@ -85,7 +87,7 @@ export class Session {
   /** Wants an account logged in on a channel, now and after every reconnect. A channel that exists is replaced. */
   open(number: number, login: Login): void {
     this.close(number);
-    const channel = new Channel(number, login, this.context);
+    const channel = new Channel(number, login, this.context, this.options.readMarks ?? false);
     const refusal = channel.refusal();
     if (refusal !== undefined) {
       this.events.push({ type: "closed", channel: number, ...refusal, reopens: false });
@@ -209,6 +211,18 @@ export class Session {
   /** Says that everything of a group up to `syncId` is processed and will not be lost. */
   acknowledgeGroup(number: number, group: string, syncId: number, now: number): void {
     this.channels.get(number)?.conversations.acknowledge(group, syncId, now);
+  }
+
+  /**
+   * Says that the account has read a conversation up to `syncId`, on this device. Kept, over reconnects, and said again until
+   * the router has it; `read-mark` tells when. Throws {@link SubmitError} when it is not even tried.
+   */
+  markRead(number: number, conversation: Target, syncId: number, now: number): void {
+    const channel = this.channels.get(number);
+    if (channel === undefined) {
+      throw new SubmitError("no-channel", `channel ${number} is not open: open it first`);
+    }
+    channel.markRead(conversation, syncId, now);
   }
 
   /** What a channel holds of its groups: to be kept by the app for the next {@link open}. */
@@ -407,7 +421,7 @@ export class Session {
       }
       default:
         // Of features that this client does not have: not for it.
-        if (kind >= limits.OPTIONAL_KINDS[0] && kind <= limits.OPTIONAL_KINDS[1]) {
+        if (isOptional(kind)) {
           return;
         }
         throw new WireError(`no server sends frames of kind ${kind}`);
@@ -444,6 +458,12 @@ export class Session {
         return channel.rooms.handlePulled(fields, now);
       case Kind.RoomRefused:
         return channel.rooms.handleRefused(fields);
+      case Kind.Read:
+        return channel.readMarks.handleRead(fields, now);
+      case Kind.ReadMarks:
+        return channel.readMarks.handleMarks(fields, now);
+      case Kind.DeviceAck:
+        return channel.readMarks.handleDeviceAck(fields);
     }
   }
 
@@ -490,7 +510,9 @@ export class Session {
   }
 }
 
-/** Whether this is of interest only to the login that it came for. */
-function isHeard(event: Event): event is Extract<Event, { type: "message" | "group-message" | "room" }> {
-  return event.type === "message" || event.type === "group-message" || event.type === "room";
+/** What is of interest only to the login that it came for. */
+const HEARD = ["message", "group-message", "room", "read-mark", "device-ack"] as const;
+
+function isHeard(event: Event): event is Extract<Event, { type: (typeof HEARD)[number] }> {
+  return HEARD.some((type) => type === event.type);
 }

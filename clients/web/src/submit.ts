@@ -49,6 +49,13 @@ export function submitFlags({ to, sending: { class: name = "reliable" } }: Messa
   return flags;
 }
 
+/** Says what is wrong with an account's or a group's name; `undefined`: nothing. */
+export function targetFault(to: Target): string | undefined {
+  return typeof to === "string"
+    ? nameFault("account", to, limits.ACCOUNT_BYTES_MAX)
+    : nameFault("group", to.group, limits.GROUP_BYTES_MAX);
+}
+
 /** A submit's body; {@link SubmitError} when it is for what cannot be. */
 export function encodeSubmit({ clientId, to, payload, sending: { level, marks = {} } }: Message): Uint8Array {
   const length = clientId.length;
@@ -59,10 +66,10 @@ export function encodeSubmit({ clientId, to, payload, sending: { level, marks = 
   const body = new Writer().bytes(1, clientId);
   let fault: string | undefined;
   if (typeof to === "string") {
-    fault = nameFault("account", to, limits.ACCOUNT_BYTES_MAX);
+    fault = targetFault(to);
     body.text(2, to);
   } else if ("group" in to) {
-    fault = nameFault("group", to.group, limits.GROUP_BYTES_MAX);
+    fault = targetFault(to);
     body.text(4, to.group);
   } else {
     fault = nameFault("room", to.room, limits.ROOM_BYTES_MAX);

@@ -66,11 +66,14 @@ export class Server {
     return frames;
   }
 
-  /** What was sent, as `kind:channel:sync id or client id`, of rooms `kind:channel:room:number`, of groups likewise. */
+  /**
+   * What was sent, as `kind:channel:sync id or client id`, of rooms `kind:channel:room:number`, of groups and read marks
+   * likewise.
+   */
   said() {
     return this.sent().map(({ kind, channel, body }) => {
       const name = Object.keys(Kind).find((key) => Kind[key] === kind);
-      if (kind === Kind.Ack || kind === Kind.Sync) {
+      if (kind === Kind.Ack || kind === Kind.Sync || kind === Kind.ReadMarks) {
         return `${name}:${channel}:${new DataView(body.buffer, body.byteOffset).getBigUint64(0)}`;
       }
       if (kind === Kind.Pull) {
@@ -81,6 +84,10 @@ export class Server {
       if (kind === Kind.GroupAck) {
         const positions = new Fields(body).messages(1).map((position) => `${position.text(1)}=${position.number(2)}`);
         return `${name}:${channel}:${positions}`;
+      }
+      if (kind === Kind.Read) {
+        const mark = new Fields(body);
+        return `${name}:${channel}:${mark.number(1) === 1 ? "group " : ""}${mark.text(2)}:${mark.number(3)}`;
       }
       if (kind >= Kind.Enter && kind <= Kind.RoomRefused) {
         const fields = new Fields(body);

@@ -402,6 +402,66 @@ export async function marks(Client, options, run) {
   }
 }
 
+/** How often a device says how far it has read, before a break and through it. */
+const READS = 10;
+
+/** Two devices of an account, whose connections break: each hears what the other has read, and acknowledged. */
+export async function reads(Client, options, run, breaks) {
+  const [app, hal, ida, group] = ["told", `hal-${run}`, `ida-${run}`, `read-${run}`];
+  const peers = [];
+  const start = (device) => {
+    const peer = new Peer(Client, { ...options, device, readMarks: true });
+    peer.client.open(1, { app, account: hal, lastSyncId: 0 });
+    peers.push(peer);
+    return peer;
+  };
+  /** How far a device knows a conversation to be read. */
+  const far = (peer, name) => {
+    const marks = peer.of("read-mark").filter(({ conversation }) => (conversation.group ?? conversation) === name);
+    return Math.max(0, ...marks.map(({ syncId }) => syncId));
+  };
+  try {
+    const [desk, phone] = [start("desk:1"), start("phone:1")];
+    desk.client.submit(1, hal, "to both");
+    const isTold = ({ device, syncId }) => device === "phone:1" && syncId === 1;
+    await desk.until("what the phone has acknowledged", () => desk.of("device-ack").some(isTold));
+
+    let upTo = 0;
+    const read = () => {
+      for (const end = upTo + READS; upTo < end; ) {
+        upTo += 1;
+        desk.client.markRead(1, ida, upTo);
+        phone.client.markRead(1, { group }, upTo);
+      }
+    };
+    const agree = async () => {
+      for (const peer of peers) {
+        await peer.until("what both have read", () => far(peer, ida) === upTo && far(peer, group) === upTo);
+      }
+    };
+    for (const doBreak of breaks) {
+      read();
+      await agree();
+      // These are on their way when it breaks.
+      read();
+      await doBreak();
+    }
+    await agree();
+    // Who is back late is where the others are, and no mark goes back.
+    phone.client.close();
+    desk.client.markRead(1, ida, upTo + 1);
+    desk.client.markRead(1, { group }, 1);
+    await desk.until("its own mark", () => far(desk, ida) === upTo + 1);
+    const again = start("phone:1");
+    await again.until("what was read meanwhile", () => far(again, ida) === upTo + 1 && far(again, group) === upTo);
+    const times = desk.of("disconnected").length;
+    check(times >= breaks.length, `a connection broke ${times} times, not ${breaks.length}`);
+    return `read up to ${upTo} by two devices, connections broken ${times} times`;
+  } finally {
+    peers.forEach(({ client }) => client.close());
+  }
+}
+
 /** An idle client shows that it lives, and the gateway that it knows. `sent` and `heard` count PING and PONG. */
 export async function heartbeat(Client, options, counts) {
   const peer = new Peer(Client, { ...options, device: "idle", heartbeatMaxMs: 1000 });

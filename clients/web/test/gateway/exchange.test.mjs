@@ -8,7 +8,7 @@ import { WebSocket as PackageWebSocket } from "ws";
 
 import { Client } from "../../dist/index.js";
 import { FrameReader, Kind } from "../../dist/frame.js";
-import { classes, exchange, groups, heartbeat, levels, marks, rooms } from "./exchange.mjs";
+import { classes, exchange, groups, heartbeat, levels, marks, reads, rooms } from "./exchange.mjs";
 import { Gateway, Proxy } from "./gateway.mjs";
 
 let gateway;
@@ -68,6 +68,12 @@ for (const [name, WebSocket] of Object.entries(sockets)) {
     for (const { url } of [proxy, uncopiedProxy]) {
       t.diagnostic(await marks(Client, { url, WebSocket }, run));
     }
+  });
+
+  test(`what one device has read the other hears over ${name}`, options, async (t) => {
+    const cut = () => proxy.cut();
+    const run = name.replaceAll(/\W/g, "");
+    t.diagnostic(await reads(Client, { url: proxy.url, WebSocket }, run, [cut, () => gateway.restart(), cut]));
   });
 
   test(`an idle client is kept over ${name}`, options, async () => {

@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -28,7 +28,10 @@ export class Gateway {
       throw new Error(`${gateway.program} is not there: cargo build --release -p moor-gateway, or set MOOR_GATEWAY`);
     }
     gateway.data = mkdtempSync(join(tmpdir(), "moor-web-"));
-    gateway.more = more;
+    // An app of which each device is told what the others have acknowledged.
+    const apps = join(gateway.data, "apps.toml");
+    writeFileSync(apps, "[apps.told]\ndevice_acks = true\n");
+    gateway.more = ["--embedded-apps", apps, ...more];
     await gateway.run();
     return gateway;
   }

@@ -1,7 +1,7 @@
 // What the page does: the exchange, or one upgrade. Whoever served it is told how it went.
 
 import { Client } from "/dist/index.js";
-import { classes, exchange, groups, levels, marks, rooms } from "/exchange.mjs";
+import { classes, exchange, groups, levels, marks, reads, rooms } from "/exchange.mjs";
 
 const query = new URLSearchParams(location.search);
 const url = query.get("gateway");
@@ -21,6 +21,7 @@ async function run() {
   done.push(await groups(Client, { url }, "page", [cut, cut]));
   done.push(await classes(Client, { url }, "page"));
   done.push(await marks(Client, { url }, "page"));
+  done.push(await reads(Client, { url }, "page", [cut, cut]));
   done.push(await levels(Client, { url }, "page", (level) => act(`/degrade?${level}`)));
   return done.join("; ");
 }

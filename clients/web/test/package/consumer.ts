@@ -3,7 +3,7 @@
 import {
   type BusinessLevel, Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass,
   type PublishOptions, RoomError, type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
-  type TrafficMarks,
+  type Target, type TrafficMarks,
 } from "moor-client";
 
 const login: Login = { app: "shop", account: "alice", credential: new Uint8Array([1]), lastSyncId: 7 };
@@ -14,6 +14,10 @@ function memberText({ account, role }: GroupMember): string {
 
 function classText(name: MessageClass): string {
   return name === "transient" ? "not kept" : name;
+}
+
+function conversationText(conversation: Target): string {
+  return typeof conversation === "string" ? conversation : conversation.group;
 }
 
 function describe(event: Event): string {
@@ -42,6 +46,10 @@ function describe(event: Event): string {
     }
     case "room-refused":
       return `${event.room} ${event.reason}`;
+    case "read-mark":
+      return `${conversationText(event.conversation)} ${event.syncId}`;
+    case "device-ack":
+      return `${event.device} ${event.syncId}`;
     case "expired":
       return `${event.last - event.first + 1} messages`;
     case "accepted":
@@ -71,6 +79,14 @@ try {
 }
 const id: number | undefined = client.lastSyncId(1);
 client.acknowledge(1, id ?? 0);
+try {
+  client.markRead(1, "bob", 7);
+  client.markRead(1, { group: "friends" }, 7);
+} catch (error) {
+  if (error instanceof SubmitError && error.why === "sync-id") {
+    client.close();
+  }
+}
 
 const create: GroupAct = { act: "create", title: "Friends", members: ["bob"] };
 const request: number = client.group(1, "friends", create);
@@ -92,7 +108,9 @@ try {
   }
 }
 
-const session = new Session({ device: "d", heartbeatMaxMs: 60_000, autoAcknowledge: false, random: Math.random });
+const session = new Session({
+  device: "d", heartbeatMaxMs: 60_000, autoAcknowledge: false, readMarks: true, random: Math.random,
+});
 const bytes: Uint8Array | undefined = session.pollTransmit(0);
 
 // @ts-expect-error A login has an account.
