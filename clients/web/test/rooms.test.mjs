@@ -57,6 +57,17 @@ test("reliable messages of a room come once and in order and are acknowledged to
   assert.equal(server.session.roomLastId(1, "live"), 4);
 });
 
+test("the larger a room, the longer its acknowledgements take, and one is for all that came meanwhile", () => {
+  for (const [online, spreadMs] of [[100_000, 4_000], [10_000_000, 10_000]]) {
+    const server = inRoom();
+    batch(server, 1, [1], new Writer().number(5, online));
+    batch(server, 2, [2], new Writer().number(5, online));
+    assert.deepEqual(server.pass(spreadMs / 2 - 1), []);
+    assert.deepEqual(server.pass(1), ["RoomAck:1:live:2"]);
+    assert.deepEqual(server.pass(20_000), []);
+  }
+});
+
 test("acknowledgements and pulls are spread over the whole of 400 ms", () => {
   for (const [draw, at] of [[0, 0], [0.25, 100], [1 - 2 ** -53, 400]]) {
     const server = inRoom(1);
