@@ -26,7 +26,7 @@ pub(crate) const SYNC_REPEAT_MS: u64 = 2000;
 pub(crate) const CONVERSATIONS_MAX: usize = 1024;
 /// Ranges of groups asked for at once on one channel; what is more important goes first.
 pub(crate) const PULLS_IN_FLIGHT_MAX: usize = 4;
-/// The pause after a range that was refused, milliseconds.
+/// The pause after a range that was refused or brought nothing, milliseconds.
 pub(crate) const PULL_RETRY_MS: u64 = 1000;
 /// Requests about groups on one channel that may be unanswered.
 pub(crate) const GROUP_REQUESTS_PENDING_MAX: usize = 64;

@@ -39,6 +39,12 @@ struct Conversation {
     pull: Option<(u64, u64)>,
 }
 
+impl Conversation {
+    fn is_behind(&self) -> bool {
+        self.received.is_none_or(|received| received < self.head)
+    }
+}
+
 #[derive(Debug)]
 struct Ask {
     request: GroupRequest,
@@ -142,6 +148,10 @@ impl Conversations {
     fn hand_on(&mut self, entry: GroupDelivery, events: &mut VecDeque<Event>) {
         if let Some(conversation) = self.list.get_mut(&entry.group) {
             conversation.received = Some(entry.sync_id);
+            // A range that was to be pulled has come by itself.
+            if !conversation.is_behind() {
+                conversation.wanted_ms = None;
+            }
         }
         let is_last = entry.is_event && self.ends_here(&entry.payload);
         let (channel, group) = (self.channel, entry.group.clone());
@@ -177,7 +187,7 @@ impl Conversations {
                 conversation.received.get_or_insert(acked);
                 conversation.processed.get_or_insert(acked);
             }
-            if conversation.received.is_none_or(|received| received < conversation.head) {
+            if conversation.is_behind() {
                 conversation.wanted_ms.get_or_insert(now);
             }
             let is_told_less =
@@ -218,6 +228,7 @@ impl Conversations {
             }
         }
         conversation.head = conversation.head.max(pulled.head);
+        let before = conversation.received;
         if conversation.received.is_none() {
             conversation.received = Some(pulled.after);
             conversation.processed = Some(pulled.after);
@@ -243,10 +254,10 @@ impl Conversations {
             self.hand_on(entry, events);
         }
         self.skip_to(&group, pulled.through, events);
-        if let Some(conversation) = self.list.get_mut(&group)
-            && conversation.received < Some(conversation.head)
-        {
-            conversation.wanted_ms = Some(now);
+        if let Some(conversation) = self.list.get_mut(&group) {
+            // What was wanted while the range was under way has come with it, or is wanted still.
+            let pause_ms = if conversation.received > before { 0 } else { PULL_RETRY_MS };
+            conversation.wanted_ms = conversation.is_behind().then_some(now + pause_ms);
         }
         self.send_pulls(now, out);
     }

@@ -4,6 +4,7 @@ use moor_wire::client::{Open, Submit, sync_id};
 
 use super::*;
 
+mod groups;
 mod marks;
 mod once;
 mod review;

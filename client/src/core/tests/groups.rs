@@ -1,0 +1,118 @@
+//! Groups: entries by every way once and in order, ranges pulled no more often than they are missing.
+
+use moor_wire::client::{GroupHead, Pull};
+
+use super::*;
+use crate::limits::PULL_RETRY_MS;
+
+impl Server {
+    /// Alice holds a group up to an entry.
+    fn in_group(sync_id: u64) -> Self {
+        let mut server = Self::live();
+        server.session.resume_group(1, "team", sync_id);
+        server
+    }
+
+    fn push(&mut self, sync_id: u64) {
+        let entry = GroupDelivery { group: "team".into(), sync_id, ..GroupDelivery::default() };
+        self.say(Kind::GroupDelivery, 1, &entry);
+    }
+
+    fn heads(&mut self, head: u64, acked: Option<u64>) {
+        let head = GroupHead { group: "team".into(), head, acked, ..GroupHead::default() };
+        self.say(Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    }
+
+    /// Answers a PULL with entries behind what it names.
+    fn answer(&mut self, pull: &Pull, ids: impl IntoIterator<Item = u64>, through: u64, head: u64) {
+        let messages = ids.into_iter().map(|sync_id| Delivery { sync_id, ..Delivery::default() }).collect();
+        let after = pull.after.unwrap_or(0);
+        let (id, group) = (pull.id, pull.group.clone());
+        let pulled = Pulled { id, group, after, messages, through, head, ..Pulled::default() };
+        self.say(Kind::Pulled, 1, &pulled);
+    }
+
+    fn refuse(&mut self, pull: &Pull, code: Code) {
+        let (id, group) = (pull.id, pull.group.clone());
+        self.say(Kind::Pulled, 1, &Pulled { id, group, code: code as i32, ..Pulled::default() });
+    }
+
+    fn pulls(&mut self) -> Vec<Pull> {
+        let frames = self.sent();
+        let pulls = frames.into_iter().filter(|frame| frame.header.kind == Kind::Pull.byte());
+        pulls.map(|frame| Pull::decode(frame.body).unwrap()).collect()
+    }
+
+    fn pull(&mut self) -> Pull {
+        let mut pulls = self.pulls();
+        assert_eq!(pulls.len(), 1, "{pulls:?}");
+        pulls.remove(0)
+    }
+
+    fn entries(&mut self) -> Vec<u64> {
+        let entry = |event| match event {
+            Event::GroupMessage { channel: 1, sync_id, .. } => Some(sync_id),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(entry).collect()
+    }
+}
+
+#[test]
+fn what_comes_while_a_range_is_under_way_asks_for_no_further_one() {
+    let mut server = Server::in_group(4);
+    server.push(7);
+    let pull = server.pull();
+    assert_eq!(pull.after, Some(4));
+    server.push(8);
+    server.push(9);
+    server.heads(9, Some(4));
+    assert_eq!(server.pulls(), [], "one at a time");
+    server.answer(&pull, 5..=9, 9, 9);
+    assert_eq!(server.entries(), [5, 6, 7, 8, 9]);
+    server.advance(ANSWER_MS);
+    assert_eq!(server.pulls(), [], "nothing is missing any more");
+}
+
+#[test]
+fn what_the_range_did_not_reach_is_asked_for_at_once() {
+    let mut server = Server::in_group(4);
+    server.push(7);
+    let pull = server.pull();
+    server.push(9);
+    server.answer(&pull, 5..=7, 7, 7);
+    assert_eq!(server.entries(), [5, 6, 7]);
+    let pull = server.pull();
+    assert_eq!(pull.after, Some(7));
+    server.answer(&pull, 8..=9, 9, 9);
+    assert_eq!(server.entries(), [8, 9]);
+    assert_eq!(server.pulls(), []);
+}
+
+#[test]
+fn a_gap_that_closes_by_itself_is_not_pulled() {
+    let mut server = Server::in_group(4);
+    server.heads(6, Some(4));
+    let pull = server.pull();
+    server.refuse(&pull, Code::Overloaded);
+    server.push(5);
+    server.push(6);
+    assert_eq!(server.entries(), [5, 6]);
+    server.advance(PULL_RETRY_MS * 2);
+    assert_eq!(server.pulls(), []);
+}
+
+#[test]
+fn a_router_that_announces_what_it_does_not_hand_out_is_not_stormed() {
+    let mut server = Server::in_group(4);
+    server.heads(u64::MAX, Some(4));
+    let mut asked = 0;
+    for _ in 0..100 {
+        for pull in server.pulls() {
+            asked += 1;
+            server.answer(&pull, [], 4, 4);
+        }
+        server.advance(PULL_RETRY_MS / 10);
+    }
+    assert!((2..=11).contains(&asked), "{asked} in ten seconds");
+}
