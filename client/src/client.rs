@@ -63,8 +63,8 @@ pub enum ClientError {
     Room(#[from] crate::core::RoomError),
     /// The channel was closed for good before the answer came.
     #[error(
-        "the channel was closed ({code}) before the answer came; the router may have the message or not: \
-         send it again with the same id"
+        "the channel was closed ({code}) before the answer came; it may have been done or not: say it again, a \
+         message with the same id"
     )]
     Abandoned {
         /// Why the channel was closed.
@@ -85,7 +85,7 @@ pub(crate) enum Request {
     Like { channel: u16, room: String, count: u32 },
     Acknowledge { channel: u16, sync_id: u64 },
     AcknowledgeGroup { channel: u16, group: String, sync_id: u64 },
-    Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<GroupAnswer> },
+    Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<Result<GroupAnswer, ClientError>> },
     MarkRead { channel: u16, conversation: Conversation, sync_id: u64 },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
@@ -312,11 +312,12 @@ impl Client {
     /// changes nothing. The answer's code says whether it was done.
     ///
     /// # Errors
-    /// [`ClientError::Closed`], also when the channel is closed or has too many unanswered requests.
+    /// [`ClientError::Abandoned`] when the channel is closed for good first, [`ClientError::Submit`] when the request is
+    /// not even tried, [`ClientError::Closed`] when the app closes the channel or the client.
     pub async fn group(&self, channel: u16, group: &str, act: Act) -> Result<GroupAnswer, ClientError> {
         let (answer, answered) = oneshot::channel();
         self.request(Request::Group { channel, group: group.to_owned(), act, answer }).await?;
-        answered.await.map_err(|_| ClientError::Closed)
+        answered.await.map_err(|_| ClientError::Closed)?
     }
 
     /// Says that everything of a group up to `sync_id` is processed; only where options say that the app does.

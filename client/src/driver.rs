@@ -25,7 +25,7 @@ pub(crate) struct Driver {
     places: Places,
     started: Instant,
     answers: HashMap<(u16, Bytes), Answer>,
-    group_answers: HashMap<u64, (u16, oneshot::Sender<GroupAnswer>)>,
+    group_answers: HashMap<u64, (u16, oneshot::Sender<Result<GroupAnswer, ClientError>>)>,
     next_request: u64,
     from_app: mpsc::Receiver<Request>,
     to_app: mpsc::Sender<Event>,
@@ -205,9 +205,11 @@ impl Driver {
                 let id = self.next_request;
                 self.next_request += 1;
                 let request = GroupRequest { id, group, act: Some(act) };
-                // A refusal drops the answer's sender, which tells whoever waits.
-                if self.session.ask_group(channel, request, now).is_ok() {
-                    self.group_answers.insert(id, (channel, answer));
+                match self.session.ask_group(channel, request, now) {
+                    Ok(()) => {
+                        self.group_answers.insert(id, (channel, answer));
+                    }
+                    Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
             Request::MarkRead { channel, conversation, sync_id } => {
@@ -238,10 +240,11 @@ impl Driver {
             {
                 self.places.prefer(alternate.clone());
             }
-            if let Event::GroupAnswer { answer, .. } = &event
+            if let Event::GroupAnswer { answer, is_abandoned, .. } = &event
                 && let Some((_, waiting)) = self.group_answers.remove(&answer.id)
             {
-                drop(waiting.send(answer.clone()));
+                let abandoned = Err(ClientError::Abandoned { code: answer.code() });
+                drop(waiting.send(if *is_abandoned { abandoned } else { Ok(answer.clone()) }));
                 continue;
             }
             let answered = match &event {

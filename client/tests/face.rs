@@ -6,10 +6,10 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use moor_client::core::Disconnect;
+use moor_client::core::{Disconnect, SubmitError};
 use moor_client::{Client, ClientError, Event, Options};
 use moor_wire::Code;
-use moor_wire::client::{Close, GoAway, Kind, Opened, Submit, sync_id};
+use moor_wire::client::{Act, Close, GoAway, GroupNothing, Kind, Opened, Submit, sync_id};
 use prost::Message;
 use support::{Gateway, message, soon, start};
 
@@ -124,19 +124,30 @@ async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
         let client = other.clone();
         tokio::spawn(async move { client.send(1, "bob", Bytes::from("hi")).await })
     };
-    let waiting = send();
-    peer.take_submit().await;
+    let other = client.clone();
+    let ask = move || {
+        let client = other.clone();
+        tokio::spawn(async move { client.group(1, "team", Act::Leave(GroupNothing {})).await })
+    };
+    let (waiting, asking) = (send(), ask());
+    peer.take_submit_and_request().await;
     peer.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into() }).await;
     let error = soon("an error", waiting).await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Abandoned { code: Code::Kicked }), "{error}");
+    let error = soon("an error", asking).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Abandoned { code: Code::Kicked }), "{error}");
+    let error = soon("an error", ask()).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Submit(SubmitError::NoChannel(1))), "{error}");
 
     client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
     peer.take(Kind::Open).await;
     peer.say(Kind::Opened, 1, &Opened { session: 8 }).await;
-    let waiting = send();
-    peer.take_submit().await;
+    let (waiting, asking) = (send(), ask());
+    peer.take_submit_and_request().await;
     client.close(1).await.unwrap();
     let error = soon("an error", waiting).await.unwrap().unwrap_err();
+    assert!(matches!(error, ClientError::Closed), "{error}");
+    let error = soon("an error", asking).await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Closed), "{error}");
 
     let long = client.send(1, "bob", vec![0; 70_000].into()).await.unwrap_err();

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Delivery, GroupDelivery, Kind, Open, Opened, Submit, SubmitResult, TrafficMarks, put_control,
-    put_sync_id,
+    Class, Delivery, GroupDelivery, GroupRequest, Kind, Open, Opened, Submit, SubmitResult, TrafficMarks,
+    put_control, put_sync_id,
 };
 use moor_wire::frame::put_message;
 use moor_wire::identity::{NameError, check_account, check_app, check_group, check_room};
@@ -16,7 +16,7 @@ use prost::Message;
 use super::conversations::Conversations;
 use super::event::Event;
 use super::full_jitter;
-use super::marks::Marks;
+use super::marks::{Conversation, Marks};
 use super::rooms::{RoomError, Rooms};
 use crate::limits::{
     ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
@@ -199,6 +199,9 @@ impl Channel {
     }
 
     pub(super) fn enter(&mut self, room: &str, out: &mut Vec<u8>) -> Result<(), RoomError> {
+        if self.state == State::Closed {
+            return Err(RoomError::NoChannel(self.number));
+        }
         if self.rooms.enter(room)? && self.is_open() {
             self.rooms.put_enter(room, self.number, out);
         }
@@ -209,6 +212,41 @@ impl Channel {
         if self.rooms.leave(room) && self.is_open() {
             Rooms::put_leave(room, self.number, out);
         }
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        request: GroupRequest,
+        body_bytes_max: u32,
+        now: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SubmitError> {
+        self.check_wanted()?;
+        self.conversations.ask(request, body_bytes_max)?;
+        if self.is_open() {
+            self.conversations.handle_timeout(now, out);
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_read(
+        &mut self,
+        conversation: Conversation,
+        sync_id: u64,
+        now: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SubmitError> {
+        self.check_wanted()?;
+        self.marks.set(conversation, sync_id)?;
+        if self.is_open() {
+            self.marks.handle_timeout(self.number, now, out);
+        }
+        Ok(())
+    }
+
+    /// What is said on a channel that was closed for good would wait for ever.
+    fn check_wanted(&self) -> Result<(), SubmitError> {
+        if self.state == State::Closed { Err(SubmitError::NoChannel(self.number)) } else { Ok(()) }
     }
 
     /// Whether a gateway would take this login; `None`: it would. What it would not take could cost the whole
@@ -364,6 +402,7 @@ impl Channel {
                 events.push_back(Event::Abandoned { channel, client_id, code });
             }
             self.pending_bytes = 0;
+            self.conversations.handle_closed(code, events);
             State::Closed
         };
         events.push_back(Event::Closed { channel: self.number, code, reason, reopens });
@@ -555,9 +594,7 @@ impl Channel {
         now: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), SubmitError> {
-        if self.state == State::Closed {
-            return Err(SubmitError::NoChannel(self.number));
-        }
+        self.check_wanted()?;
         let client_id = &pending.client_id;
         if !(1..=CLIENT_ID_BYTES_MAX).contains(&client_id.len()) {
             return Err(SubmitError::ClientId { length: client_id.len() });
@@ -587,6 +624,7 @@ impl Channel {
 
     /// The new gateway takes bodies up to this size: what is larger will not be accepted there.
     pub(super) fn refuse_larger(&mut self, data_bytes_max: u32, events: &mut VecDeque<Event>) {
+        self.conversations.refuse_larger(data_bytes_max, events);
         let channel = self.number;
         let bytes = &mut self.pending_bytes;
         self.pending.retain(|pending| {

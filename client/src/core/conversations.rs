@@ -16,6 +16,8 @@ use moor_wire::frame::put_message;
 use moor_wire::limits::GROUP_POSITIONS_MAX;
 use prost::Message as _;
 
+use super::channel::SubmitError;
+use super::code_of;
 use super::event::Event;
 use crate::limits::{
     ACK_DELAY_MS, ANSWER_MS, CONVERSATIONS_MAX, GROUP_REQUESTS_PENDING_MAX, PULL_RETRY_MS,
@@ -92,6 +94,15 @@ impl Conversations {
         }
         for ask in &mut self.asks {
             ask.due_ms = None;
+        }
+    }
+
+    /// The channel is closed for good: nothing that was asked will be answered.
+    pub(super) fn handle_closed(&mut self, code: Code, events: &mut VecDeque<Event>) {
+        for ask in std::mem::take(&mut self.asks) {
+            let detail = "the channel was closed before the answer came: it may have been done".to_owned();
+            let answer = failed(&ask.request, code, detail);
+            events.push_back(Event::GroupAnswer { channel: self.channel, answer, is_abandoned: true });
         }
     }
 
@@ -215,7 +226,7 @@ impl Conversations {
             return;
         }
         conversation.pull = None;
-        match pulled.code() {
+        match code_of(pulled.code) {
             Code::Ok => {}
             Code::NotFound | Code::Unauthorized => {
                 self.list.remove(&group);
@@ -326,22 +337,39 @@ impl Conversations {
         }
     }
 
-    /// Asks something about groups, again and again until it is answered. False: too much is unanswered.
-    pub(super) fn ask(&mut self, request: GroupRequest, is_open: bool, now: u64, out: &mut Vec<u8>) -> bool {
+    /// Takes a request about groups; [`Self::handle_timeout`] says it, again and again until it is answered.
+    pub(super) fn ask(&mut self, request: GroupRequest, body_bytes_max: u32) -> Result<(), SubmitError> {
+        let length = request.encoded_len();
+        if length > body_bytes_max as usize {
+            return Err(SubmitError::TooLarge { length, max: body_bytes_max });
+        }
         if self.asks.len() >= GROUP_REQUESTS_PENDING_MAX {
-            return false;
+            return Err(SubmitError::QueueFull);
         }
         self.asks.push_back(Ask { request, due_ms: None });
-        if is_open {
-            self.handle_timeout(now, out);
-        }
-        true
+        Ok(())
+    }
+
+    /// The new gateway takes bodies up to this size: it would close the connection over a larger one.
+    pub(super) fn refuse_larger(&mut self, body_bytes_max: u32, events: &mut VecDeque<Event>) {
+        let channel = self.channel;
+        self.asks.retain(|ask| {
+            let length = ask.request.encoded_len();
+            if length <= body_bytes_max as usize {
+                return true;
+            }
+            let detail = SubmitError::TooLarge { length, max: body_bytes_max }.to_string();
+            let answer = failed(&ask.request, Code::TooLarge, detail);
+            events.push_back(Event::GroupAnswer { channel, answer, is_abandoned: false });
+            false
+        });
     }
 
     pub(super) fn handle_answer(&mut self, answer: GroupAnswer, events: &mut VecDeque<Event>) {
         let Some(at) = self.asks.iter().position(|ask| ask.request.id == answer.id) else { return };
         self.asks.remove(at);
-        events.push_back(Event::GroupAnswer { channel: self.channel, answer });
+        let answer = GroupAnswer { code: code_of(answer.code) as i32, ..answer };
+        events.push_back(Event::GroupAnswer { channel: self.channel, answer, is_abandoned: false });
     }
 
     /// Says what is due; called while the channel is open only.
@@ -364,4 +392,9 @@ impl Conversations {
             }
         }
     }
+}
+
+/// The answer to a request that no router will answer.
+fn failed(request: &GroupRequest, code: Code, detail: String) -> GroupAnswer {
+    GroupAnswer { id: request.id, code: code as i32, detail, ..GroupAnswer::default() }
 }

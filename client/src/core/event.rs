@@ -101,12 +101,15 @@ pub enum Event {
         /// The group.
         group: String,
     },
-    /// The answer to a request about groups.
+    /// The answer to a request about groups, or the end of waiting for one.
     GroupAnswer {
         /// On which channel.
         channel: u16,
         /// The answer, with the request's id.
         answer: GroupAnswer,
+        /// The channel was closed for good before the router's answer came: the code says why it was closed, and what
+        /// was asked may have been done or not. Asked again, it changes nothing that is done.
+        is_abandoned: bool,
     },
     /// What was said in a room. Reliable messages (those with an id) come once and in order, the others perhaps.
     Room {

@@ -170,7 +170,7 @@ impl Session {
         self.channels.push(channel);
     }
 
-    /// Logs a channel out. Its unanswered submits are forgotten; its messages that nobody has taken are dropped,
+    /// Logs a channel out. Its unanswered submits and requests are forgotten; its messages that nobody has taken are dropped,
     /// unacknowledged, and come again at the account's next login.
     pub fn close(&mut self, number: u16) {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
@@ -325,25 +325,22 @@ impl Session {
     }
 
     /// Asks something about groups; [`Event::GroupAnswer`] with the request's id follows, if need be after a
-    /// reconnect. Ids are the app's choice and differ among unanswered requests.
+    /// reconnect, and at the latest when the channel is closed for good. Ids are the app's choice and differ among
+    /// unanswered requests.
     ///
     /// # Errors
-    /// [`SubmitError`] when the channel does not exist or has too many unanswered requests.
+    /// [`SubmitError`] when the channel does not exist or was closed for good, when it has too many unanswered
+    /// requests, or when the request is larger than the gateway takes.
     pub fn ask_group(&mut self, number: u16, request: GroupRequest, now: u64) -> Result<(), SubmitError> {
         let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
-        let is_open = channel.is_open();
-        if channel.conversations.ask(request, is_open, now, &mut self.out) {
-            Ok(())
-        } else {
-            Err(SubmitError::QueueFull)
-        }
+        channel.ask(request, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that the account has read a conversation up to `sync_id`, on this device. Kept and said again until the
-    /// router has it; [`Event::ReadMark`] tells when.
+    /// router has it; [`Event::ReadMark`] tells when. Forgotten when the channel is closed for good.
     ///
     /// # Errors
-    /// [`SubmitError`] when the channel does not exist, the name is none, or too many wait.
+    /// [`SubmitError`] when the channel does not exist or was closed for good, the name is none, or too many wait.
     pub fn mark_read(
         &mut self,
         number: u16,
@@ -352,11 +349,7 @@ impl Session {
         now: u64,
     ) -> Result<(), SubmitError> {
         let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
-        channel.marks.set(conversation, sync_id)?;
-        if self.state == State::Live && channel.is_open() {
-            channel.marks.handle_timeout(number, now, &mut self.out);
-        }
-        Ok(())
+        channel.mark_read(conversation, sync_id, now, &mut self.out)
     }
 
     /// What a channel holds without a gap: to be kept by the app for the next [`Session::open`].

@@ -125,6 +125,14 @@ impl Peer {
         }
     }
 
+    /// A message and a request about groups, in whatever order they come.
+    pub async fn take_submit_and_request(&mut self) {
+        let mut kinds = Vec::new();
+        while !(kinds.contains(&Kind::Data.byte()) && kinds.contains(&Kind::Group.byte())) {
+            kinds.push(self.next().await.expect("the client is still there").header.kind);
+        }
+    }
+
     pub async fn take_submit(&mut self) -> Submit {
         Submit::decode(self.take(Kind::Data).await.body).unwrap()
     }

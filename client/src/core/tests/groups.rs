@@ -1,6 +1,6 @@
 //! Groups: entries by every way once and in order, ranges pulled no more often than they are missing.
 
-use moor_wire::client::{GroupHead, Pull};
+use moor_wire::client::{Act, GroupCreate, GroupHead, Pull};
 
 use super::*;
 use crate::limits::PULL_RETRY_MS;
@@ -116,3 +116,97 @@ fn a_router_that_announces_what_it_does_not_hand_out_is_not_stormed() {
     }
     assert!((2..=11).contains(&asked), "{asked} in ten seconds");
 }
+
+fn ask(server: &mut Server, id: u64, members: &[&str]) -> Result<(), SubmitError> {
+    let members = members.iter().map(|name| (*name).to_owned()).collect();
+    let create = GroupCreate { members, ..GroupCreate::default() };
+    let request = GroupRequest { id, group: "team".into(), act: Some(Act::Create(create)) };
+    server.session.ask_group(1, request, server.now)
+}
+
+fn asked(server: &mut Server) -> Vec<u64> {
+    let frames = server.sent();
+    let asks = frames.into_iter().filter(|frame| frame.header.kind == Kind::Group.byte());
+    asks.map(|frame| GroupRequest::decode(frame.body).unwrap().id).collect()
+}
+
+fn answers(server: &mut Server) -> Vec<(u64, Code, bool)> {
+    let answer = |event| match event {
+        Event::GroupAnswer { channel: 1, answer, is_abandoned } => {
+            Some((answer.id, answer.code(), is_abandoned))
+        }
+        _ => None,
+    };
+    server.events().into_iter().filter_map(answer).collect()
+}
+
+#[test]
+fn a_request_is_asked_again_until_it_is_answered_over_a_reconnect() {
+    let mut server = Server::live();
+    ask(&mut server, 7, &[]).unwrap();
+    assert_eq!(asked(&mut server), [7]);
+    server.advance(ANSWER_MS);
+    assert_eq!(asked(&mut server), [7]);
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.connect();
+    assert_eq!(asked(&mut server), [7]);
+    // A code of a later router: not OK, whatever it means.
+    server.say(Kind::Group, 1, &GroupAnswer { id: 7, code: 999, ..GroupAnswer::default() });
+    server.say(Kind::Group, 1, &GroupAnswer { id: 7, ..GroupAnswer::default() });
+    assert_eq!(answers(&mut server), [(7, Code::Internal, false)], "answered once");
+    server.advance(ANSWER_MS * 2);
+    assert_eq!(asked(&mut server), NO_IDS);
+}
+
+#[test]
+fn what_was_asked_on_a_channel_that_is_closed_for_good_is_answered_with_why() {
+    let mut server = Server::live();
+    ask(&mut server, 7, &[]).unwrap();
+    // One that comes back goes on asking.
+    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, reason: String::new() });
+    assert_eq!(answers(&mut server), []);
+    ask(&mut server, 8, &[]).unwrap();
+    server.sent();
+    server.advance(5100);
+    server.say(Kind::Opened, 1, &Opened { session: 3 });
+    assert_eq!(asked(&mut server), [7, 8]);
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    assert_eq!(answers(&mut server), [(7, Code::Kicked, true), (8, Code::Kicked, true)]);
+    server.say(Kind::Group, 1, &GroupAnswer { id: 7, ..GroupAnswer::default() });
+    assert_eq!(answers(&mut server), []);
+}
+
+#[test]
+fn nothing_is_taken_on_a_channel_that_was_closed_for_good() {
+    let mut server = Server::live();
+    server.session.mark_read(1, Conversation::Peer("bob".into()), 5, server.now).unwrap();
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    assert_eq!(ask(&mut server, 7, &[]), Err(SubmitError::NoChannel(1)));
+    let marked = server.session.mark_read(1, Conversation::Peer("bob".into()), 6, server.now);
+    assert_eq!(marked, Err(SubmitError::NoChannel(1)));
+    assert_eq!(server.session.enter(1, "live"), Err(RoomError::NoChannel(1)));
+}
+
+#[test]
+fn a_request_no_gateway_takes_is_refused_here_and_breaks_nothing() {
+    let mut server = Server::live();
+    let names: Vec<_> = (0..600).map(|number| format!("{number:0>120}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    assert!(matches!(ask(&mut server, 7, &names), Err(SubmitError::TooLarge { .. })));
+    assert!(server.sent().is_empty());
+    ask(&mut server, 8, &names[..200]).unwrap();
+    ask(&mut server, 9, &names[..2]).unwrap();
+    assert_eq!(asked(&mut server), [8, 9]);
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.session.handle_dialling();
+    server.session.handle_connected(server.now);
+    let smaller = Connected { heartbeat_ms: 60_000, frame_bytes_max: 4096, ..Connected::default() };
+    server.say(Kind::Connected, 0, &smaller);
+    assert_eq!(answers(&mut server), [(8, Code::TooLarge, false)]);
+    server.say(Kind::Opened, 1, &Opened { session: 1 });
+    assert_eq!(asked(&mut server), [9], "the gateway would end the connection over the other");
+}
+
+const NO_IDS: [u64; 0] = [];
