@@ -227,9 +227,7 @@ impl Driver {
     fn forget(&mut self, number: u16) {
         self.answers.retain(|(other, _), _| *other != number);
         self.group_answers.retain(|_, (other, _)| *other != number);
-        self.waiting.retain(|event| {
-            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } | Event::Room { channel, .. } if *channel == number)
-        });
+        self.waiting.retain(|event| event.login() != Some(number));
     }
 
     /// Answers go to whoever waits for them, everything else waits for a place in the app's channel.

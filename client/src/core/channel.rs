@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, Delivery, GroupDelivery, GroupRequest, Kind, Open, Opened, Submit, SubmitResult, TrafficMarks,
-    put_control, put_sync_id,
+    Class, Close, Delivery, GroupDelivery, GroupRequest, Kind, Open, Opened, Submit, SubmitResult,
+    TrafficMarks, put_control, put_sync_id,
 };
 use moor_wire::frame::put_message;
 use moor_wire::identity::{NameError, check_account, check_app, check_group, check_room};
@@ -363,9 +363,15 @@ impl Channel {
         out: &mut Vec<u8>,
         events: &mut VecDeque<Event>,
     ) {
-        // Nobody asked, or no longer: a channel that is closed for good stays closed.
-        if self.state != State::Opening {
-            return;
+        match self.state {
+            State::Opening => {}
+            State::Open => return,
+            // The CLOSE of the login before this one came when its CLOSE was said already, and was taken for this one's
+            // refusal. What the gateway has opened there is not wanted any more, and stands in the way of the next OPEN.
+            State::Waiting { .. } | State::Closed => {
+                let close = Close { code: Code::Normal as i32, reason: String::new() };
+                return put_control(out, Kind::Close, self.number, &close);
+            }
         }
         self.state = State::Open;
         self.attempt = 0;
@@ -488,7 +494,7 @@ impl Channel {
     /// Copies right behind what is processed are processed as well.
     fn pass_copies(&mut self) {
         while let Some(first) = self.copies.front().copied() {
-            let next = self.processed.unwrap_or(self.begun) + 1;
+            let next = self.processed.unwrap_or(self.begun).saturating_add(1);
             if first > next {
                 return;
             }

@@ -199,6 +199,33 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The channel whose present login this is about. It says nothing to whoever logs in there next, and would be
+    /// taken for theirs; what became of messages and requests is worth knowing even then.
+    pub(crate) const fn login(&self) -> Option<u16> {
+        match self {
+            Self::Opened { channel, .. }
+            | Self::Closed { channel, .. }
+            | Self::Message { channel, .. }
+            | Self::Expired { channel, .. }
+            | Self::GroupMessage { channel, .. }
+            | Self::GroupExpired { channel, .. }
+            | Self::GroupLeft { channel, .. }
+            | Self::Room { channel, .. }
+            | Self::RoomRefused { channel, .. }
+            | Self::ReadMark { channel, .. }
+            | Self::DeviceAck { channel, .. } => Some(*channel),
+            Self::Connected { .. }
+            | Self::Disconnected(_)
+            | Self::NotConnected { .. }
+            | Self::Accepted { .. }
+            | Self::Refused { .. }
+            | Self::Abandoned { .. }
+            | Self::GroupAnswer { .. } => None,
+        }
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disconnect {

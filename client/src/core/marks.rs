@@ -129,7 +129,7 @@ impl Marks {
         out: &mut Vec<u8>,
         events: &mut VecDeque<Event>,
     ) {
-        if mark.version == self.known + 1 {
+        if Some(mark.version) == self.known.checked_add(1) {
             self.known = mark.version;
         } else if mark.version > self.known && self.is_wanted && self.asked_ms.is_none() {
             // One in between did not arrive.

@@ -170,14 +170,12 @@ impl Session {
         self.channels.push(channel);
     }
 
-    /// Logs a channel out. Its unanswered submits and requests are forgotten; its messages that nobody has taken are dropped,
-    /// unacknowledged, and come again at the account's next login.
+    /// Logs a channel out. Its unanswered submits and requests are forgotten. What it heard and nobody has taken is
+    /// dropped: messages, unacknowledged, come again at the account's next login.
     pub fn close(&mut self, number: u16) {
         let Some(at) = self.channels.iter().position(|c| c.number == number) else { return };
         let mut channel = self.channels.swap_remove(at);
-        self.events.retain(|event| {
-            !matches!(event, Event::Message { channel, .. } | Event::GroupMessage { channel, .. } | Event::Room { channel, .. } if *channel == number)
-        });
+        self.events.retain(|event| event.login() != Some(number));
         if matches!(self.state, State::Greeting { .. } | State::Live) && channel.is_wanted() {
             if channel.is_opening() {
                 self.answers_owed.push(number);
@@ -565,8 +563,8 @@ impl Session {
         if self.state != State::Live && number != 0 {
             return None;
         }
-        if matches!(kind, Kind::Opened | Kind::Close)
-            && let Some(at) = self.answers_owed.iter().position(|owed| *owed == number)
+        if let Some(at) = self.answers_owed.iter().position(|owed| *owed == number)
+            && is_answer_to_open(kind, &frame.body)
         {
             self.answers_owed.swap_remove(at);
             return Some(());
@@ -645,39 +643,37 @@ impl Session {
                         let pulled = Pulled::decode(frame.body.clone()).ok()?;
                         channel.conversations.handle_pulled(pulled, now, out, events);
                     }
-                    // Before OPENED it belongs to a login that is over.
-                    Kind::Group | Kind::GroupDelivery | Kind::GroupHeads | Kind::Pulled => {}
-                    Kind::Read => {
+                    Kind::Read if channel.is_open() => {
                         let mark = ReadMark::decode(frame.body.clone()).ok()?;
                         channel.marks.handle_read(number, &mark, now, out, events);
                     }
-                    Kind::ReadMarks => {
+                    Kind::ReadMarks if channel.is_open() => {
                         let page = ReadMarks::decode(frame.body.clone()).ok()?;
                         channel.marks.handle_marks(number, &page, now, events);
                     }
-                    Kind::DeviceAck => {
+                    Kind::DeviceAck if channel.is_open() => {
                         let ack = DeviceAck::decode(frame.body.clone()).ok()?;
                         let (device, sync_id) = (ack.device, ack.sync_id);
                         events.push_back(Event::DeviceAck { channel: number, device, sync_id });
                     }
-                    // Before OPENED it is about rooms of a login that is over.
-                    Kind::Room | Kind::RoomPulled | Kind::RoomRefused if !channel.is_open() => {}
-                    Kind::Room => {
+                    Kind::Room if channel.is_open() => {
                         let batch = RoomBatch::decode(frame.body.clone()).ok()?;
                         channel.rooms.handle_batch(number, batch, now, &mut self.rng, events);
                     }
-                    Kind::RoomPulled => {
+                    Kind::RoomPulled if channel.is_open() => {
                         let pulled = RoomPulled::decode(frame.body.clone()).ok()?;
                         channel.rooms.handle_pulled(number, pulled, now, &mut self.rng, events);
                     }
-                    Kind::RoomRefused => {
+                    Kind::RoomRefused if channel.is_open() => {
                         let refused = RoomRefused::decode(frame.body.clone()).ok()?;
                         channel.rooms.handle_refused(number, refused, events);
                     }
-                    _ => {
+                    Kind::Ack => {
                         let result = SubmitResult::decode(frame.body.clone()).ok()?;
                         channel.handle_result(result, now, &mut self.rng, events);
                     }
+                    // Before OPENED it belongs to a login that is over.
+                    _ => {}
                 }
             }
             _ => return None,
@@ -723,6 +719,15 @@ const fn is_about_channel(kind: Kind) -> bool {
         | Kind::RoomAck
         | Kind::RoomLike
         | Kind::RoomPull => false,
+    }
+}
+
+/// NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN.
+fn is_answer_to_open(kind: Kind, body: &Bytes) -> bool {
+    match kind {
+        Kind::Opened => true,
+        Kind::Close => Close::decode(body.clone()).is_ok_and(|close| code_of(close.code) != Code::NotFound),
+        _ => false,
     }
 }
 

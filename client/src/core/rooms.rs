@@ -50,7 +50,7 @@ impl Room {
             }
             // Whatever came before the first was said before this session was here.
             let last_id = self.last_id.get_or_insert(message.id - 1);
-            let is_next = *last_id + 1 == message.id;
+            let is_next = *last_id == message.id - 1;
             if is_next {
                 *last_id = message.id;
             }

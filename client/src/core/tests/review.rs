@@ -117,3 +117,87 @@ fn a_late_frames_not_found_does_not_end_a_channel_that_comes_back() {
     server.advance(5100);
     assert!(kinds(&server.sent()).contains(&Kind::Open));
 }
+
+#[test]
+fn marks_of_the_last_account_are_none_of_the_next() {
+    let mut server = Server::live();
+    server.session.options.read_marks = true;
+    server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+    server.sent();
+    let mark = |version| ReadMark { conversation: "bob".into(), sync_id: 5, version, ..ReadMark::default() };
+    server.say(Kind::Read, 1, &mark(1));
+    server.say(Kind::ReadMarks, 1, &ReadMarks { marks: vec![mark(500)], version: 500, more: false });
+    server.say(Kind::DeviceAck, 1, &DeviceAck { device: "pad".into(), sync_id: 4 });
+    assert_eq!(server.events(), [], "alice's");
+    assert!(server.sent().is_empty(), "nothing is asked before OPENED");
+    server.say(Kind::Opened, 1, &Opened { session: 9 });
+    let frames = server.sent();
+    assert_eq!(kinds(&frames), [Kind::ReadMarks]);
+    assert_eq!(sync_id(&frames[0].body), Some(0), "carol's begin with her first");
+}
+
+#[test]
+fn what_nobody_has_taken_of_the_last_login_is_not_taken_for_the_next() {
+    let mut server = Server::live();
+    let mark = ReadMark { conversation: "bob".into(), sync_id: 5, version: 1, ..ReadMark::default() };
+    server.say(Kind::Read, 1, &mark);
+    server.deliver(1, 5, 5);
+    server.submit("one");
+    server.result("one", Code::Ok);
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+    // What became of a message is news even now.
+    let events = server.events();
+    assert!(matches!(&events[..], [Event::Accepted { channel: 1, .. }]), "{events:?}");
+}
+
+#[test]
+fn a_late_frames_not_found_is_no_answer_to_a_login() {
+    let mut server = Server::live();
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+    server.session.open(1, "shop", "dave", Bytes::new(), Some(0));
+    server.events();
+    // Of an ACK that was on its way when alice was kicked.
+    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, reason: String::new() });
+    server.say(Kind::Opened, 1, &Opened { session: 31 });
+    server.deliver(1, 1, 1);
+    assert_eq!(server.events(), [], "carol's");
+    server.say(Kind::Opened, 1, &Opened { session: 32 });
+    assert_eq!(server.events(), [Event::Opened { channel: 1, session: 32 }]);
+}
+
+#[test]
+fn a_login_that_is_open_against_expectation_is_closed() {
+    for code in [Code::Kicked, Code::Unavailable] {
+        let mut server = Server::live();
+        server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
+        server.sent();
+        // The gateway ends alice's login before it sees that it is left, and opens carol's.
+        server.say(Kind::Close, 1, &Close { code: code as i32, reason: String::new() });
+        server.say(Kind::Opened, 1, &Opened { session: 31 });
+        let closes: Vec<_> = server.sent().iter().map(|f| (f.header.kind, f.header.channel)).collect();
+        assert_eq!(closes, [(Kind::Close.byte(), 1)], "or the next OPEN would find the channel taken");
+    }
+}
+
+#[test]
+fn numbers_at_their_end_do_no_harm() {
+    let mut server = Server::live();
+    server.session.options.auto_acknowledge = false;
+    server.say(Kind::ReadMarks, 1, &ReadMarks { version: u64::MAX, ..ReadMarks::default() });
+    server.say(Kind::Read, 1, &ReadMark { conversation: "bob".into(), ..ReadMark::default() });
+    server.session.enter(1, "live").unwrap();
+    let message = RoomMessage { id: 7, ..RoomMessage::default() };
+    for messages in [vec![], vec![message]] {
+        let batch = RoomBatch { room: "live".into(), newest_id: u64::MAX, messages, ..RoomBatch::default() };
+        server.say(Kind::Room, 1, &batch);
+    }
+    server.deliver(1, 1, 1);
+    let copy = Delivery { sync_id: 2, group: "team".into(), group_sync_id: 1, ..Delivery::default() };
+    server.say(Kind::Data, 1, &copy);
+    server.deliver(1, u64::MAX, u64::MAX);
+    server.session.acknowledge(1, u64::MAX, server.now);
+    assert!(server.session.is_live());
+    assert_eq!(server.session.last_sync_id(1), Some(u64::MAX));
+}
