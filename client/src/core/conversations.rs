@@ -60,6 +60,8 @@ pub(super) struct Conversations {
     channel: u16,
     account: Box<str>,
     list: BTreeMap<String, Conversation>,
+    /// Last entries of groups the account is no member of any more, to be acknowledged.
+    left: Vec<GroupPosition>,
     ack_due_ms: Option<u64>,
     next_id: u64,
     asks: VecDeque<Ask>,
@@ -86,6 +88,7 @@ impl Conversations {
 
     pub(super) fn handle_disconnected(&mut self) {
         self.ack_due_ms = None;
+        self.left.clear();
         for conversation in self.list.values_mut() {
             conversation.acked = 0;
             if conversation.pull.take().is_some() {
@@ -147,7 +150,7 @@ impl Conversations {
                     self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
                 }
             }
-            Some(received) if id == received + 1 => self.hand_on(entry, events),
+            Some(received) if id == received + 1 => self.hand_on(entry, now, events),
             _ => {
                 conversation.wanted_ms.get_or_insert(now);
                 self.send_pulls(now, out);
@@ -156,7 +159,7 @@ impl Conversations {
     }
 
     /// The next entry of a group goes to the app.
-    fn hand_on(&mut self, entry: GroupDelivery, events: &mut VecDeque<Event>) {
+    fn hand_on(&mut self, entry: GroupDelivery, now: u64, events: &mut VecDeque<Event>) {
         if let Some(conversation) = self.list.get_mut(&entry.group) {
             conversation.received = Some(entry.sync_id);
             // A range that was to be pulled has come by itself.
@@ -165,11 +168,11 @@ impl Conversations {
             }
         }
         let is_last = entry.is_event && self.ends_here(&entry.payload);
-        let (channel, group) = (self.channel, entry.group.clone());
+        let (channel, group, sync_id) = (self.channel, entry.group.clone(), entry.sync_id);
         events.push_back(Event::GroupMessage {
             channel,
             group: entry.group,
-            sync_id: entry.sync_id,
+            sync_id,
             from: entry.from,
             client_id: entry.client_id,
             sent_at_ms: entry.sent_at_ms,
@@ -179,6 +182,10 @@ impl Conversations {
         });
         if is_last {
             self.list.remove(&group);
+            // Or the router would tell of it again, which would be found to be no group of the account's once more.
+            // Nothing can come after it that the app might lose.
+            self.left.push(GroupPosition { group: group.clone(), sync_id });
+            self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
             events.push_back(Event::GroupLeft { channel, group });
         }
     }
@@ -262,7 +269,7 @@ impl Conversations {
                 is_event: message.is_event,
                 marks: message.marks,
             };
-            self.hand_on(entry, events);
+            self.hand_on(entry, now, events);
         }
         self.skip_to(&group, pulled.through, events);
         if let Some(conversation) = self.list.get_mut(&group) {
@@ -323,7 +330,7 @@ impl Conversations {
 
     pub(super) fn put_acks(&mut self, out: &mut Vec<u8>) {
         self.ack_due_ms = None;
-        let mut positions = Vec::new();
+        let mut positions = std::mem::take(&mut self.left);
         for (group, conversation) in &mut self.list {
             if let Some(sync_id) = conversation.processed.filter(|processed| *processed > conversation.acked)
             {

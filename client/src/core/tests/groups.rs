@@ -1,6 +1,6 @@
 //! Groups: entries by every way once and in order, ranges pulled no more often than they are missing.
 
-use moor_wire::client::{Act, GroupCreate, GroupHead, Pull};
+use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, Pull};
 
 use super::*;
 use crate::limits::PULL_RETRY_MS;
@@ -207,6 +207,61 @@ fn a_request_no_gateway_takes_is_refused_here_and_breaks_nothing() {
     assert_eq!(answers(&mut server), [(8, Code::TooLarge, false)]);
     server.say(Kind::Opened, 1, &Opened { session: 1 });
     assert_eq!(asked(&mut server), [9], "the gateway would end the connection over the other");
+}
+
+fn acked(server: &mut Server) -> Vec<(String, u64)> {
+    let frames = server.sent();
+    let acks = frames.into_iter().filter(|frame| frame.header.kind == Kind::GroupAck.byte());
+    let positions = acks.flat_map(|frame| GroupAck::decode(frame.body).unwrap().positions);
+    positions.map(|position| (position.group, position.sync_id)).collect()
+}
+
+#[test]
+fn a_group_that_is_left_is_told_once_and_not_told_of_again() {
+    let mut server = Server::in_group(4);
+    let out = GroupEvent { removed: vec!["alice".into()], ..GroupEvent::default() };
+    let entry = GroupDelivery {
+        group: "team".into(),
+        sync_id: 5,
+        is_event: true,
+        payload: out.encode_to_vec().into(),
+        ..GroupDelivery::default()
+    };
+    server.say(Kind::GroupDelivery, 1, &entry);
+    let events = server.events();
+    assert!(matches!(&events[..], [Event::GroupMessage { .. }, Event::GroupLeft { .. }]), "{events:?}");
+    server.advance(100);
+    // The router tells the heads of what was pushed and is not acknowledged, three times.
+    assert_eq!(acked(&mut server), [("team".to_owned(), 5)]);
+    assert_eq!(server.session.group_positions(1), []);
+}
+
+#[test]
+fn what_is_held_from_an_earlier_run_is_gone_on_from_and_told() {
+    // The next entry needs nothing, whichever is the first to speak of the group.
+    let mut server = Server::in_group(4);
+    server.push(5);
+    assert_eq!((server.entries(), server.pulls()), (vec![5], vec![]));
+    // A router that knows less than is held here is told, one that knows more does not make entries disappear.
+    let mut server = Server::in_group(4);
+    server.heads(6, Some(2));
+    assert_eq!(server.pull().after, Some(4));
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 4)]);
+    let mut server = Server::in_group(4);
+    server.heads(6, Some(5));
+    let pull = server.pull();
+    assert_eq!(pull.after, Some(4));
+    server.answer(&pull, 5..=6, 6, 6);
+    assert_eq!(server.entries(), [5, 6]);
+    // Nothing is held: the router says where to begin.
+    let mut server = Server::live();
+    server.push(9);
+    let pull = server.pull();
+    assert_eq!(pull.after, None);
+    let asked = Pull { after: Some(7), ..pull };
+    server.answer(&asked, 8..=9, 9, 9);
+    assert_eq!(server.entries(), [8, 9]);
 }
 
 const NO_IDS: [u64; 0] = [];
