@@ -4,6 +4,7 @@
 //! It never makes the app wait for an event queue the app itself should empty, and never says a message is
 //! processed before the app's channel has it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,8 @@ pub(crate) struct Driver {
     auto_acknowledge: bool,
     places: Places,
     started: Instant,
-    answers: HashMap<(u16, Bytes), Answer>,
+    /// Whoever sends again under an id waits behind who did before: each sending is answered.
+    answers: HashMap<(u16, Bytes), VecDeque<Answer>>,
     group_answers: HashMap<u64, (u16, oneshot::Sender<Result<GroupAnswer, ClientError>>)>,
     next_request: u64,
     from_app: mpsc::Receiver<Request>,
@@ -176,9 +178,7 @@ impl Driver {
             }
             Request::Submit { sending, channel, client_id, to, payload, answer } => {
                 match self.session.submit_to(sending, channel, client_id.clone(), to, payload, now) {
-                    Ok(()) => {
-                        self.answers.insert((channel, client_id), answer);
-                    }
+                    Ok(()) => self.answers.entry((channel, client_id)).or_default().push_back(answer),
                     // Whoever asked may have stopped waiting: then nobody needs the answer.
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
@@ -186,9 +186,7 @@ impl Driver {
             Request::Publish { channel, client_id, room, room_type, payload, answer } => {
                 let room = (room.as_str(), room_type);
                 match self.session.publish(channel, client_id.clone(), room, payload, now) {
-                    Ok(()) => {
-                        self.answers.insert((channel, client_id), answer);
-                    }
+                    Ok(()) => self.answers.entry((channel, client_id)).or_default().push_back(answer),
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
@@ -230,6 +228,18 @@ impl Driver {
         self.waiting.retain(|event| event.login() != Some(number));
     }
 
+    /// Who has waited longest for the answer to a message.
+    fn answer_of(&mut self, channel: u16, client_id: &Bytes) -> Option<Answer> {
+        let Entry::Occupied(mut waiting) = self.answers.entry((channel, client_id.clone())) else {
+            return None;
+        };
+        let answer = waiting.get_mut().pop_front();
+        if waiting.get().is_empty() {
+            waiting.remove();
+        }
+        answer
+    }
+
     /// Answers go to whoever waits for them, everything else waits for a place in the app's channel.
     fn take_events(&mut self) {
         while let Some(event) = self.session.poll_event(self.now()) {
@@ -247,16 +257,16 @@ impl Driver {
             }
             let answered = match &event {
                 Event::Accepted { channel, client_id, sync_id, duplicate } => {
+                    let answer = self.answer_of(*channel, client_id);
                     let (client_id, sync_id, duplicate) = (client_id.clone(), *sync_id, *duplicate);
-                    let answer = self.answers.remove(&(*channel, client_id.clone()));
                     answer.map(|answer| (answer, Ok(Accepted { client_id, sync_id, duplicate })))
                 }
                 Event::Refused { channel, client_id, code, detail } => {
-                    let answer = self.answers.remove(&(*channel, client_id.clone()));
+                    let answer = self.answer_of(*channel, client_id);
                     answer.map(|a| (a, Err(ClientError::Refused { code: *code, detail: detail.clone() })))
                 }
                 Event::Abandoned { channel, client_id, code } => {
-                    let answer = self.answers.remove(&(*channel, client_id.clone()));
+                    let answer = self.answer_of(*channel, client_id);
                     answer.map(|answer| (answer, Err(ClientError::Abandoned { code: *code })))
                 }
                 _ => None,

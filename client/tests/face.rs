@@ -155,6 +155,22 @@ async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
 }
 
 #[tokio::test]
+async fn who_sends_twice_under_an_id_is_answered_twice() {
+    let gateway = Gateway::new().await;
+    let (client, _events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    let send = || client.send_as(1, Bytes::from("order 7"), "bob", Bytes::from("hi"));
+    let answering = async {
+        for _ in 0..2 {
+            let submit = peer.take_submit().await;
+            peer.accepted(&submit).await;
+        }
+    };
+    let (one, two, ()) = soon("both answers", async { tokio::join!(send(), send(), answering) }).await;
+    assert_eq!((one.unwrap().sync_id, two.unwrap().sync_id), (9, 9));
+}
+
+#[tokio::test]
 async fn shutting_down_says_what_is_left_to_say() {
     let gateway = Gateway::new().await;
     let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
