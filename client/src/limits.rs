@@ -16,7 +16,7 @@ pub(crate) const ACK_EVERY: u64 = 32;
 pub(crate) const ACK_DELAY_MS: u64 = 20;
 /// Time for a submit to be answered before it is sent again, milliseconds.
 pub(crate) const ANSWER_MS: u64 = 5000;
-/// Bytes that wait to be written above which no submit is sent a second time.
+/// Bytes that wait to be written above which nothing large is said a second time, and no PING answered.
 pub(crate) const RESEND_BACKLOG_BYTES_MAX: usize = 1024 * 1024;
 /// Base and cap of the pause after a retryable refusal, milliseconds.
 pub(crate) const RETRY_MS: (u64, u64) = (50, 5000);

@@ -21,7 +21,7 @@ use super::code_of;
 use super::event::Event;
 use crate::limits::{
     ACK_DELAY_MS, ANSWER_MS, CONVERSATIONS_MAX, GROUP_REQUESTS_PENDING_MAX, PULL_RETRY_MS,
-    PULLS_IN_FLIGHT_MAX,
+    PULLS_IN_FLIGHT_MAX, RESEND_BACKLOG_BYTES_MAX,
 };
 
 #[derive(Debug, Default)]
@@ -393,7 +393,11 @@ impl Conversations {
         self.send_pulls(now, out);
         for ask in &mut self.asks {
             if ask.due_ms.is_none_or(|due| now >= due) {
-                ask.due_ms = Some(now + ANSWER_MS);
+                let is_repeated = ask.due_ms.replace(now + ANSWER_MS).is_some();
+                // What the driver could not write yet is not written again on top.
+                if is_repeated && out.len() >= RESEND_BACKLOG_BYTES_MAX {
+                    continue;
+                }
                 let flags = Class::Command.flags();
                 put_message(out, Kind::Group.byte(), flags, self.channel, &ask.request);
             }

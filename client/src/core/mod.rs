@@ -37,7 +37,8 @@ pub use moor_wire::client::RoomMessage;
 pub use rooms::RoomError;
 
 use crate::limits::{
-    ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS, STABLE_MS,
+    ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS,
+    RESEND_BACKLOG_BYTES_MAX, STABLE_MS,
 };
 use channel::Channel;
 use marks::Marks;
@@ -596,6 +597,8 @@ impl Session {
             }
             // No gateway takes a longer PONG: it would close the connection over the answer to its own mistake.
             Kind::Ping if frame.header.length > PING_BODY_BYTES_MAX => return None,
+            // A server that asks and does not read: what could not be written yet says that somebody is here.
+            Kind::Ping if self.out.len() >= RESEND_BACKLOG_BYTES_MAX => {}
             Kind::Ping => put(&mut self.out, Kind::Pong, Class::Command, 0, &frame.body),
             Kind::Pong => {}
             Kind::GoAway => {
