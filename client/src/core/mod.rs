@@ -605,7 +605,9 @@ impl Session {
                 let away = GoAway::decode(frame.body.clone()).ok()?;
                 let (min, max) = (u64::from(away.retry_min_ms), u64::from(away.retry_max_ms));
                 let (min, max) = (min.min(AWAY_MS_MAX), max.max(min).min(AWAY_MS_MAX));
-                self.return_ms = Some(now.saturating_add(self.rng.u64(min..=max)));
+                let pause = self.rng.u64(min..=max);
+                // No window, or hardly one, is none: the pauses grow as after any other connection that did not last.
+                self.return_ms = (max >= RECONNECT_MS.0).then(|| now.saturating_add(pause));
                 self.part(Disconnect::SentAway { code: code_of(away.code), alternate: away.alternate });
             }
             Kind::Error => {

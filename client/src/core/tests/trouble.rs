@@ -201,6 +201,7 @@ fn what_cannot_be_written_does_not_pile_up_either_where_it_is_asked_for() {
 fn a_gateway_that_hangs_up_after_every_login_is_not_stormed() {
     let error = Error { code: Code::Internal as i32, detail: String::new() };
     let mut server = not_stormed(|server| server.say(Kind::Error, 0, &error));
+    not_stormed(|server| server.say(Kind::GoAway, 0, &GoAway::default()));
     // One that lasts is trusted again.
     server.advance(20_000);
     server.session.handle_disconnected(server.now);
