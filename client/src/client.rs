@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{Act, Class, GroupAnswer};
+use moor_wire::identity::NameError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{Conversation, DialError, Event, Options, Sending, Target};
@@ -44,6 +45,9 @@ pub enum ClientError {
         /// Whether it is its certificate, and what of it.
         source: DialError,
     },
+    /// No gateway takes a client that presents itself so.
+    #[error(transparent)]
+    Options(#[from] NameError),
     /// TLS cannot be spoken as wished.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -108,7 +112,7 @@ impl Client {
     /// wait. Other calls work meanwhile. When it is dropped the client ends with the next event.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] when none listens at first.
+    /// [`ClientError::Unreachable`] when none listens at first; [`ClientError::Options`] when none would take this client.
     pub async fn connect(
         addresses: &[String],
         options: Options,
@@ -120,7 +124,7 @@ impl Client {
     /// with the ticket of an earlier one.
     ///
     /// # Errors
-    /// [`ClientError::NotSecure`] when a server is there at first, but none that can be trusted;
+    /// As [`Self::connect`]; [`ClientError::NotSecure`] when a server is there at first, but none that can be trusted;
     /// [`ClientError::Tls`] when an address holds no name to ask for. Afterwards [`Event::NotConnected`] says so.
     pub async fn connect_tls(
         addresses: &[String],
@@ -138,6 +142,7 @@ impl Client {
         options: Options,
         tls: Option<Tls>,
     ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+        options.check()?;
         let mut failed = ClientError::Unreachable {
             addresses: addresses.join(", "),
             source: DialError::Network {

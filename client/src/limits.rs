@@ -2,6 +2,8 @@
 
 use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
 
+/// Longest name of the software that a gateway takes, bytes.
+pub(crate) const AGENT_BYTES_MAX: usize = 64;
 /// Submits of one channel that may be unanswered.
 pub const SUBMITS_PENDING_MAX: usize = 4096;
 /// Payload bytes of one channel's unanswered submits: what an app can pile up while there is no network.

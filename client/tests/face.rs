@@ -200,6 +200,37 @@ async fn goaway_leads_to_the_alternate() {
 }
 
 #[tokio::test]
+async fn a_client_no_gateway_takes_is_told_before_it_dials() {
+    let agent = "x".repeat(65);
+    for options in [Options::new(""), Options::new("d".repeat(129)), Options { agent, ..Options::new("d") }] {
+        let gateway = Gateway::new().await;
+        let error = Client::connect(&[gateway.address], options).await.err().unwrap();
+        assert!(matches!(error, ClientError::Options(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_alternate_where_nobody_listens_is_tried_once() {
+    let one = Gateway::new().await;
+    let (_client, mut events) = start(&[&one], Options::new("phone")).await;
+    let (mut peer, _) = one.accept().await;
+    let alternate = Gateway::new().await.address;
+    let away = GoAway { retry_max_ms: 10, alternate: alternate.clone(), ..GoAway::default() };
+    peer.say(Kind::GoAway, 0, &away).await;
+    let (mut peer, _) = one.accept().await;
+    peer.deliver(1).await;
+    let mut tried = Vec::new();
+    loop {
+        match soon("an event", events.recv()).await.unwrap() {
+            Event::NotConnected { address, .. } => tried.push(address),
+            Event::Message { .. } => break,
+            _ => {}
+        }
+    }
+    assert_eq!(tried, [alternate]);
+}
+
+#[tokio::test]
 async fn nobody_there_is_said_at_once() {
     let address = Gateway::new().await.address;
     let error = Client::connect(&[address], Options::new("phone")).await.err().unwrap();

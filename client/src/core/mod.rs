@@ -25,6 +25,7 @@ use moor_wire::client::{
     RoomPulled, RoomRefused, SubmitResult, frame_reader, put, put_control,
 };
 use moor_wire::frame::{Frame, FrameReader};
+use moor_wire::identity::{NameError, check_device};
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CLIENT_VERSION, PING_BODY_BYTES_MAX};
 use prost::Message;
 
@@ -37,8 +38,8 @@ pub use moor_wire::client::RoomMessage;
 pub use rooms::RoomError;
 
 use crate::limits::{
-    ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN, RECONNECT_MS,
-    RESEND_BACKLOG_BYTES_MAX, STABLE_MS,
+    AGENT_BYTES_MAX, ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN,
+    RECONNECT_MS, RESEND_BACKLOG_BYTES_MAX, STABLE_MS,
 };
 use channel::Channel;
 use marks::Marks;
@@ -48,7 +49,7 @@ use marks::Marks;
 pub struct Options {
     /// The device's stable name, 1 to 128 bytes.
     pub device: String,
-    /// Software and version, for the operator's eye.
+    /// Software and version, for the operator's eye; up to 64 bytes.
     pub agent: String,
     /// Longest heartbeat interval this client can keep, milliseconds; 0: the server's proposal.
     pub heartbeat_max_ms: u32,
@@ -69,6 +70,21 @@ impl Options {
             heartbeat_max_ms: 0,
             auto_acknowledge: true,
             read_marks: false,
+        }
+    }
+
+    /// Whether a gateway would take a client that presents itself so. One that it does not take is refused at every
+    /// connection again.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn check(&self) -> Result<(), NameError> {
+        check_device(&self.device)?;
+        match self.agent.len() {
+            length if length > AGENT_BYTES_MAX => {
+                Err(NameError::TooLong { what: "agent", length, max: AGENT_BYTES_MAX })
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -121,7 +137,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that wants to be connected at once. Sessions that start together need different seeds.
+    /// A session that wants to be connected at once, with options that [`Options::check`] finds good. Sessions that start together need different seeds.
     #[must_use]
     pub fn new(options: Options, seed: u64) -> Self {
         Self {
