@@ -60,6 +60,8 @@ pub const LINK_WRITE_BYTES_MAX: usize = 256 * 1024;
 pub const CROSSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Work items waiting to cross to another shard's thread before submits are refused.
 pub const CROSSING_WORK_MAX: usize = 65_536;
+/// The same for what is said once on a link, before the link ends.
+pub const CROSSING_ONCE_MAX: usize = 2 * CROSSING_WORK_MAX;
 /// Parcels in a mailbox between two shard threads.
 pub const MAILBOX_PARCELS_MAX: usize = 1_024;
 

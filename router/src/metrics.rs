@@ -130,6 +130,7 @@ metrics! {
     relays_refused, Counter, "router_relays_refused_total", "Such messages refused or dropped because something was full";
     slow_links, Counter, "router_links_slow_total", "Links closed because they did not read";
     receipts, Counter, "router_receipts_total", "Receipts sent to services";
+    links_overrun, Counter, "router_links_overrun_total", "Links of gateways ended because another shard had no room for what is said once on them";
     crossing_full, Counter, "router_crossing_full_total", "Turns in which another shard's mailbox was full";
     loads, Counter, "router_store_loads_total", "Accounts loaded from the store";
     ranges, Counter, "router_store_ranges_total", "Ranges of messages read back from the store";

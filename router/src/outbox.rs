@@ -13,7 +13,9 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 
 use crate::lease::{Link, LinkId, ShardIndex};
-use crate::limits::{CROSSING_BYTES_MAX, CROSSING_WORK_MAX, LINK_QUEUE_BYTES_HARD_MAX, LINK_QUEUE_BYTES_MAX};
+use crate::limits::{
+    CROSSING_BYTES_MAX, CROSSING_ONCE_MAX, CROSSING_WORK_MAX, LINK_QUEUE_BYTES_HARD_MAX, LINK_QUEUE_BYTES_MAX,
+};
 use crate::metrics::Metrics;
 use crate::queue::{Dropped, Queues, count_frames};
 use crate::shard::work::Work;
@@ -283,7 +285,8 @@ impl Outbox {
 
     /// Hands work to another shard; back when too much waits already.
     pub fn cross(&mut self, shard: ShardIndex, work: Work) -> Result<(), Work> {
-        let max = work.weight().share(CROSSING_WORK_MAX);
+        let max =
+            if work.is_said_once() { CROSSING_ONCE_MAX } else { work.weight().share(CROSSING_WORK_MAX) };
         match self.crossings.get_mut(usize::from(shard.0)) {
             Some(crossing) if crossing.parcel.work.len() < max => {
                 crossing.parcel.work.push(work);

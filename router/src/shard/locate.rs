@@ -74,6 +74,12 @@ impl Shard {
         self.locations.finds.push(Find { ticket, key });
     }
 
+    /// Too much waits for the account's shard.
+    pub(super) fn refuse_lookup(&mut self, link: Arc<Link>, cookie: u64) {
+        let asker = Asker { link, cookie, extent: None, code: Code::Overloaded };
+        self.answer_lookup(&asker, Vec::new(), Code::Overloaded);
+    }
+
     fn answer_lookup(&mut self, asker: &Asker, sessions: Vec<Location>, code: Code) {
         let cookie = asker.cookie;
         // Nothing stored yet reads as 0 and 0.

@@ -7,6 +7,7 @@
 mod arrival;
 mod conversations;
 pub mod credit;
+mod crossing;
 mod deliver;
 mod devices;
 mod groups;
@@ -336,34 +337,6 @@ impl Shard {
         self.save_spreads();
         self.flush_positions();
         self.offline.flush();
-    }
-
-    /// Another shard's queue was full: a submit and a subscription are refused, everything else its sender
-    /// repeats by itself.
-    pub fn refuse_crossing(&mut self, work: Work) {
-        self.metrics.crossing_full.increment();
-        match work {
-            Work::Submit(submit) => {
-                self.metrics.refused_overload.increment();
-                self.answer(&submit, Code::Overloaded, None, "too many messages wait for their shard");
-            }
-            Work::Group { ask, .. } => {
-                self.refuse_ask(&ask, Code::Overloaded, "too much waits for the group's shard");
-            }
-            Work::Pull { ask, .. } => {
-                self.refuse_pull(&ask, Code::Overloaded, "too much waits for the timeline's shard");
-            }
-            Work::Relay { submit, .. } => {
-                self.refuse_relay(&submit, "too many messages wait for their shard")
-            }
-            Work::Subscribe { credit, .. } => {
-                self.metrics.subscriptions_refused.increment();
-                credit.refuse(Code::Overloaded);
-                self.finish(&credit);
-            }
-            Work::Room(work) => self.refuse_room_crossing(work),
-            _ => {}
-        }
     }
 
     /// True after `stop`.

@@ -535,7 +535,7 @@ impl Shard {
                 self.outbox
                     .put(&link, Weight::Answer, |out| put_control(out, Verb::RoomStatsResult, &result));
             }
-            // The next count says it; whoever hands runs on sees to it that they are counted.
+            // A count's link ends; whoever hands runs on sees to it that they are counted.
             RoomWork::Count { .. } | RoomWork::Run { .. } => {}
         }
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{Class, Delivery, Kind, SubmitResult};
-use moor_wire::frame::FrameReader;
+use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::account_hash;
 use moor_wire::internal::{Departure, NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
 use moor_wire::session::SessionHandle;
@@ -33,6 +33,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
 mod classes;
+mod crossing;
 mod devices;
 mod retention;
 mod storage;
@@ -243,12 +244,16 @@ impl Rig {
 
 impl Wire {
     /// Bodies of the frames of a verb since the last look; the others are passed over.
-    fn bodies(&mut self, verb: Verb) -> Vec<Bytes> {
+    fn frames(&mut self) -> Vec<Frame> {
         let context = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(bytes)) = self.out.poll_take(&context) {
             self.reader.push(&bytes);
         }
-        let frames = std::iter::from_fn(|| self.reader.try_next().unwrap());
+        std::iter::from_fn(|| self.reader.try_next().unwrap()).collect()
+    }
+
+    fn bodies(&mut self, verb: Verb) -> Vec<Bytes> {
+        let frames = self.frames().into_iter();
         frames.filter(|frame| frame.header.kind == verb.byte()).map(|frame| frame.body).collect()
     }
 

@@ -200,6 +200,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether its sender does not say it again on the same link.
+    pub const fn is_said_once(&self) -> bool {
+        matches!(self, Self::Register { .. } | Self::Unregister { .. } | Self::Room(RoomWork::Count { .. }))
+    }
+
     /// How much it matters where too much of it waits to cross to another shard.
     pub const fn weight(&self) -> Weight {
         match self {
