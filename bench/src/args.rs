@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::CompareArguments;
+use crate::dialect::APP;
 use crate::floor::FloorArguments;
 use crate::groups::GroupsLoad;
 use crate::hostile::Attack;
@@ -177,10 +178,13 @@ pub struct Load {
     /// The gateway's internal port, for `push`; default: what the admin port says.
     #[arg(long, value_name = "ADDR")]
     pub internal: Option<SocketAddr>,
+    /// The app that clients log in to.
+    #[arg(long, default_value = APP, value_parser = app)]
+    pub app: &'static str,
     /// Connections.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
     pub connections: u32,
-    /// Channels on each connection: the same account in so many apps. Messages use the first.
+    /// Channels on each connection: the same account in so many apps, APP, APP-2 and so on. Messages use the first.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub channels: u16,
     /// What carries the protocol, all on the same port.
@@ -256,6 +260,12 @@ impl Load {
     pub fn bytes(&self, work: Work) -> usize {
         self.bytes.unwrap_or(if work == Work::Mixed { 512 } else { 128 }) as usize
     }
+}
+
+/// The name of an app. It lives as long as the process, so that whatever says it may be copied.
+pub fn app(name: &str) -> Result<&'static str, String> {
+    moor_wire::identity::check_app(name).map_err(|error| error.to_string())?;
+    Ok(name.to_owned().leak())
 }
 
 /// The load of a storm. `--seconds` is the calm before it; `--rate` pings a second go to those who stay.
@@ -362,6 +372,17 @@ mod tests {
         let least: Bound = "connect_per_s >= 15000".parse().unwrap();
         assert!(least.key == "connect_per_s" && least.holds(15_000.0) && !least.holds(1.0));
         assert!("lost=0".parse::<Bound>().is_err());
+    }
+
+    #[test]
+    fn an_app_has_a_name_that_the_server_would_take() {
+        let app_of = |said: &[&str]| match Arguments::try_parse_from([&["moor-bench", "ping"], said].concat())
+        {
+            Ok(Arguments { subcommand: Sub::Ping(load) }) => Ok(load.app),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!((app_of(&[]), app_of(&["--app", "shop"])), (Ok(APP), Ok("shop")));
+        assert!(app_of(&["--app", ""]).unwrap_err().contains("app"));
     }
 
     #[test]

@@ -23,6 +23,8 @@ use moor_wire::limits::GROUP_NAMES_MAX;
 use prost::Message as _;
 use rustix::event::{Timespec, epoll};
 
+use crate::args;
+use crate::dialect::APP;
 use crate::report::{Report, Verdict};
 use crate::service::Service;
 use crate::shared::histogram;
@@ -43,6 +45,9 @@ pub struct GroupsLoad {
     /// The router.
     #[arg(long, default_value = "127.0.0.1:7300", value_name = "ADDR")]
     pub router: SocketAddr,
+    /// The app that the group is in and its members log in to.
+    #[arg(long, default_value = APP, value_parser = args::app)]
+    pub app: &'static str,
     /// Members of the group.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(2..=10_000))]
     pub members: u32,
@@ -68,9 +73,9 @@ fn text(what: &str) -> impl Fn(std::io::Error) -> String + '_ {
 }
 
 impl Service {
-    fn group(&mut self, name: &str, act: Act) -> Result<(), String> {
+    fn group(&mut self, app: &str, name: &str, act: Act) -> Result<(), String> {
         let request = Some(GroupRequest { id: 0, group: name.into(), act: Some(act) });
-        self.say(Verb::Group, &Group { cookie: 1, app: "bench".into(), account: String::new(), request })?;
+        self.say(Verb::Group, &Group { cookie: 1, app: app.into(), account: String::new(), request })?;
         let result = GroupResult::decode(self.hear(Verb::GroupResult)?).map_err(|error| error.to_string())?;
         let answer = result.answer.unwrap_or_default();
         if answer.code() == Code::Ok { Ok(()) } else { Err(format!("{}: {}", answer.code(), answer.detail)) }
@@ -128,14 +133,14 @@ struct Counted {
 }
 
 impl Member {
-    fn log_in(address: SocketAddr, account: &str) -> Result<Self, String> {
+    fn log_in(address: SocketAddr, app: &str, account: &str) -> Result<Self, String> {
         let mut stream = TcpStream::connect(address).map_err(text("no gateway"))?;
         stream.set_nodelay(true).map_err(text("the socket"))?;
         stream.set_read_timeout(Some(ANSWER)).map_err(text("the socket"))?;
         let mut out = Vec::new();
         let connect = Connect { version: 1, device: "bench".into(), ..Connect::default() };
         put_control(&mut out, Kind::Connect, 0, &connect);
-        let open = Open { app: "bench".into(), account: account.into(), ..Open::default() };
+        let open = Open { app: app.into(), account: account.into(), ..Open::default() };
         put_control(&mut out, Kind::Open, 1, &open);
         stream.write_all(&out).map_err(text("the gateway does not read"))?;
         let mut member = Self {
@@ -259,14 +264,14 @@ pub fn run(load: &GroupsLoad) -> Result<Verdict, String> {
     let group = format!("bench-{:x}", fastrand::u64(..));
     let accounts: Vec<String> = (0..load.members).map(|number| format!("{group}-{number}")).collect();
     let create = GroupCreate { owner: accounts[0].clone(), ..GroupCreate::default() };
-    service.group(&group, Act::Create(create))?;
+    service.group(load.app, &group, Act::Create(create))?;
     for accounts in accounts[1..].chunks(GROUP_NAMES_MAX) {
-        service.group(&group, Act::Add(GroupNames { accounts: accounts.to_vec() }))?;
+        service.group(load.app, &group, Act::Add(GroupNames { accounts: accounts.to_vec() }))?;
     }
     let gateways = load.target.len();
     let mut shares: Vec<Vec<Member>> = (0..gateways).map(|_| Vec::new()).collect();
     for (number, account) in accounts.iter().enumerate() {
-        shares[number % gateways].push(Member::log_in(load.target[number % gateways], account)?);
+        shares[number % gateways].push(Member::log_in(load.target[number % gateways], load.app, account)?);
     }
     eprintln!("{} members on {gateways} gateway(s)", accounts.len());
     // What came while they logged in is told to those who were early: let it pass.

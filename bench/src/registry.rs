@@ -8,7 +8,7 @@ use moor_wire::Code;
 use moor_wire::internal::{Lookup, LookupResult, Verb, frame_reader, put_control};
 use prost::Message;
 
-use crate::dialect::{APP, account};
+use crate::dialect::account;
 use crate::progress::Progress;
 use crate::pusher::greet;
 
@@ -30,11 +30,16 @@ pub struct Findings {
     pub settled: Duration,
 }
 
-/// Asks a router for every client, by number, until each account has exactly the session that its client has, or
-/// `patience` is over.
-pub fn check(router: SocketAddr, sessions: &[Option<u64>], patience: Duration) -> Result<Findings, String> {
+/// Asks a router for every client of an app, by number, until each account has exactly the session that its client has,
+/// or `patience` is over.
+pub fn check(
+    router: SocketAddr,
+    app: &'static str,
+    sessions: &[Option<u64>],
+    patience: Duration,
+) -> Result<Findings, String> {
     let (stream, _) = greet(router, None)?;
-    let mut asker = Asker { stream, reader: frame_reader() };
+    let mut asker = Asker { app, stream, reader: frame_reader() };
     let started = Instant::now();
     let mut open: Vec<u32> = (0..u32::try_from(sessions.len()).unwrap_or(u32::MAX)).collect();
     let mut findings =
@@ -69,6 +74,7 @@ pub fn check(router: SocketAddr, sessions: &[Option<u64>], patience: Duration) -
 type Known = Result<Vec<u64>, Code>;
 
 struct Asker {
+    app: &'static str,
     stream: TcpStream,
     reader: moor_wire::frame::FrameReader,
 }
@@ -80,7 +86,7 @@ impl Asker {
         let mut out = Vec::new();
         for number in numbers {
             let (cookie, account) = (u64::from(*number), account(*number));
-            put_control(&mut out, Verb::Lookup, &Lookup { cookie, app: APP.to_owned(), account });
+            put_control(&mut out, Verb::Lookup, &Lookup { cookie, app: self.app.to_owned(), account });
         }
         self.stream.write_all(&out).map_err(|error| failed(&error))?;
         let mut found = Vec::with_capacity(numbers.len());

@@ -18,7 +18,6 @@ use moor_wire::internal::{RoomPublish, RoomStats, RoomStatsResult, SendResult, V
 use prost::Message as _;
 
 use crate::args::{Load, Work};
-use crate::dialect::APP;
 use crate::measure::{Drops, Run, WARM_UP, reached};
 use crate::progress::Progress;
 use crate::report::{Report, Verdict};
@@ -102,7 +101,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     };
 
     let mut report = Report::default();
-    let orders = Arc::new(Orders::new(format!("bench-{:x}", fastrand::u64(..))));
+    let orders = Arc::new(Orders::new(load.app, format!("bench-{:x}", fastrand::u64(..))));
     let mut run = Run::start(load, Work::Rooms, &all, Drops::default(), Some(&orders))?;
     run.log_in(&mut report, None)?;
     for gateway in &gateways {
@@ -146,7 +145,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let storm_counted = counted(&run, "come back", &mut router, &orders, sessions)?;
     let storm_s = storm.elapsed().as_secs_f64();
     let published = publisher.end()?;
-    let newest = stats(&mut router, &orders.room)?.newest_id;
+    let newest = stats(&mut router, &orders)?.newest_id;
     let missing = missing(&run, &orders, newest * sessions);
     let phases = run.finish(&mut report)?;
     let (heard, busy) = (&phases.heard, &phases.storm.latency);
@@ -204,8 +203,8 @@ fn cpu(gateways: &[Side]) -> Result<Vec<Cpu>, String> {
     gateways.iter().map(Side::cpu).collect()
 }
 
-fn stats(router: &mut Service, room: &str) -> Result<RoomStatsResult, String> {
-    let ask = RoomStats { cookie: 1, app: APP.to_owned(), room: room.to_owned() };
+fn stats(router: &mut Service, orders: &Orders) -> Result<RoomStatsResult, String> {
+    let ask = RoomStats { cookie: 1, app: orders.app.to_owned(), room: orders.room.clone() };
     router.say(Verb::RoomStats, &ask)?;
     let found = RoomStatsResult::decode(router.hear(Verb::RoomStatsResult)?).map_err(|e| e.to_string())?;
     if found.code() == Code::Ok {
@@ -232,7 +231,7 @@ fn counted(
     let started = Instant::now();
     let mut progress = Progress::new(what, sessions);
     loop {
-        let (seated, online) = (orders.seated.load(Relaxed), u64::from(stats(router, &orders.room)?.online));
+        let (seated, online) = (orders.seated.load(Relaxed), u64::from(stats(router, orders)?.online));
         run.show(&mut progress, seated, &format!("{online} counted by the router"));
         let took = started.elapsed();
         if seated == sessions && online == sessions || took > COUNTED_WITHIN {
@@ -268,9 +267,9 @@ impl Publisher {
         let end = Arc::new(AtomicBool::new(false));
         let (shared, until, room) = (Arc::clone(shared), Arc::clone(&end), orders.room.clone());
         let (rate, one_of) = (rooms.load.rate(Work::Rooms), rooms.one_reliable_of);
-        let bytes = rooms.load.bytes(Work::Rooms);
+        let (app, bytes) = (rooms.load.app, rooms.load.bytes(Work::Rooms));
         let thread = std::thread::spawn(move || {
-            publish(router, &Words { room, rate, one_of, bytes }, &shared, &until)
+            publish(router, &Words { app, room, rate, one_of, bytes }, &shared, &until)
         });
         Ok(Self { thread, end })
     }
@@ -283,6 +282,7 @@ impl Publisher {
 
 /// What is said.
 struct Words {
+    app: &'static str,
     room: String,
     rate: u64,
     one_of: u64,
@@ -318,7 +318,7 @@ fn publish(
             payload[..8].copy_from_slice(&stamp.to_be_bytes());
             let message = RoomPublish {
                 cookie: sent,
-                app: APP.to_owned(),
+                app: words.app.to_owned(),
                 room: words.room.clone(),
                 from: format!("speaker-{}", sent % SPEAKERS),
                 r#type: if sent.is_multiple_of(words.one_of) { RELIABLE } else { DROPPABLE },

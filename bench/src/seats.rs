@@ -26,6 +26,8 @@ const BEHIND_US_MAX: u64 = 100_000;
 /// What the measurement orders, and what all drivers have counted.
 #[derive(Debug)]
 pub struct Orders {
+    /// The app its room is in.
+    pub app: &'static str,
     /// The room.
     pub room: String,
     /// How many of its clients each driver should have there, in thousandths.
@@ -42,8 +44,9 @@ pub struct Orders {
 
 impl Orders {
     /// Nobody is in this room.
-    pub fn new(room: String) -> Self {
+    pub fn new(app: &'static str, room: String) -> Self {
         Self {
+            app,
             room,
             goal_permille: AtomicU32::new(0),
             moves_per_s: AtomicU64::new(0),
@@ -259,7 +262,7 @@ mod tests {
     use super::*;
 
     fn seats(count: u32) -> Seats {
-        let orders = Orders::new("hall".to_owned());
+        let orders = Orders::new("bench", "hall".to_owned());
         orders.goal_permille.store(1000, Relaxed);
         orders.moves_per_s.store(1_000, Relaxed);
         Seats::new(&Arc::new(orders), count, 7)

@@ -68,7 +68,8 @@ impl Side {
     pub const fn dialect(&self, load: &Load) -> Dialect {
         match self {
             Self::Gateway { .. } => {
-                Dialect::Moor { channels: load.channels, websocket: load.transport.is_websocket() }
+                let Load { app, channels, transport, .. } = *load;
+                Dialect::Moor { app, channels, websocket: transport.is_websocket() }
             }
             Self::Floor(_) => Dialect::Bare,
         }

@@ -46,7 +46,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let took = started.elapsed();
     let (back, dropped) = (back(), run.shared.dropped.load(Relaxed));
     drop(progress);
-    let found = registry::check(router, &run.shared.sessions(), SETTLES)?;
+    let found = registry::check(router, load.app, &run.shared.sessions(), SETTLES)?;
     run.watch("after", AFTERMATH);
 
     report.count("storm_dropped", u64::from(dropped));

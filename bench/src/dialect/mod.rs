@@ -22,6 +22,8 @@ const LINE_BYTES_MAX: usize = 8 * 1024;
 pub enum Dialect {
     /// Moor's protocols: the client's, and the internal one of services.
     Moor {
+        /// Where clients log in; a further channel's app has its number behind.
+        app: &'static str,
         /// Channels on each connection.
         channels: u16,
         /// Whether clients' frames lie in messages of a WebSocket.
@@ -103,9 +105,9 @@ impl Dialect {
     /// Login and subscriptions of the client with this number; the floor wants none.
     pub fn login(self, number: u32) -> Option<Vec<u8>> {
         match self {
-            Self::Moor { channels, websocket: false } => Some(moor::login(number, channels)),
-            Self::Moor { channels, websocket: true } => {
-                Some(websocket::moor_login(&moor::login(number, channels)))
+            Self::Moor { app, channels, websocket } => {
+                let login = moor::login(app, number, channels);
+                Some(if websocket { websocket::moor_login(&login) } else { login })
             }
             Self::Bare => None,
             Self::Mqtt => Some(mqtt::login(number)),
@@ -139,7 +141,7 @@ impl Dialect {
     /// Appends a message for one client, by the handle of its login, or for everybody.
     pub fn put_push(self, out: &mut Vec<u8>, session: Option<u64>, cookie: u64, body: &[u8]) {
         match self {
-            Self::Moor { .. } => moor::put_push(out, session, cookie, body),
+            Self::Moor { app, .. } => moor::put_push(out, app, session, cookie, body),
             Self::Bare => moor::put_bare(out, session, body),
             Self::Mqtt => mqtt::put_push(out, session, body),
             Self::Nats => nats::put_push(out, session, body),

@@ -13,7 +13,7 @@ use prost::Message;
 use super::{Broken, Cut, Meaning, RoomNews, carried};
 use crate::floor::{EVERYBODY, put_push as put_floor};
 
-/// The app everybody logs in to.
+/// The app everybody logs in to unless the arguments name another.
 pub const APP: &str = "bench";
 
 /// The account of the client with this number among all: 24 bytes, like those of the memory target.
@@ -22,7 +22,7 @@ pub fn account(number: u32) -> String {
 }
 
 /// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are.
-pub fn login(number: u32, channels: u16) -> Vec<u8> {
+pub fn login(app: &str, number: u32, channels: u16) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     let connect = Connect {
         version: CLIENT_VERSION,
@@ -31,7 +31,7 @@ pub fn login(number: u32, channels: u16) -> Vec<u8> {
     };
     put_control(&mut out, Kind::Connect, 0, &connect);
     for channel in (1..=channels).rev() {
-        let app = if channel == 1 { APP.to_owned() } else { format!("{APP}-{channel}") };
+        let app = if channel == 1 { app.to_owned() } else { format!("{app}-{channel}") };
         let open = Open { app, account: account(number), last_sync_id: Some(0), ..Open::default() };
         put_control(&mut out, Kind::Open, channel, &open);
     }
@@ -46,12 +46,12 @@ pub fn ping(time_us: u64) -> Vec<u8> {
 }
 
 /// PUSH to a session, or BROADCAST to the app.
-pub fn put_push(out: &mut Vec<u8>, session: Option<u64>, cookie: u64, body: &[u8]) {
+pub fn put_push(out: &mut Vec<u8>, app: &str, session: Option<u64>, cookie: u64, body: &[u8]) {
     if let Some(session) = session {
         Push::data(cookie, SessionHandle(session), Class::Reliable, body).put(out, false);
     } else {
         let (kind, flags) = (Kind::Data.byte(), Class::Reliable.flags());
-        Broadcast { cookie, kind, flags, app: APP, body }.put(out, false);
+        Broadcast { cookie, kind, flags, app, body }.put(out, false);
     }
 }
 
@@ -110,19 +110,20 @@ fn news(messages: &[RoomMessage]) -> RoomNews {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::Dialect;
     use crate::dialect::tests::means;
+    use crate::dialect::{Dialect, text};
 
     #[test]
     fn account_names_have_24_bytes() {
         assert_eq!(account(7), "bench-account-0000000007");
         assert_eq!(account(7).len(), 24);
-        assert!(String::from_utf8_lossy(&login(7, 1)).contains(&account(7)));
+        assert!(text(&login(APP, 7, 1)).contains(&account(7)));
     }
 
     #[test]
     fn the_first_channel_is_opened_last_and_its_answer_is_the_login() {
-        let login = login(0, 3);
+        let login = login("shop", 0, 3);
+        assert!(["\x04shop", "\x06shop-2", "\x06shop-3"].iter().all(|app| text(&login).contains(app)));
         let mut rest = &login[..];
         let mut opened = Vec::new();
         while let Ok(Split::Frame { header, rest: tail, .. }) = split(rest, |_| SERVER_BODY_BYTES_MAX) {
@@ -134,7 +135,7 @@ mod tests {
         put_control(&mut answer, Kind::Opened, 2, &Opened { session: 8 });
         put_control(&mut answer, Kind::Opened, 1, &Opened { session: 9 });
         means(
-            Dialect::Moor { channels: 3, websocket: false },
+            Dialect::Moor { app: APP, channels: 3, websocket: false },
             &answer,
             &[Meaning::Other, Meaning::LoggedIn(9)],
         );
@@ -147,7 +148,7 @@ mod tests {
         put(&mut stream, Kind::Data, Class::Normal, 1, &77u64.to_be_bytes());
         stream[0] = Kind::Pong.byte();
         let wanted = [Meaning::Pong(5), Meaning::LoggedIn(9), Meaning::Push(77)];
-        means(Dialect::Moor { channels: 1, websocket: false }, &stream, &wanted);
+        means(Dialect::Moor { app: APP, channels: 1, websocket: false }, &stream, &wanted);
         means(Dialect::Bare, &stream, &wanted);
     }
 }

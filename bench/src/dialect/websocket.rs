@@ -200,7 +200,7 @@ mod tests {
             Meaning::Pong(5),
             Meaning::Refused("closed: [3, 232]".to_owned()),
         ];
-        means(Dialect::Moor { channels: 1, websocket: true }, &stream, &wanted);
+        means(Dialect::Moor { app: "bench", channels: 1, websocket: true }, &stream, &wanted);
     }
 
     #[test]

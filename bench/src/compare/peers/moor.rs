@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{Found, Peer, Place, Plan, Source};
 use crate::child;
 use crate::compare::find::{Places, word_after};
-use crate::dialect::Dialect;
+use crate::dialect::{APP, Dialect};
 
 const GUARANTEE: &str = "at most once, in order; the service is told of a session that is not here, and a reader that \
                          is too slow is closed, not skipped";
@@ -13,7 +13,7 @@ const GUARANTEE: &str = "at most once, in order; the service is told of a sessio
 /// The gateway as it is started without any flag: its router in the same process.
 pub const MOOR: Peer = Peer {
     name: "moor",
-    dialect: Dialect::Moor { channels: 1, websocket: false },
+    dialect: Dialect::Moor { app: APP, channels: 1, websocket: false },
     guarantee: GUARANTEE,
     source: Source::Workspace,
     find,
