@@ -1,13 +1,15 @@
 //! `moor-bench groups`: one group whose members are all online on several gateways, at a sustained rate of messages.
 //!
 //! Latency counts from the moment a message should have been sent until each single member has it. What the router
-//! wrote for it is read from the router's own counters before and after. Start the router with the
+//! wrote for it is read from the router's own counters before and after. A message that is refused, such as beyond the
+//! app's quota, is counted by its code and need not arrive. Start the router with the
 //! `--group-read-threshold` that is to be measured.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -25,6 +27,7 @@ use rustix::event::{Timespec, epoll};
 
 use crate::args;
 use crate::dialect::APP;
+use crate::refusals::Refusals;
 use crate::report::{Report, Verdict};
 use crate::service::Service;
 use crate::shared::histogram;
@@ -126,7 +129,7 @@ struct Counted {
     lateness: Histogram<u64>,
     sent: u64,
     accepted: u64,
-    refused: u64,
+    refusals: Refusals,
     received: u64,
     duplicates: u64,
     gaps: u64,
@@ -218,9 +221,10 @@ impl Member {
                 }
                 Some(Kind::Ack) => {
                     let result = SubmitResult::decode(frame.body).map_err(|error| error.to_string())?;
-                    let is_ok = result.code() == Code::Ok;
-                    counted.accepted += u64::from(is_ok);
-                    counted.refused += u64::from(!is_ok);
+                    match result.code() {
+                        Code::Ok => counted.accepted += 1,
+                        code => counted.refusals.note(code),
+                    }
                 }
                 _ => {}
             }
@@ -258,6 +262,30 @@ impl Member {
     }
 }
 
+/// What all threads go by.
+struct Talk<'a> {
+    load: &'a GroupsLoad,
+    group: &'a str,
+    /// Zero of the times that payloads carry.
+    started: Instant,
+    /// The first message is due.
+    settled: Instant,
+    /// Messages that were refused, of all threads.
+    refused: AtomicU64,
+}
+
+impl Talk<'_> {
+    /// Messages, all members together.
+    const fn total(&self) -> u64 {
+        self.load.rate * self.load.seconds
+    }
+
+    /// Messages that each member is to receive, as far as that is known.
+    fn due_to_each(&self) -> u64 {
+        self.total() - self.refused.load(Relaxed)
+    }
+}
+
 /// Runs it.
 pub fn run(load: &GroupsLoad) -> Result<Verdict, String> {
     let mut service = Service::connect(load.router)?;
@@ -278,14 +306,14 @@ pub fn run(load: &GroupsLoad) -> Result<Verdict, String> {
     let settled = Instant::now() + Duration::from_secs(2);
     let started = Instant::now();
     let before = std::sync::Mutex::new(None);
-    let total = load.rate * load.seconds;
+    let going = Talk { load, group: &group, started, settled, refused: AtomicU64::new(0) };
     let results: Vec<Result<Counted, String>> = std::thread::scope(|scope| {
         let threads: Vec<_> = shares
             .into_iter()
             .enumerate()
             .map(|(at, members)| {
-                let group = &group;
-                scope.spawn(move || talk(members, at, gateways, group, load, started, settled))
+                let going = &going;
+                scope.spawn(move || talk(members, at, gateways, going))
             })
             .collect();
         std::thread::sleep(settled.saturating_duration_since(Instant::now()));
@@ -297,19 +325,12 @@ pub fn run(load: &GroupsLoad) -> Result<Verdict, String> {
     let before = before.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let before = before.unwrap_or_else(|| Err("nothing was counted".into()))?;
     let after = service.stats()?;
-    report(load, total, results, &before, &after)
+    report(&going, results, &before, &after)
 }
 
 /// One gateway's members: they send their share of the messages and read what comes.
-fn talk(
-    mut members: Vec<Member>,
-    at: usize,
-    shares: usize,
-    group: &str,
-    load: &GroupsLoad,
-    started: Instant,
-    settled: Instant,
-) -> Result<Counted, String> {
+fn talk(mut members: Vec<Member>, at: usize, shares: usize, going: &Talk<'_>) -> Result<Counted, String> {
+    let Talk { load, group, started, settled, .. } = *going;
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| error.to_string())?;
     for (number, member) in members.iter().enumerate() {
         let data = epoll::EventData::new_u64(number as u64);
@@ -320,19 +341,19 @@ fn talk(
         lateness: histogram(),
         sent: 0,
         accepted: 0,
-        refused: 0,
+        refusals: Refusals::default(),
         received: 0,
         duplicates: 0,
         gaps: 0,
     };
-    let total = load.rate * load.seconds;
+    let total = going.total();
     let mut next = at as u64;
-    let mut number = 0;
+    let (mut number, mut told) = (0, 0);
     let step = Duration::from_nanos(1_000_000_000 / load.rate);
     let mut events = Vec::with_capacity(1024);
-    let wanted = total * members.len() as u64;
+    let each = members.len() as u64;
     let end = settled + Duration::from_secs(load.seconds) + LAST_MESSAGES;
-    while Instant::now() < end && (next < total || counted.received < wanted) {
+    while Instant::now() < end && (next < total || counted.received < going.due_to_each() * each) {
         events.clear();
         let wait = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
         match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
@@ -346,6 +367,9 @@ fn talk(
                 member.receive(started, &mut counted)?;
             }
         }
+        let refused = counted.refusals.total();
+        going.refused.fetch_add(refused - told, Relaxed);
+        told = refused;
         while next < total {
             let due = settled + step * u32::try_from(next).unwrap_or(u32::MAX);
             let Some(late) = Instant::now().checked_duration_since(due) else { break };
@@ -380,21 +404,21 @@ fn talk(
 }
 
 fn report(
-    load: &GroupsLoad,
-    total: u64,
+    going: &Talk<'_>,
     results: Vec<Result<Counted, String>>,
     before: &Counters,
     after: &Counters,
 ) -> Result<Verdict, String> {
-    let (mut latency, mut lateness) = (histogram(), histogram());
-    let (mut sent, mut accepted, mut refused, mut received, mut duplicates, mut gaps) = (0, 0, 0, 0, 0, 0);
+    let load = going.load;
+    let (mut latency, mut lateness, mut refusals) = (histogram(), histogram(), Refusals::default());
+    let (mut sent, mut accepted, mut received, mut duplicates, mut gaps) = (0, 0, 0, 0, 0);
     for counted in results {
         let counted = counted?;
         latency.add(&counted.latency).map_err(|error| error.to_string())?;
         lateness.add(&counted.lateness).map_err(|error| error.to_string())?;
         sent += counted.sent;
         accepted += counted.accepted;
-        refused += counted.refused;
+        refusals.add(&counted.refusals);
         received += counted.received;
         duplicates += counted.duplicates;
         gaps += counted.gaps;
@@ -402,15 +426,16 @@ fn report(
     let messages = after.messages - before.messages;
     let copies = after.copies - before.copies;
     let per_message = |value: u64| if messages == 0 { f64::NAN } else { value as f64 / messages as f64 };
+    let wanted = (going.total() - refusals.total()) * u64::from(load.members);
     let mut report = Report::default();
     report.count("members", u64::from(load.members));
     report.count("gateways", load.target.len() as u64);
     report.count("rate", load.rate);
     report.count("sent", sent);
     report.count("accepted", accepted);
-    report.count("refused", refused);
+    refusals.report(&mut report);
     report.count("received", received);
-    report.count("wanted", total * u64::from(load.members));
+    report.count("wanted", wanted);
     report.count("duplicates", duplicates);
     report.count("gaps", gaps);
     report.latency(&latency);
@@ -421,11 +446,8 @@ fn report(
     report.count("pulls", after.pulls - before.pulls);
     report.count("retries", after.retries - before.retries);
     report.count("harness_lateness_p99_us", lateness.value_at_quantile(0.99));
-    if received < total * u64::from(load.members) {
-        report.shortcoming(format!(
-            "{} messages did not reach a member",
-            total * u64::from(load.members) - received
-        ));
+    if received < wanted {
+        report.shortcoming(format!("{} messages did not reach a member", wanted - received));
     }
     if latency.value_at_quantile(0.99) > load.p99_ms * 1000 {
         report.shortcoming(format!("the 99th percentile is above {} ms", load.p99_ms));

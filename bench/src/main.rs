@@ -20,6 +20,7 @@ mod memory;
 mod page;
 mod progress;
 mod pusher;
+mod refusals;
 mod registry;
 mod report;
 mod rooms;
