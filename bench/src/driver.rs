@@ -386,7 +386,7 @@ impl Driver {
         let Some(mut seats) = self.seats.take() else { return };
         while let Some((index, bytes)) = seats.next_move(now).or_else(|| seats.next_word(now)) {
             if self.fleet.members[index as usize].stage == Stage::Live {
-                self.send(index, bytes);
+                self.send(index, self.share.dialect.carry(bytes));
             }
         }
         seats.publish();

@@ -120,9 +120,16 @@ impl Dialect {
     /// A heartbeat that carries a time; those that have no such thing stay silent.
     pub fn ping(self, time_us: u64) -> Option<Vec<u8>> {
         match self {
-            Self::Moor { websocket: true, .. } => Some(websocket::message(&moor::ping(time_us))),
-            Self::Moor { .. } | Self::Bare => Some(moor::ping(time_us)),
+            Self::Moor { .. } | Self::Bare => Some(self.carry(moor::ping(time_us))),
             _ => None,
+        }
+    }
+
+    /// Frames of a client as they travel: over a WebSocket they lie in a message.
+    pub fn carry(self, frames: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::Moor { websocket: true, .. } => websocket::message(&frames),
+            _ => frames,
         }
     }
 

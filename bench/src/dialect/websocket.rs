@@ -200,7 +200,9 @@ mod tests {
             Meaning::Pong(5),
             Meaning::Refused("closed: [3, 232]".to_owned()),
         ];
-        means(Dialect::Moor { app: "bench", channels: 1, websocket: true }, &stream, &wanted);
+        let dialect = Dialect::Moor { app: "bench", channels: 1, websocket: true };
+        means(dialect, &stream, &wanted);
+        assert_eq!(dialect.carry(vec![7, 9]), [BINARY, MASKED | 2, 0, 0, 0, 0, 7, 9]);
     }
 
     #[test]
