@@ -24,6 +24,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench push --connections 15000 --rate 20000   how long does a push to a random session take?
   moor-bench push --connections 15000 --rate 20000 --floor --repeat 3
                                                      and what does it cost above the least possible work?
+  moor-bench chat --connections 1000 --rate 500      how long from one client through the router's disk to another?
   moor-bench mixed --connections 200000 --seconds 60 what does a session notice that gets a message a minute?
   moor-bench storm --connections 22000 --drop 20000  and when most of them drop and come back at once?
   moor-bench hostile --connections 10000 --seconds 5 what do good sessions notice of bad ones?
@@ -61,6 +62,9 @@ pub enum Sub {
     Ping(Load),
     /// Push to random sessions through the internal port, at a rate.
     Push(Load),
+    /// Messages from client to client, at a rate: each is stored by the router, answered and delivered. What is refused
+    /// (quotas, levels, full queues) is counted by its code; what was taken and does not arrive is lost.
+    Chat(Load),
     /// One message to every session, again and again, through the internal port.
     Fanout(Load),
     /// MigratoryData's published shape: every session gets 512 bytes a minute, at random, with heartbeats beside.
@@ -104,6 +108,8 @@ pub enum Work {
     Ping,
     /// Pushes to random sessions.
     Push,
+    /// Messages from client to client.
+    Chat,
     /// Pushes to everybody.
     Fanout,
     /// Pushes to random sessions, so many bytes each a minute.
@@ -122,6 +128,7 @@ impl Work {
             Self::Hold => "hold",
             Self::Ping => "ping",
             Self::Push => "push",
+            Self::Chat => "chat",
             Self::Fanout => "fanout",
             Self::Mixed => "mixed",
             Self::Storm => "storm",
@@ -196,11 +203,11 @@ pub struct Load {
     /// How long to measure after everybody is logged in.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub seconds: u64,
-    /// Pushes or pings per second; of `fanout`: deliveries per second, all sessions together. Default: 10,000; of
-    /// `mixed` one a minute for each connection; of `storm` and `rooms` 1,000.
+    /// Pushes, pings or messages per second; of `fanout`: deliveries per second, all sessions together. Default: 10,000;
+    /// of `mixed` one a minute for each connection; of `chat`, `storm` and `rooms` 1,000.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub rate: Option<u64>,
-    /// Payload of a push, bytes; the first eight carry the time. Default: 128; of `mixed` 512.
+    /// Payload of a push or a message, bytes; the first eight carry the time. Default: 128; of `mixed` 512.
     #[arg(long, value_parser = clap::value_parser!(u32).range(8..=60_000))]
     pub bytes: Option<u32>,
     /// Messages of `fanout` that go out at once.
@@ -242,7 +249,7 @@ impl Load {
     pub fn rate(&self, work: Work) -> u64 {
         self.rate.unwrap_or(match work {
             Work::Mixed => u64::from(self.connections).div_ceil(60),
-            Work::Storm | Work::Rooms => 1_000,
+            Work::Chat | Work::Storm | Work::Rooms => 1_000,
             _ => 10_000,
         })
     }

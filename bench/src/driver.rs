@@ -12,6 +12,7 @@ use moor_ring::{
     Completion, ConnectOptions, Errno, FeatureMask, Recv, Ring, RingConfig, RingError, SendBuffer, Token,
 };
 
+use crate::chat::{Chat, Outcome, Script};
 use crate::dialect::{Dialect, Meaning};
 use crate::fleet::{Fleet, Stage};
 use crate::seats::{Heard, Orders, Seats};
@@ -30,8 +31,8 @@ const RETRY_US: u64 = 100_000;
 /// Tries before a client is given up.
 const TRIES_MAX: u32 = 50;
 
-/// Longest sleep of a turn: how late a ping goes out by design.
-const NAP_PINGING: Duration = Duration::from_millis(1);
+/// Longest sleep of a turn: how late a ping or a message goes out by design.
+const NAP_SENDING: Duration = Duration::from_millis(1);
 /// The same when there is nothing but heartbeats to send.
 const NAP: Duration = Duration::from_millis(10);
 /// Sleep between two looks at several rings: how late an arrival is seen by design.
@@ -75,12 +76,14 @@ pub struct Phases {
     pub storm: Measured,
     /// In a room.
     pub heard: Heard,
+    /// Of messages between clients.
+    pub chat: Outcome,
 }
 
 impl Phases {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self { calm: Measured::new(), storm: Measured::new(), heard: Heard::new() }
+        Self { calm: Measured::new(), storm: Measured::new(), heard: Heard::new(), chat: Outcome::new() }
     }
 }
 
@@ -101,6 +104,8 @@ pub struct Share {
     pub secure: bool,
     /// Whether tickets are used.
     pub resume: bool,
+    /// What they say to each other, if they do.
+    pub chat: Option<Script>,
     /// So many of them, the first ones, drop when the storm begins.
     pub dropping: u32,
     /// And come back within this time, at random.
@@ -137,6 +142,7 @@ struct Driver {
     shared: Arc<Shared>,
     tally: Tally,
     seats: Option<Seats>,
+    chat: Option<Chat>,
     storming: bool,
     /// Next client to connect, and those to connect again, the earliest first, with their tries so far.
     next: u32,
@@ -146,10 +152,10 @@ struct Driver {
     away: HashMap<u32, u64>,
     under_way: usize,
     live: u32,
-    /// Round-robin positions of heartbeats and of open-loop pings.
+    /// Round-robin position of heartbeats; pings or messages of the open loop so far, and when it began.
     beat: u64,
-    pinged: u64,
-    ping_start_us: Option<u64>,
+    sent: u64,
+    send_start_us: Option<u64>,
     rng: fastrand::Rng,
 }
 
@@ -163,8 +169,8 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -
         shares.iter().map(|share| Driver::new(*share, shared, room)).collect::<Result<Vec<_>, _>>()?;
     while !shared.ended.load(Relaxed) {
         if let [alone] = &mut drivers[..] {
-            let pinging = shared.pings_per_s.load(Relaxed) > 0;
-            alone.turn(&mut phases, 1, Some(if pinging { NAP_PINGING } else { NAP }))?;
+            let sending = shared.sends_per_s.load(Relaxed) > 0;
+            alone.turn(&mut phases, 1, Some(if sending { NAP_SENDING } else { NAP }))?;
             continue;
         }
         let mut done = 0;
@@ -175,9 +181,12 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -
             std::thread::sleep(ROUND);
         }
     }
+    // The histograms of all drivers have the same bounds.
     for seats in drivers.iter().filter_map(|driver| driver.seats.as_ref()) {
-        // The histograms of all drivers have the same bounds.
         phases.heard.add(&seats.heard).unwrap_or_else(|error| unreachable!("{error}"));
+    }
+    for chat in drivers.iter_mut().filter_map(|driver| driver.chat.take()) {
+        phases.chat.add(chat.end()).unwrap_or_else(|error| unreachable!("{error}"));
     }
     Ok(phases)
 }
@@ -200,6 +209,7 @@ impl Driver {
             shared: Arc::clone(shared),
             tally: Tally::new(),
             seats: room.map(|orders| Seats::new(orders, share.count, u64::from(share.first))),
+            chat: share.chat.map(|script| Chat::new(script, share.first, share.count)),
             storming: false,
             next: 0,
             again: BinaryHeap::new(),
@@ -208,8 +218,8 @@ impl Driver {
             under_way: 0,
             live: 0,
             beat: 0,
-            pinged: 0,
-            ping_start_us: None,
+            sent: 0,
+            send_start_us: None,
             rng: fastrand::Rng::with_seed(u64::from(share.first)),
         })
     }
@@ -225,8 +235,9 @@ impl Driver {
         let measured = if self.storming { &mut phases.storm } else { &mut phases.calm };
         self.connect_due(now);
         self.beat_due(now);
-        self.ping_due(now, measured);
+        self.send_due(now, measured);
         self.seats_due(now);
+        self.chat_due(now);
         self.ring.submit_and_wait(want, nap)?;
         let mut done = 0;
         while let Some(completion) = self.ring.pop() {
@@ -330,7 +341,7 @@ impl Driver {
         }
     }
 
-    // --- heartbeats and pings ---------------------------------------------------------------------------
+    // --- heartbeats, pings and messages -----------------------------------------------------------------
 
     /// Everybody is heard once per interval, evenly: the client at position `beat` of the round is due when that
     /// fraction of the interval has passed.
@@ -353,27 +364,33 @@ impl Driver {
         }
     }
 
-    fn ping_due(&mut self, now: u64, measured: &mut Measured) {
-        let rate = self.shared.pings_per_s.load(Relaxed);
+    /// Open loop: a ping, or a message of a chat, goes out when it is due, whatever has been answered.
+    fn send_due(&mut self, now: u64, measured: &mut Measured) {
+        let rate = self.shared.sends_per_s.load(Relaxed);
         if rate == 0 || self.live == 0 {
             return;
         }
-        let start = *self.ping_start_us.get_or_insert(now);
+        let start = *self.send_start_us.get_or_insert(now);
         let due = (now - start) * rate / 1_000_000;
-        while self.pinged < due {
-            self.pinged += 1;
-            let intended = start + self.pinged * 1_000_000 / rate;
+        while self.sent < due {
+            self.sent += 1;
+            let intended = start + self.sent * 1_000_000 / rate;
             // Whoever drops in the storm is not measured before it either.
             let index = self.rng.u32(self.share.dropping.min(self.share.count - 1)..self.share.count);
             if self.fleet.members[index as usize].stage == Stage::Live {
-                // A ping outside the measured time carries no time: its answer does not count.
+                // What is sent outside the measured time carries no time: it does not count.
                 let measuring = self.shared.measuring.load(Relaxed);
                 if measuring {
                     self.shared.pushed.fetch_add(1, Relaxed);
                     measured.lateness.saturating_record(now.saturating_sub(intended).max(1));
                 }
-                if let Some(ping) = self.fleet.ping(if measuring { intended.max(1) } else { 0 }) {
-                    self.send(index, ping);
+                let time = if measuring { intended.max(1) } else { 0 };
+                let out = match &mut self.chat {
+                    Some(chat) => Some(self.share.dialect.carry(chat.submit(index, time))),
+                    None => self.fleet.ping(time),
+                };
+                if let Some(out) = out {
+                    self.send(index, out);
                 }
             }
         }
@@ -391,6 +408,17 @@ impl Driver {
         }
         seats.publish();
         self.seats = Some(seats);
+    }
+
+    // --- a chat -----------------------------------------------------------------------------------------
+
+    /// Acknowledgements, and questions for what is missing.
+    fn chat_due(&mut self, now: u64) {
+        while let Some((index, bytes)) = self.chat.as_mut().and_then(|chat| chat.next_word(now)) {
+            if self.fleet.members[index as usize].stage == Stage::Live {
+                self.send(index, self.share.dialect.carry(bytes));
+            }
+        }
     }
 
     fn send(&mut self, index: u32, bytes: Vec<u8>) {
@@ -474,9 +502,17 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
-        let (shared, tally, seats) = (&self.shared, &mut self.tally, &mut self.seats);
+        let (shared, tally) = (&self.shared, &mut self.tally);
+        let (seats, chat) = (&mut self.seats, &mut self.chat);
         let (mut logged_in, mut refused, mut asked, mut away) = (None, None, None, None);
         let mut messages = 0_u32;
+        let mut arrived = |time: u64| {
+            messages += 1;
+            shared.delivered.fetch_add(1, Relaxed);
+            let latency = now.saturating_sub(time).max(1);
+            measured.latency.saturating_record(latency);
+            tally.latencies.saturating_record(latency);
+        };
         let kept = self.fleet.handle_bytes(index, bytes, |meaning| match meaning {
             Meaning::Terms { heartbeat_ms } => shared.heartbeat_ms.store(heartbeat_ms.max(1), Relaxed),
             Meaning::LoggedIn(session) => logged_in = Some(session),
@@ -484,12 +520,21 @@ impl Driver {
                 shared.pongs.fetch_add(1, Relaxed);
             }
             Meaning::Push(0) => {}
-            Meaning::Pong(time) | Meaning::Push(time) => {
-                messages += 1;
-                shared.delivered.fetch_add(1, Relaxed);
-                let latency = now.saturating_sub(time).max(1);
-                measured.latency.saturating_record(latency);
-                tally.latencies.saturating_record(latency);
+            Meaning::Pong(time) | Meaning::Push(time) => arrived(time),
+            Meaning::Delivered { sync_id, time } => {
+                if chat.as_mut().is_some_and(|chat| chat.deliver(index, sync_id, now)) && time > 0 {
+                    arrived(time);
+                }
+            }
+            Meaning::Answered { code, sync_id, time } => {
+                if let Some(chat) = chat.as_mut().filter(|_| time > 0) {
+                    let counter = if chat.answer(index, code, sync_id, time, now) {
+                        &shared.refused
+                    } else {
+                        &shared.accepted
+                    };
+                    counter.fetch_add(1, Relaxed);
+                }
             }
             Meaning::Room(news) => {
                 let is_measuring = shared.measuring.load(Relaxed);
@@ -595,6 +640,7 @@ mod tests {
                 dialect: Dialect::Bare,
                 secure: false,
                 resume: false,
+                chat: None,
                 dropping: connections / 2,
                 spread_us: 0,
             };

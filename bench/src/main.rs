@@ -5,6 +5,7 @@ mod admin;
 mod against;
 mod args;
 mod calibrate;
+mod chat;
 mod child;
 mod compare;
 mod dialect;

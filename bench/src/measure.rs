@@ -14,6 +14,7 @@ use crate::admin::Stats;
 use crate::against;
 use crate::args::{Arguments, Load, Sub, Work};
 use crate::calibrate::{self, Bare, at_rest, settled};
+use crate::chat::Script;
 use crate::compare;
 use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
 use crate::floor;
@@ -41,6 +42,8 @@ const RINGS_ALONE_PER_CPU: usize = 4;
 const LATENESS_P99_US_MAX: u64 = 20_000;
 /// Longest wait for the last answers after the last send.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// The same for messages of a chat: what got lost on the way is delivered again after 5 s.
+const LAST_MESSAGES: Duration = Duration::from_secs(15);
 /// Longest wait for the pushes after `hold`.
 const TOUCH_ANSWERS: Duration = Duration::from_secs(30);
 /// Longest wait until the gateway has noticed that everybody has gone, and given back what they took.
@@ -59,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Hold(load) => (load, Work::Hold),
         Sub::Ping(load) => (load, Work::Ping),
         Sub::Push(load) => (load, Work::Push),
+        Sub::Chat(load) => (load, Work::Chat),
         Sub::Fanout(load) => (load, Work::Fanout),
         Sub::Mixed(load) => (load, Work::Mixed),
         Sub::Storm(storm) => return storm::run(storm),
@@ -71,6 +75,9 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
+    if load.floor && work == Work::Chat {
+        return Err("the floor carries nothing from client to client: leave out --floor".to_owned());
+    }
     let gateway = reached(load)?;
     let mut report = Report::default();
     if load.floor {
@@ -139,12 +146,18 @@ pub fn once(
             run.watch("hold", load.duration());
             run.touch(report)?;
         }
-        Work::Ping => figure = run.ping(report)?,
+        Work::Ping | Work::Chat => {
+            run.start_sends();
+            figure = run.measure(report)?;
+        }
         Work::Push | Work::Mixed => figure = run.push(report)?,
         Work::Fanout => figure = run.fanout(report)?,
     }
     let held = if weigh { Stats::read(&load.admin)?.resident_bytes() } else { 0 };
-    run.finish(report)?;
+    let phases = run.finish(report)?;
+    if work == Work::Chat {
+        phases.chat.report(load.rate(work), report);
+    }
     if weigh {
         given_back(empty, held, load, report)?;
     }
@@ -215,14 +228,18 @@ impl<'a> Run<'a> {
         let shared = Arc::new(Shared::new(load.connections));
         let per_ring = CLIENTS_PER_RING_MAX.min(slots);
         let targets = side.targets()?;
+        let (clients, bytes) = (load.connections, load.bytes(work));
+        let chat = (work == Work::Chat).then(|| Script { clients, first_account: fastrand::u32(..), bytes });
+        let dialect = side.dialect(load);
         let all = Share {
             first: 0,
             count: 0,
             target: targets[0],
             heartbeat_ms_max: load.heartbeat_ms_max(work),
-            dialect: side.dialect(load),
+            dialect: chat.map_or(dialect, |script| dialect.in_chat(script.first_account)),
             secure: matches!(side, Side::Gateway { .. }) && load.transport.is_secure(),
             resume: load.resume,
+            chat,
             dropping: drops.count,
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
         };
@@ -348,16 +365,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Ends the measuring and waits, not for ever, for what is still on its way. Returns what was sent and what
-    /// arrived.
+    /// Ends the measuring and waits, not for ever, for what is still on its way. Returns what was sent and not refused,
+    /// and what arrived.
     pub fn last_answers(&self) -> (u64, u64) {
         self.shared.measuring.store(false, Relaxed);
-        let sent = self.shared.pushed.load(Relaxed);
+        let limit = if self.work == Work::Chat { LAST_MESSAGES } else { LAST_ANSWERS };
+        let wanted = || self.shared.pushed.load(Relaxed).saturating_sub(self.shared.refused.load(Relaxed));
+        let arrived = || self.shared.delivered.load(Relaxed);
+        let is_answered = || self.work != Work::Chat || self.shared.accepted.load(Relaxed) == wanted();
         let waited = Instant::now();
-        while self.shared.delivered.load(Relaxed) < sent && waited.elapsed() < LAST_ANSWERS {
+        while (arrived() < wanted() || !is_answered()) && waited.elapsed() < limit {
             std::thread::sleep(Duration::from_millis(10));
         }
-        (sent, self.shared.delivered.load(Relaxed))
+        (wanted(), arrived())
     }
 
     /// One push each to sessions chosen at random: what is held is alive in both directions.
@@ -393,15 +413,10 @@ impl<'a> Run<'a> {
         (rate / self.rings).max(1)
     }
 
-    /// Orders PINGs, so many per second over all drivers.
-    pub fn start_pings(&mut self) {
+    /// Orders PINGs, or messages of a chat, so many per second over all drivers.
+    pub fn start_sends(&mut self) {
         self.latencies = true;
-        self.shared.pings_per_s.store(self.per_driver(self.load.rate(self.work)), Relaxed);
-    }
-
-    fn ping(&mut self, report: &mut Report) -> Result<f64, String> {
-        self.start_pings();
-        self.measure(report)
+        self.shared.sends_per_s.store(self.per_driver(self.load.rate(self.work)), Relaxed);
     }
 
     fn push(&mut self, report: &mut Report) -> Result<f64, String> {
@@ -457,7 +472,7 @@ impl<'a> Run<'a> {
         let delivered = self.shared.delivered.load(Relaxed);
         let received = self.shared.wire_received.load(Relaxed) - wire_before;
         let cpu = self.side.cpu()?.since(cpu_before);
-        let (sent, arrived) = self.last_answers();
+        let (wanted, arrived) = self.last_answers();
         let reads = self.shared.reads.load(Relaxed);
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         let per_delivery = |value: u64| value as f64 / delivered.max(1) as f64;
@@ -470,9 +485,10 @@ impl<'a> Run<'a> {
         #[allow(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         report.fine("frames_per_read", arrived as f64 / reads.max(1) as f64);
         report.number("wire_bytes_received_per_delivery", per_delivery(received));
-        report.count("sent", sent);
-        if arrived * 1000 < sent * 999 {
-            report.shortcoming(format!("{arrived} of {sent} arrived"));
+        report.count("sent", self.shared.pushed.load(Relaxed));
+        // What became of messages between clients is known one by one.
+        if self.work != Work::Chat && arrived * 1000 < wanted * 999 {
+            report.shortcoming(format!("{arrived} of {wanted} arrived"));
         }
         Ok(cost)
     }
@@ -480,7 +496,7 @@ impl<'a> Run<'a> {
     /// Ends the run and reports what is common to all, of the calm. Returns all that was measured.
     pub fn finish(self, report: &mut Report) -> Result<Phases, String> {
         self.shared.ended.store(true, Relaxed);
-        let Phases { mut calm, mut storm, mut heard } = Phases::new();
+        let Phases { mut calm, mut storm, mut heard, mut chat } = Phases::new();
         let jitter = self.jitter.join().map_err(|_| "the thread that measures jitter panicked")?;
         for driver in self.drivers {
             let phases =
@@ -488,6 +504,7 @@ impl<'a> Run<'a> {
             calm.add(&phases.calm)?;
             storm.add(&phases.storm)?;
             heard.add(&phases.heard)?;
+            chat.add(phases.chat)?;
         }
         let Measured { login, latency, lateness } = &mut calm;
         for pusher in self.pushers {
@@ -542,7 +559,7 @@ impl<'a> Run<'a> {
                 trouble.unwrap_or_else(|| "no reason was given in time".to_owned())
             ));
         }
-        Ok(Phases { calm, storm, heard })
+        Ok(Phases { calm, storm, heard, chat })
     }
 }
 

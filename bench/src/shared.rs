@@ -59,8 +59,8 @@ pub struct Shared {
     pub goal_permille: AtomicU32,
     /// Latencies are recorded.
     pub measuring: AtomicBool,
-    /// PINGs per second and driver beyond heartbeats; 0: none.
-    pub pings_per_s: AtomicU64,
+    /// PINGs beyond heartbeats, or messages of a chat, per second and driver; 0: none.
+    pub sends_per_s: AtomicU64,
     /// The storm has begun: those who are to drop do so, once, and come back. Figures from now on are the storm's.
     pub storming: AtomicBool,
     /// The drivers are to end.
@@ -83,9 +83,13 @@ pub struct Shared {
     pub resumed: AtomicU64,
     /// Their answers.
     pub pongs: AtomicU64,
-    /// Pushes sent while measuring.
+    /// Pushes, pings or messages sent while measuring.
     pub pushed: AtomicU64,
-    /// Pushes that arrived of those.
+    /// Of those, messages of a chat that were answered OK.
+    pub accepted: AtomicU64,
+    /// And those that were refused.
+    pub refused: AtomicU64,
+    /// What arrived of all that was sent.
     pub delivered: AtomicU64,
     /// Reads that brought any of them.
     pub reads: AtomicU64,
@@ -112,7 +116,7 @@ impl Shared {
             epoch: Instant::now(),
             goal_permille: AtomicU32::new(0),
             measuring: AtomicBool::new(false),
-            pings_per_s: AtomicU64::new(0),
+            sends_per_s: AtomicU64::new(0),
             storming: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             logged_in: AtomicU32::new(0),
@@ -125,6 +129,8 @@ impl Shared {
             resumed: AtomicU64::new(0),
             pongs: AtomicU64::new(0),
             pushed: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             wire_sent: AtomicU64::new(0),

@@ -69,7 +69,7 @@ impl Side {
         match self {
             Self::Gateway { .. } => {
                 let Load { app, channels, transport, .. } = *load;
-                Dialect::Moor { app, channels, websocket: transport.is_websocket() }
+                Dialect::Moor { app, channels, websocket: transport.is_websocket(), chat: None }
             }
             Self::Floor(_) => Dialect::Bare,
         }

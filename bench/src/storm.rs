@@ -27,7 +27,7 @@ pub fn run(storm: &StormLoad) -> Result<Verdict, String> {
     let mut report = Report::default();
     let mut run = Run::start(load, Work::Storm, &gateway, drops, None)?;
     run.log_in(&mut report, None)?;
-    run.start_pings();
+    run.start_sends();
     run.watch("warm up", WARM_UP);
     run.shared.measuring.store(true, Relaxed);
     run.watch("calm", load.duration());

@@ -153,6 +153,7 @@ impl<'a> Clients<'a> {
             dialect: server.dialect,
             secure: false,
             resume: false,
+            chat: None,
             dropping: 0,
             spread_us: 0,
         };

@@ -10,6 +10,8 @@ mod nats;
 mod resp;
 mod websocket;
 
+use moor_wire::Code;
+
 pub use moor::{APP, account};
 
 /// The longest message understood, bytes: the largest payload of the harness and room for its wrapping.
@@ -28,6 +30,9 @@ pub enum Dialect {
         channels: u16,
         /// Whether clients' frames lie in messages of a WebSocket.
         websocket: bool,
+        /// They send messages to each other, so that DATA is a delivery and no service's push. The first one's account
+        /// has this number.
+        chat: Option<u32>,
     },
     /// The floor: a greeting, then whatever a service says.
     Bare,
@@ -55,6 +60,22 @@ pub enum Meaning {
     Pong(u64),
     /// A message that carried this.
     Push(u64),
+    /// A message of another client: its place in the timeline, and the time it carried.
+    Delivered {
+        /// 1, 2, 3 and so on.
+        sync_id: u64,
+        /// 0: none.
+        time: u64,
+    },
+    /// What became of a message of this client.
+    Answered {
+        /// Taken, or why not.
+        code: Code,
+        /// Its place in the receiver's timeline.
+        sync_id: u64,
+        /// The time it carried.
+        time: u64,
+    },
     /// The server wants these bytes back, at once.
     Asked(Vec<u8>),
     /// The server wants this client no more.
@@ -105,8 +126,9 @@ impl Dialect {
     /// Login and subscriptions of the client with this number; the floor wants none.
     pub fn login(self, number: u32) -> Option<Vec<u8>> {
         match self {
-            Self::Moor { app, channels, websocket } => {
-                let login = moor::login(app, number, channels);
+            Self::Moor { app, channels, websocket, chat } => {
+                let account = account(chat.unwrap_or(0).wrapping_add(number));
+                let login = moor::login(app, number, &account, channels);
                 Some(if websocket { websocket::moor_login(&login) } else { login })
             }
             Self::Bare => None,
@@ -114,6 +136,16 @@ impl Dialect {
             Self::Nats => Some(nats::login(number)),
             Self::Resp => Some(resp::login(number)),
             Self::WebSocket => Some(websocket::login(number)),
+        }
+    }
+
+    /// The same for clients that send messages to each other, the first of which has the account of this number.
+    pub const fn in_chat(self, first_account: u32) -> Self {
+        match self {
+            Self::Moor { app, channels, websocket, .. } => {
+                Self::Moor { app, channels, websocket, chat: Some(first_account) }
+            }
+            other => other,
         }
     }
 
@@ -160,8 +192,9 @@ impl Dialect {
     /// Cuts off the first message that came to the client with this number.
     pub fn try_cut(self, number: u32, bytes: &[u8]) -> Cut<'_> {
         match self {
-            Self::Moor { websocket: true, .. } => websocket::moor_try_cut(bytes),
-            Self::Moor { .. } | Self::Bare => moor::try_cut(bytes),
+            Self::Moor { websocket: true, chat, .. } => websocket::moor_try_cut(chat.is_some(), bytes),
+            Self::Moor { chat, .. } => moor::try_cut(chat.is_some(), bytes),
+            Self::Bare => moor::try_cut(false, bytes),
             Self::Mqtt => mqtt::try_cut(number, bytes),
             Self::Nats => nats::try_cut(number, bytes),
             Self::Resp => resp::try_cut(number, bytes),

@@ -1,8 +1,8 @@
 //! Moor's client and internal protocols, and what the floor makes of them.
 
 use moor_wire::client::{
-    Class, Close, Connect, Connected, Error, GoAway, Kind, Open, Opened, RoomBatch, RoomMessage, RoomPulled,
-    RoomRefused, put, put_control,
+    Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Open, Opened, RoomBatch, RoomMessage,
+    RoomPulled, RoomRefused, SubmitResult, put, put_control,
 };
 use moor_wire::frame::{HEADER_BYTES, Header, Split, split};
 use moor_wire::internal::{Broadcast, Push};
@@ -22,7 +22,7 @@ pub fn account(number: u32) -> String {
 }
 
 /// CONNECT and every OPEN of a client, the first channel's last: when that is answered all are.
-pub fn login(app: &str, number: u32, channels: u16) -> Vec<u8> {
+pub fn login(app: &str, number: u32, account: &str, channels: u16) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     let connect = Connect {
         version: CLIENT_VERSION,
@@ -32,7 +32,7 @@ pub fn login(app: &str, number: u32, channels: u16) -> Vec<u8> {
     put_control(&mut out, Kind::Connect, 0, &connect);
     for channel in (1..=channels).rev() {
         let app = if channel == 1 { app.to_owned() } else { format!("{app}-{channel}") };
-        let open = Open { app, account: account(number), last_sync_id: Some(0), ..Open::default() };
+        let open = Open { app, account: account.to_owned(), last_sync_id: Some(0), ..Open::default() };
         put_control(&mut out, Kind::Open, channel, &open);
     }
     out
@@ -63,16 +63,16 @@ pub fn put_bare(out: &mut Vec<u8>, session: Option<u64>, body: &[u8]) {
     put_floor(out, index, &frame);
 }
 
-/// One frame.
-pub fn try_cut(bytes: &[u8]) -> Cut<'_> {
+/// One frame, of a client that talks to others or not.
+pub fn try_cut(in_chat: bool, bytes: &[u8]) -> Cut<'_> {
     match split(bytes, |_| SERVER_BODY_BYTES_MAX) {
-        Ok(Split::Frame { header, body, rest }) => Ok(Some((interpret(header, body), rest))),
+        Ok(Split::Frame { header, body, rest }) => Ok(Some((interpret(in_chat, header, body), rest))),
         Ok(Split::Need(_)) => Ok(None),
         Err(_) => Err(Broken),
     }
 }
 
-fn interpret(header: Header, body: &[u8]) -> Meaning {
+fn interpret(in_chat: bool, header: Header, body: &[u8]) -> Meaning {
     match Kind::from_byte(header.kind) {
         Some(Kind::Connected) => Connected::decode(body)
             .map_or(Meaning::Other, |terms| Meaning::Terms { heartbeat_ms: u64::from(terms.heartbeat_ms) }),
@@ -81,6 +81,14 @@ fn interpret(header: Header, body: &[u8]) -> Meaning {
         }
         // The floor sends back what it gets.
         Some(Kind::Pong | Kind::Ping) => Meaning::Pong(carried(body)),
+        Some(Kind::Data) if in_chat => Delivery::decode(body).map_or(Meaning::Other, |delivery| {
+            let (sync_id, time) = (delivery.sync_id, carried(&delivery.payload));
+            Meaning::Delivered { sync_id, time }
+        }),
+        Some(Kind::Ack) => SubmitResult::decode(body).map_or(Meaning::Other, |result| {
+            let (code, time) = (result.code(), carried(&result.client_id));
+            Meaning::Answered { code, sync_id: result.sync_id, time }
+        }),
         Some(Kind::Data) => Meaning::Push(carried(body)),
         Some(Kind::Room) => RoomBatch::decode(body).map_or(Meaning::Other, |batch| {
             let RoomBatch { messages, dropped, newest_id, online, .. } = batch;
@@ -109,6 +117,8 @@ fn news(messages: &[RoomMessage]) -> RoomNews {
 
 #[cfg(test)]
 mod tests {
+    use moor_wire::Code;
+
     use super::*;
     use crate::dialect::tests::means;
     use crate::dialect::{Dialect, text};
@@ -117,12 +127,12 @@ mod tests {
     fn account_names_have_24_bytes() {
         assert_eq!(account(7), "bench-account-0000000007");
         assert_eq!(account(7).len(), 24);
-        assert!(text(&login(APP, 7, 1)).contains(&account(7)));
+        assert!(text(&login(APP, 7, &account(7), 1)).contains(&account(7)));
     }
 
     #[test]
     fn the_first_channel_is_opened_last_and_its_answer_is_the_login() {
-        let login = login("shop", 0, 3);
+        let login = login("shop", 0, &account(0), 3);
         assert!(["\x04shop", "\x06shop-2", "\x06shop-3"].iter().all(|app| text(&login).contains(app)));
         let mut rest = &login[..];
         let mut opened = Vec::new();
@@ -135,7 +145,7 @@ mod tests {
         put_control(&mut answer, Kind::Opened, 2, &Opened { session: 8 });
         put_control(&mut answer, Kind::Opened, 1, &Opened { session: 9 });
         means(
-            Dialect::Moor { app: APP, channels: 3, websocket: false },
+            Dialect::Moor { app: APP, channels: 3, websocket: false, chat: None },
             &answer,
             &[Meaning::Other, Meaning::LoggedIn(9)],
         );
@@ -148,7 +158,24 @@ mod tests {
         put(&mut stream, Kind::Data, Class::Normal, 1, &77u64.to_be_bytes());
         stream[0] = Kind::Pong.byte();
         let wanted = [Meaning::Pong(5), Meaning::LoggedIn(9), Meaning::Push(77)];
-        means(Dialect::Moor { app: APP, channels: 1, websocket: false }, &stream, &wanted);
+        let dialect = Dialect::Moor { app: APP, channels: 1, websocket: false, chat: None };
+        means(dialect, &stream, &wanted);
         means(Dialect::Bare, &stream, &wanted);
+    }
+
+    #[test]
+    fn in_a_chat_data_is_a_delivery_and_accounts_are_of_the_run() {
+        let dialect = Dialect::Moor { app: APP, channels: 1, websocket: false, chat: None }.in_chat(40);
+        assert!(text(&dialect.login(2).unwrap()).contains(&account(42)));
+        let mut stream = Vec::new();
+        let payload = 77u64.to_be_bytes().to_vec().into();
+        put_control(&mut stream, Kind::Data, 1, &Delivery { sync_id: 3, payload, ..Delivery::default() });
+        let client_id = 78u64.to_be_bytes().to_vec().into();
+        let mut result = SubmitResult { client_id, sync_id: 4, ..SubmitResult::default() };
+        result.set_code(Code::Overloaded);
+        put_control(&mut stream, Kind::Ack, 1, &result);
+        let answered = Meaning::Answered { code: Code::Overloaded, sync_id: 4, time: 78 };
+        let delivered = Meaning::Delivered { sync_id: 3, time: 77 };
+        means(dialect, &stream, &[delivered, answered]);
     }
 }

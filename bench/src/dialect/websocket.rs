@@ -46,7 +46,7 @@ pub fn message(payload: &[u8]) -> Vec<u8> {
 
 /// The answer to the upgrade, the head of a message, or a frame of Moor's in one. The gateway puts whole frames into
 /// messages, so that nothing need be kept from one to the next.
-pub fn moor_try_cut(bytes: &[u8]) -> Cut<'_> {
+pub fn moor_try_cut(in_chat: bool, bytes: &[u8]) -> Cut<'_> {
     let [first, rest @ ..] = bytes else { return Ok(None) };
     match *first {
         HTTP => answer(bytes),
@@ -61,7 +61,7 @@ pub fn moor_try_cut(bytes: &[u8]) -> Cut<'_> {
             Ok(rest.get(length..).map(|rest| (Meaning::Other, rest)))
         }
         kind if kind & 0x80 != 0 => try_cut(0, bytes),
-        _ => super::moor::try_cut(bytes),
+        _ => super::moor::try_cut(in_chat, bytes),
     }
 }
 
@@ -200,7 +200,7 @@ mod tests {
             Meaning::Pong(5),
             Meaning::Refused("closed: [3, 232]".to_owned()),
         ];
-        let dialect = Dialect::Moor { app: "bench", channels: 1, websocket: true };
+        let dialect = Dialect::Moor { app: "bench", channels: 1, websocket: true, chat: None };
         means(dialect, &stream, &wanted);
         assert_eq!(dialect.carry(vec![7, 9]), [BINARY, MASKED | 2, 0, 0, 0, 0, 7, 9]);
     }

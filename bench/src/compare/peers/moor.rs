@@ -13,7 +13,7 @@ const GUARANTEE: &str = "at most once, in order; the service is told of a sessio
 /// The gateway as it is started without any flag: its router in the same process.
 pub const MOOR: Peer = Peer {
     name: "moor",
-    dialect: Dialect::Moor { app: APP, channels: 1, websocket: false },
+    dialect: Dialect::Moor { app: APP, channels: 1, websocket: false, chat: None },
     guarantee: GUARANTEE,
     source: Source::Workspace,
     find,
