@@ -33,6 +33,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench rooms --connections 20000 --rate 1000   and when they are all in one room?
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
   moor-bench run bench/scenarios/router-killed.toml and when the router is killed meanwhile? Starts everything itself
+  moor-bench run bench/scenarios/tenants.toml        and what does an app notice of one at ten times its quota?
   moor-bench report push.json hold.json --html report.html --markdown report.md
                                                      what do the results of --json look like?
 

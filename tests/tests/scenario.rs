@@ -7,34 +7,81 @@ use anyhow::Result;
 use moor_tests::process::{program, run_within};
 use serde_json::Value;
 
-/// Runs the committed scenario of a killed router, small, with another text for one of its promises.
-fn run(change: (&str, &str), json: &Path) -> Result<(Option<i32>, String)> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/scenarios/router-killed.toml");
-    let text = std::fs::read_to_string(file)?;
-    assert!(text.contains(change.0), "{} is in the scenario", change.0);
-    let text = text.replace(change.0, change.1).replace("after_ms = 4000", "after_ms = 1500");
+/// Runs a committed scenario, small, with other texts for some of its own.
+fn run(
+    name: &str,
+    changes: &[(&str, &str)],
+    settings: &[&str],
+    json: &Path,
+) -> Result<(Option<i32>, String)> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/scenarios").join(name);
+    let mut text = std::fs::read_to_string(file)?;
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old} is in the scenario");
+        text = text.replace(old, new);
+    }
     let changed = json.with_extension("toml");
     std::fs::write(&changed, text)?;
     let mut command = std::process::Command::new(program("moor-bench")?);
     command.arg("run").arg(&changed).arg("--json").arg(json);
-    command.args(["--set", "sessions=200", "--set", "rate=200", "--set", "seconds=1"]);
+    command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
     let (code, out, err) = run_within(Duration::from_secs(90), &mut command)?;
     Ok((code, out + &err))
+}
+
+fn figures(json: &Path) -> Result<Value> {
+    Ok(serde_json::from_str(&std::fs::read_to_string(json)?)?)
 }
 
 #[test]
 fn promises_are_kept_over_a_killed_router_and_a_broken_one_is_told() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("kept.json");
-    let (code, said) = run(("at_most = 25000", "at_most = 1000000"), &json)?;
+    let run = |promise, json: &Path| {
+        let changes = [("at_most = 25000", promise), ("after_ms = 4000", "after_ms = 1500")];
+        run("router-killed.toml", &changes, &["sessions=200", "rate=200", "seconds=1"], json)
+    };
+    let (code, said) = run("at_most = 1000000", &json)?;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("Kill router") && said.contains("router is started again"), "{said}");
-    let result: Value = serde_json::from_str(&std::fs::read_to_string(&json)?)?;
+    let result = figures(&json)?;
     assert_eq!(result["promises"].as_array().map(Vec::len), Some(3));
     assert_eq!(result["loads"]["bereft"]["lost"], 0);
 
-    let (code, said) = run(("at_most = 25000", "at_most = 0"), &directory.path().join("broken.json"))?;
+    let (code, said) = run("at_most = 0", &directory.path().join("broken.json"))?;
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("BROKEN a push arrives within 25 ms in the calm"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn an_app_beyond_its_quota_is_refused_and_the_one_beside_it_loses_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("tenants.json");
+    // What a test can hold on a busy host; the figures that count are measured on a calm one.
+    let changes = [
+        ("at_most = 1.5", "at_most = 1000"),
+        ("at_least = 0.09", "at_least = 0.05"),
+        ("at_most = 0.11", "at_most = 0.2"),
+    ];
+    let small =
+        ["quota=100", "noise=1000", "noise_seconds=3", "rate=100", "seconds=1", "rounds=1", "sessions=50"];
+    let (code, said) = run("tenants.toml", &changes, &small, &json)?;
+    let result = figures(&json)?;
+    // A harness that was late, which ends with 4, has counted all the same.
+    assert!(matches!(code, Some(0 | 4)), "{said}");
+    let promises = result["promises"].as_array().into_iter().flatten();
+    assert!(
+        promises.clone().count() == 6 && promises.clone().all(|promise| promise["kept"] == true),
+        "{said}"
+    );
+    let loads = &result["loads"];
+    let count = |load: &str, key: &str| loads[load][key].as_u64();
+    for load in ["calm", "quiet", "noisy"] {
+        assert_eq!((count(load, "messages_lost"), count(load, "unanswered")), (Some(0), Some(0)), "{load}");
+        let told = count(load, "accepted").zip(count(load, "refused")).map(|(taken, not)| taken + not);
+        assert_eq!(told, count(load, "sent"), "{load}");
+    }
+    assert_eq!(loads["noisy"]["refused_by_code"]["OVERLOADED"].as_u64(), count("noisy", "refused"));
     Ok(())
 }
