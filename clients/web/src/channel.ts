@@ -141,8 +141,7 @@ export class Channel {
       this.sendAck();
       this.conversations.sendAcks();
     }
-    const close = new Writer().number(1, Code.Normal).finish();
-    this.context.send(encodeFrame(Kind.Close, COMMAND, this.number, close));
+    this.context.send(encodeClose(this.number));
     return opening;
   }
 
@@ -160,8 +159,12 @@ export class Channel {
   }
 
   handleOpened(opened: Fields, now: number): void {
-    // Nobody asked, or no longer: a channel that is closed for good stays closed.
-    if (this.state !== "opening") {
+    if (this.state === "waiting" || this.state === "closed") {
+      // The CLOSE of the login before this one came when its CLOSE was said already, and was taken for this one's refusal.
+      // What the gateway has opened there is not wanted any more, and stands in the way of the next OPEN.
+      return this.context.send(encodeClose(this.number));
+    }
+    if (this.state === "open") {
       return;
     }
     this.state = "open";
@@ -388,4 +391,9 @@ export class Channel {
     }
     return this.isOpen && this.submits.handleTimeout(now);
   }
+}
+
+/** CLOSE, as the app's own wish. */
+export function encodeClose(channel: number): Uint8Array {
+  return encodeFrame(Kind.Close, COMMAND, channel, new Writer().number(1, Code.Normal).finish());
 }

@@ -3,9 +3,9 @@
 // (`handle…`, with the time) and takes what to do (`poll…`). It never reports a message as accepted that the router
 // did not accept.
 
-import { Channel, type Login } from "./channel.js";
+import { Channel, type Login, encodeClose } from "./channel.js";
 import type { Context } from "./context.js";
-import { type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
+import { Code, type Disconnect, type Event, RoomError, SubmitError, codeOf } from "./events.js";
 import { COMMAND, type Frame, FrameReader, Kind, classOf, encodeFrame, isOptional } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { type Random, between, fullJitter } from "./jitter.js";
@@ -100,14 +100,18 @@ export class Session {
     this.channels.set(number, channel);
   }
 
-  /** Logs a channel out: its unanswered submits are forgotten, its messages that nobody has taken come again. */
+  /**
+   * Logs a channel out. Its unanswered submits and requests are forgotten. What it heard and nobody has taken is dropped:
+   * messages come again at the account's next login.
+   */
   close(number: number): void {
+    // Also what was said of a login that was never tried.
+    this.events = this.events.filter((event) => !isOfLogin(event) || event.channel !== number);
     const channel = this.channels.get(number);
     if (channel === undefined) {
       return;
     }
     this.channels.delete(number);
-    this.events = this.events.filter((event) => !isHeard(event) || event.channel !== number);
     if (this.isTalking() && channel.sendClose()) {
       this.answersOwed.push(number);
     }
@@ -387,19 +391,25 @@ export class Session {
   }
 
   private handleFrame({ kind, flags, channel: number, body }: Frame, now: number): void {
-    const answers = kind === Kind.Opened || kind === Kind.Close;
     if (CHANNEL_KINDS.has(kind)) {
       if (this.state !== "live") {
         throw new WireError("CONNECTED comes before everything that is about a channel");
       }
-      const owed = answers ? this.answersOwed.indexOf(number) : -1;
-      if (owed >= 0) {
+      const owed = this.answersOwed.indexOf(number);
+      if (owed >= 0 && isAnswerToOpen(kind, body)) {
         this.answersOwed.splice(owed, 1);
         return;
       }
-      // A channel that was closed meanwhile: what comes for it is of no interest.
       const channel = this.channels.get(number);
-      return channel && this.handleChannelFrame(channel, kind, flags, new Fields(body), now);
+      if (channel !== undefined) {
+        return this.handleChannelFrame(channel, kind, flags, new Fields(body), now);
+      }
+      // A channel that was closed meanwhile: what comes for it is of no interest. But nobody owes this answer: it was held
+      // for closed before the app gave it up.
+      if (kind === Kind.Opened) {
+        this.send(encodeClose(number));
+      }
+      return;
     }
     switch (kind) {
       case Kind.Connected:
@@ -510,9 +520,20 @@ export class Session {
   }
 }
 
-/** What is of interest only to the login that it came for. */
-const HEARD = ["message", "group-message", "room", "read-mark", "device-ack"] as const;
+/**
+ * About the present login of a channel. It says nothing to whoever logs in there next, and would be taken for theirs; what
+ * became of messages and requests is worth knowing even then. One that is delayed is forgotten with its channel.
+ */
+const OF_LOGIN = [
+  "opened", "closed", "message", "expired", "group-message", "group-expired", "group-left", "room", "room-refused",
+  "read-mark", "device-ack", "delayed",
+] as const;
 
-function isHeard(event: Event): event is Extract<Event, { type: (typeof HEARD)[number] }> {
-  return HEARD.some((type) => type === event.type);
+function isOfLogin(event: Event): event is Extract<Event, { type: (typeof OF_LOGIN)[number] }> {
+  return OF_LOGIN.some((type) => type === event.type);
+}
+
+/** NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN. */
+function isAnswerToOpen(kind: number, body: Uint8Array): boolean {
+  return kind === Kind.Opened || (kind === Kind.Close && codeOf(new Fields(body).number(1)) !== Code.NotFound);
 }

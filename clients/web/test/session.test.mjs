@@ -185,6 +185,63 @@ test("what comes for the old login of a channel number is passed over", () => {
   assert.deepEqual(server.events().map(({ type }) => type), ["opened", "message"]);
 });
 
+const closed = (code) => new Writer().number(1, code);
+
+test("a late frame's NOT_FOUND is no answer to a login", () => {
+  const server = Server.live();
+  const open = (account) => server.session.open(1, { app: "shop", account, lastSyncId: 0 });
+  server.say(Kind.Close, 1, closed(Code.Kicked));
+  open("dora");
+  open("erin");
+  server.events();
+  // Of an ACK that was on its way when alice was kicked.
+  server.say(Kind.Close, 1, closed(Code.NotFound));
+  server.say(Kind.Opened, 1, new Writer());
+  server.deliver(1, 1);
+  assert.deepEqual(server.events(), [], "dora's");
+  server.say(Kind.Opened, 1, new Writer());
+  server.deliver(1, 1);
+  assert.deepEqual(server.events().map(({ type }) => type), ["opened", "message"]);
+});
+
+test("a login that is open against expectation is closed", () => {
+  for (const [code, isGivenUp] of [[Code.Kicked], [Code.Unavailable], [Code.Kicked, true], [Code.Unavailable, true]]) {
+    const server = Server.live();
+    server.session.open(1, { app: "shop", account: "dora" });
+    server.said();
+    // The gateway ends alice's login before it sees that it is left, and opens dora's.
+    server.say(Kind.Close, 1, closed(code));
+    if (isGivenUp) {
+      server.session.close(1);
+    }
+    server.say(Kind.Opened, 1, new Writer());
+    assert.deepEqual(server.said(), ["Close:1"], "or the next OPEN would find the channel taken");
+    assert.ok(!server.events().some(({ type }) => type === "opened"));
+  }
+});
+
+test("what nobody has taken of the last login is not taken for the next", () => {
+  const server = Server.live();
+  server.session.enter(1, "live");
+  ["a", "b"].forEach((id) => server.submit(id));
+  const request = server.session.askGroup(1, "friends", { act: "join" }, server.now);
+  server.deliver(1, 5, 5);
+  server.answer(1, "a", Code.Ok, 9);
+  server.answer(1, "b", Code.Unavailable);
+  server.say(Kind.Group, 1, new Writer().number(1, request));
+  server.say(Kind.GroupHeads, 1, new Writer().message(1, new Writer().text(1, "work").number(2, 9).present(4, 3).finish()));
+  server.say(Kind.Pulled, 1, new Writer().text(4, "work").number(5, 3).number(7, 9).number(9, 9));
+  server.say(Kind.RoomRefused, 1, new Writer().text(1, "live").number(2, Code.Limit));
+  server.say(Kind.Close, 1, closed(Code.Kicked));
+  server.session.open(1, { app: "", account: "dora" });
+  server.session.open(1, { app: "shop", account: "dora" });
+  // What became of messages and requests is news even now.
+  assert.deepEqual(server.events().map(({ type }) => type), ["accepted", "group-answer", "abandoned"]);
+  server.say(Kind.Opened, 1, new Writer());
+  server.session.open(1, { app: "shop", account: "erin" });
+  assert.deepEqual(server.events(), [], "dora's login is over");
+});
+
 test("what no gateway takes is never said", () => {
   const session = new Session({ device: "d" });
   session.open(1, { app: "", account: "a" });
