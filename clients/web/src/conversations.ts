@@ -25,8 +25,8 @@ interface Conversation {
   priority: number;
   /** Something is to be pulled, not before this time. */
   wantedMs: number | undefined;
-  /** The PULL under way, and when it is said again. */
-  pull: { readonly id: number; readonly dueMs: number } | undefined;
+  /** The PULL under way, when it is said again, and the newest entry heard of before it. */
+  pull: { readonly id: number; readonly dueMs: number; readonly heard: number } | undefined;
 }
 
 /** An entry of a group's timeline, whichever way it came. */
@@ -51,6 +51,8 @@ interface Ask {
 /** A channel's groups. Only an open channel calls what says something. */
 export class Conversations {
   private readonly list = new Map<string, Conversation>();
+  /** Groups the account is no member of any more, and up to where they are to be acknowledged. */
+  private readonly left = new Map<string, number>();
   private ackDueMs: number | undefined;
   private nextId = 0;
   private asks: Ask[] = [];
@@ -90,6 +92,7 @@ export class Conversations {
 
   handleDisconnected(): void {
     this.ackDueMs = undefined;
+    this.left.clear();
     for (const conversation of this.list.values()) {
       conversation.acked = 0;
       if (conversation.pull !== undefined) {
@@ -131,7 +134,7 @@ export class Conversations {
         this.ackDueMs ??= now + limits.ACK_DELAY_MS;
       }
     } else if (received !== undefined && entry.syncId === received + 1) {
-      this.handOn(conversation, entry);
+      this.handOn(conversation, entry, now);
     } else {
       conversation.wantedMs ??= now;
       this.sendPulls(now);
@@ -139,19 +142,25 @@ export class Conversations {
   }
 
   /** The next entry of a group goes to the app. */
-  private handOn(conversation: Conversation, entry: Entry): void {
+  private handOn(conversation: Conversation, entry: Entry, now: number): void {
     conversation.received = entry.syncId;
     const { isEvent, ...message } = entry;
     const event = isEvent ? decodeEvent(entry.payload) : undefined;
     const { channel } = this;
     this.context.emit({ type: "group-message", channel, ...message, event });
     if (event !== undefined && (event.dissolved || event.removed.includes(this.account))) {
-      this.forget(entry.group);
+      this.forget(entry.group, entry.syncId, now);
     }
   }
 
-  private forget(group: string): void {
+  /**
+   * The account is no member any more. What was heard of the group is acknowledged, or the router would tell of it again,
+   * and each time it would be found to be no group of the account's. Nothing can come behind it that the app might lose.
+   */
+  private forget(group: string, heard: number, now: number): void {
     this.list.delete(group);
+    this.left.set(group, heard);
+    this.ackDueMs ??= now + limits.ACK_DELAY_MS;
     this.context.emit({ type: "group-left", channel: this.channel, group });
   }
 
@@ -183,9 +192,10 @@ export class Conversations {
     const group = pulled.text(4);
     const conversation = this.list.get(group);
     // The answer to one that was said again finds nothing.
-    if (conversation === undefined || conversation.pull?.id !== pulled.number(1)) {
+    if (conversation?.pull?.id !== pulled.number(1)) {
       return;
     }
+    const { heard } = conversation.pull;
     const messages = pulled.messages(6).map((message) => entryOf(message, group, 1, DELIVERY_FIELDS));
     const [after, head, through] = [pulled.number(5), pulled.number(7), pulled.number(9)];
     conversation.pull = undefined;
@@ -194,7 +204,7 @@ export class Conversations {
         break;
       case Code.NotFound:
       case Code.Unauthorized:
-        this.forget(group);
+        this.forget(group, heard, now);
         return this.sendPulls(now);
       default:
         conversation.wantedMs = now + limits.PULL_RETRY_MS;
@@ -207,7 +217,7 @@ export class Conversations {
     for (const entry of messages) {
       if (entry.syncId > conversation.received) {
         this.skipTo(group, conversation, entry.syncId - 1);
-        this.handOn(conversation, entry);
+        this.handOn(conversation, entry, now);
       }
     }
     // Not when its last entry said that the account is no member any more.
@@ -249,7 +259,7 @@ export class Conversations {
       const [group, conversation] = best;
       const id = this.nextId++;
       conversation.wantedMs = undefined;
-      conversation.pull = { id, dueMs: now + limits.ANSWER_MS };
+      conversation.pull = { id, dueMs: now + limits.ANSWER_MS, heard: conversation.head };
       const pull = new Writer().number(1, id).text(2, group);
       if (conversation.received !== undefined) {
         pull.present(3, conversation.received);
@@ -279,11 +289,15 @@ export class Conversations {
   sendAcks(): void {
     this.ackDueMs = undefined;
     const positions: Uint8Array[] = [];
+    const put = (group: string, syncId: number) =>
+      void positions.push(new Writer().text(1, group).number(2, syncId).finish());
+    this.left.forEach((syncId, group) => put(group, syncId));
+    this.left.clear();
     for (const [group, conversation] of this.list) {
       const { processed, acked } = conversation;
       if (processed !== undefined && processed > acked) {
         conversation.acked = processed;
-        positions.push(new Writer().text(1, group).number(2, processed).finish());
+        put(group, processed);
       }
     }
     while (positions.length > 0) {

@@ -221,7 +221,7 @@ test("a range that ends a membership ends there", () => {
   const body = new Writer().number(1, server.pulls.get("friends")).text(4, "friends").number(5, 1);
   const last = delivery(2).text(7, "friends").bytes(6, change({ removed: ["alice"] })).number(9, 1);
   server.say(Kind.Pulled, 1, body.message(6, last.finish()).number(7, 9).number(9, 5));
-  assert.deepEqual([told(server), server.pass(1000)], [["friends 2", "friends left"], []]);
+  assert.deepEqual([told(server), server.pass(1000)], [["friends 2", "friends left"], ["GroupAck:1:friends=2"]]);
 });
 
 test("a new connection goes on with what was under way", () => {
@@ -285,6 +285,37 @@ test("changes are read, and the end of a membership is told", () => {
   pulled(server, "away", [], { code: Code.NotFound });
   assert.deepEqual(told(server), ["friends 3", "friends left", "work 1", "work left", "away left"]);
   assert.deepEqual(server.session.groupPositions(1), {});
+});
+
+test("a group that is left is told once, and its last entry acknowledged", () => {
+  const server = holding({ friends: 4, work: 2 }, { autoAcknowledge: false });
+  push(server, "friends", 5, change({ removed: ["alice"] }), true);
+  assert.deepEqual(told(server), ["friends 5", "friends left"]);
+  // Or the router would tell its head again after 5, 10 and 20 s, and each time there would be no such group.
+  assert.deepEqual(server.pass(1000), ["GroupAck:1:friends=5,work=2"]);
+  assert.deepEqual(server.session.groupPositions(1), { work: 2 });
+  push(server, "work", 3, change({ dissolved: 1 }), true);
+  server.events();
+  server.session.close(1);
+  assert.deepEqual(server.said(), ["GroupAck:1:work=3", "Close:1"]);
+  // On the next connection nothing was pushed that waits for it.
+  const other = holding({ friends: 4, work: 2 });
+  push(other, "friends", 5, change({ removed: ["alice"] }), true);
+  other.reconnect();
+  push(other, "work", 3);
+  other.events();
+  assert.deepEqual(other.pass(1000), ["GroupAck:1:work=3"]);
+});
+
+test("of a group that is found to be left, nothing is told of again that was heard before the question", () => {
+  const server = holding({ friends: 4 });
+  push(server, "friends", 8, change({ removed: ["alice"] }), true);
+  assert.deepEqual(server.said(), ["Pull:1:friends:4"]);
+  // By which it joins again: it crosses the answer, and is asked for when the router tells of it.
+  push(server, "friends", 9, change({ set: [["alice", 1]] }), true);
+  pulled(server, "friends", [], { code: Code.NotFound });
+  assert.deepEqual(told(server), ["friends left"]);
+  assert.deepEqual(server.pass(1000), ["GroupAck:1:friends=8"]);
 });
 
 test("a message to a group is a submit like any other", () => {
