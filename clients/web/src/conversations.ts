@@ -144,6 +144,10 @@ export class Conversations {
   /** The next entry of a group goes to the app. */
   private handOn(conversation: Conversation, entry: Entry, now: number): void {
     conversation.received = entry.syncId;
+    // A range that was to be pulled has come by itself.
+    if (!isBehind(conversation)) {
+      conversation.wantedMs = undefined;
+    }
     const { isEvent, ...message } = entry;
     const event = isEvent ? decodeEvent(entry.payload) : undefined;
     const { channel } = this;
@@ -176,7 +180,7 @@ export class Conversations {
       conversation.priority = head.number(5);
       conversation.received ??= acked;
       conversation.processed ??= acked;
-      if (conversation.received === undefined || conversation.received < conversation.head) {
+      if (isBehind(conversation)) {
         conversation.wantedMs ??= now;
       }
       if (conversation.processed !== undefined && (acked ?? 0) < conversation.processed) {
@@ -211,6 +215,7 @@ export class Conversations {
         return;
     }
     conversation.head = Math.max(conversation.head, head);
+    const before = conversation.received;
     if (conversation.received === undefined) {
       conversation.received = conversation.processed = after;
     }
@@ -223,7 +228,8 @@ export class Conversations {
     // Not when its last entry said that the account is no member any more.
     if (this.list.has(group)) {
       this.skipTo(group, conversation, through);
-      conversation.wantedMs = conversation.received < conversation.head ? now : undefined;
+      const pauseMs = conversation.received === before ? limits.PULL_RETRY_MS : 0;
+      conversation.wantedMs = isBehind(conversation) ? now + pauseMs : undefined;
     }
     this.sendPulls(now);
   }
@@ -374,6 +380,10 @@ export class Conversations {
   private send(kind: number, body: Uint8Array): void {
     this.context.send(encodeFrame(kind, COMMAND, this.channel, body));
   }
+}
+
+function isBehind({ received, head }: Conversation): boolean {
+  return received === undefined || received < head;
 }
 
 /** Numbers of an entry's fields: from, client id, sent at, payload, whether it is a change, marks. */

@@ -64,7 +64,7 @@ export const SYNC_REPEAT_MS = 2000;
 export const CONVERSATIONS_MAX = 1024;
 /** Ranges of groups asked for at once on one channel; what is more important goes first. */
 export const PULLS_IN_FLIGHT_MAX = 4;
-/** The pause after a range that was refused, milliseconds. */
+/** The pause after a range that was refused or brought nothing, milliseconds. */
 export const PULL_RETRY_MS = 1000;
 /** Requests about groups on one channel that may be unanswered. */
 export const GROUP_REQUESTS_PENDING_MAX = 64;

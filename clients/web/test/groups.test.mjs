@@ -11,6 +11,7 @@ import { Server, delivery } from "./server.mjs";
 
 const ACK_MS = 20;
 const ANSWER_MS = 5000;
+const PULL_RETRY_MS = 1000;
 
 /** A server whose first login holds these positions. */
 function holding(groupPositions, options) {
@@ -212,6 +213,36 @@ test("a range has ends: what came meanwhile, what will not come, what it says of
   pulled(server, "friends", [], { code: Code.Storage });
   push(server, "away", 9);
   assert.deepEqual(server.said(), ["Pull:1:away:4"], "what was refused waits for its time");
+});
+
+test("a gap that closes by itself is not pulled", () => {
+  const server = holding({ friends: 4 });
+  tell(server, ["friends", 6, 4]);
+  assert.deepEqual(server.said(), ["Pull:1:friends:4"]);
+  pulled(server, "friends", [], { code: Code.Overloaded });
+  push(server, "friends", 5);
+  push(server, "friends", 6);
+  assert.deepEqual(told(server), ["friends 5", "friends 6"]);
+  assert.deepEqual(server.pass(PULL_RETRY_MS * 2), ["GroupAck:1:friends=6"]);
+});
+
+test("a router that announces what it does not hand out is not stormed", () => {
+  const server = holding({ friends: 4 });
+  tell(server, ["friends", 9, 4]);
+  let asked = 0;
+  for (let turn = 0; turn < 100; turn++) {
+    for (const said of [...server.said(), ...server.pass(PULL_RETRY_MS / 10)]) {
+      if (said.startsWith("Pull")) {
+        asked += 1;
+        pulled(server, "friends", [], { after: 4, through: 4 });
+      }
+    }
+  }
+  assert.ok(asked >= 2 && asked <= 11, `${asked} in ten seconds`);
+  // What it hands out after all is followed at once by what is behind that.
+  server.pass(PULL_RETRY_MS);
+  pulled(server, "friends", [5], { after: 4, head: 9 });
+  assert.deepEqual(server.said(), ["Pull:1:friends:5"]);
 });
 
 test("a range that ends a membership ends there", () => {
