@@ -422,7 +422,8 @@ export class Session {
         const away = new Fields(body);
         const min = Math.min(away.number(2), limits.AWAY_MS_MAX);
         const max = Math.min(Math.max(away.number(3), min), limits.AWAY_MS_MAX);
-        this.returnMs = now + between(min, max, this.random);
+        // No window, or hardly one, is none: the pauses grow as after any other connection that did not last.
+        this.returnMs = max < limits.RECONNECT_BASE_MS ? undefined : now + between(min, max, this.random);
         return this.part({ why: "sent-away", code: codeOf(away.number(1)), alternate: away.text(4) });
       }
       case Kind.Error: {

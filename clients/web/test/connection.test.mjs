@@ -59,6 +59,22 @@ test("GOAWAY's window is honoured", () => {
   assert.equal(server.session.pollTimeout() - server.now, 3_600_000);
 });
 
+test("a GOAWAY that names no window is followed by the usual pauses", () => {
+  for (const [min, max] of [[0, 0], [0, 99], [50, 0]]) {
+    const server = Server.live();
+    server.draw = 1 - 2 ** -53;
+    const pauses = [];
+    for (let login = 0; login < 5; login++) {
+      server.say(Kind.GoAway, 0, new Writer().number(2, min).number(3, max));
+      server.session.handleDisconnected(server.now);
+      pauses.push(server.session.pollTimeout() - server.now);
+      server.now = server.session.pollTimeout();
+      server.connect();
+    }
+    assert.deepEqual(pauses, [100, 200, 400, 800, 1600], `${min} to ${max}`);
+  }
+});
+
 test("an idle session says PING in time, and leaves when nothing answers", () => {
   const server = Server.live();
   assert.deepEqual(server.pass(53_999), []);
