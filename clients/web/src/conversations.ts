@@ -360,8 +360,12 @@ export class Conversations {
     this.sendPulls(now);
     for (const ask of this.asks) {
       if (ask.dueMs === undefined || now >= ask.dueMs) {
+        const isRepeated = ask.dueMs !== undefined;
         ask.dueMs = now + limits.ANSWER_MS;
-        this.send(Kind.Group, ask.body);
+        // What could not be written yet is not written again on top.
+        if (!isRepeated || this.context.unsentBytes() < limits.RESEND_BACKLOG_BYTES_MAX) {
+          this.send(Kind.Group, ask.body);
+        }
       }
     }
   }

@@ -52,7 +52,7 @@ export const ACK_EVERY = 32;
 export const ACK_DELAY_MS = 20;
 /** Time for a submit to be answered before it is sent again, milliseconds. */
 export const ANSWER_MS = 5000;
-/** Bytes that wait to be written above which no submit is sent a second time. */
+/** Bytes that wait to be written above which nothing large is said a second time, and no PING answered. */
 export const RESEND_BACKLOG_BYTES_MAX = 1024 * 1024;
 /** Base of the pause after a retryable refusal, milliseconds. */
 export const RETRY_BASE_MS = 50;

@@ -415,6 +415,10 @@ export class Session {
       case Kind.Connected:
         return this.handleGreeting(new Fields(body), now);
       case Kind.Ping:
+        // A server that asks and does not read: what could not be written yet says that somebody is here.
+        if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+          return;
+        }
         return this.send(encodeFrame(Kind.Pong, COMMAND, 0, body));
       case Kind.Pong:
         return;

@@ -6,6 +6,8 @@ import { fullJitter } from "../dist/jitter.js";
 import { Fields, WireError, Writer } from "../dist/protobuf.js";
 import { Server } from "./server.mjs";
 
+const ANSWER_MS = 5000;
+
 test("full jitter lies between zero and a bound that doubles up to its cap", () => {
   for (const [attempt, bound] of [[0, 100], [1, 200], [5, 3200], [9, 30_000], [2000, 30_000]]) {
     assert.equal(fullJitter(100, 30_000, attempt, () => 0), 0);
@@ -96,6 +98,34 @@ test("the client's wish shortens the heartbeat, and PING is answered with the sa
   server.say(Kind.Ping, 0, text);
   const [pong] = server.sent();
   assert.deepEqual([pong.kind, [...pong.body]], [Kind.Pong, [...text.finish()]]);
+});
+
+test("what cannot be written does not pile up where it is asked for either", () => {
+  const server = Server.live();
+  const members = Array.from({ length: 200 }, (_, number) => `${number}`.padStart(120, "0"));
+  for (let request = 0; request < 60; request++) {
+    server.session.askGroup(1, "friends", { act: "create", members }, server.now);
+  }
+  // The driver has taken it and cannot write it.
+  const backlog = server.session.pollTransmit(server.now).length;
+  assert.ok(backlog > 1024 * 1024);
+  let more = server.session.pollTransmit(server.now, backlog)?.length ?? 0;
+  for (let turn = 0; turn < 20; turn++) {
+    server.now += ANSWER_MS;
+    server.session.handleTimeout(server.now);
+    for (let ping = 0; ping < 100; ping++) {
+      server.say(Kind.Ping, 0, new Writer().text(1, "beat"));
+    }
+    more += server.session.pollTransmit(server.now, backlog + more)?.length ?? 0;
+  }
+  assert.ok(!server.session.wantsHangUp);
+  assert.ok(more < 1000, `${more} bytes on top of ${backlog}`);
+  server.sent();
+  server.say(Kind.Ping, 0, new Writer());
+  assert.deepEqual(server.said(), ["Pong:0"], "whoever reads again is answered again");
+  server.now += ANSWER_MS;
+  server.session.handleTimeout(server.now);
+  assert.ok(server.said().includes("Group:1"), "and asked again");
 });
 
 test("a connection that never says CONNECTED is given up", () => {
