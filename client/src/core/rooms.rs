@@ -174,13 +174,16 @@ impl Rooms {
             room.pull_due_ms = Some(now + ROOM_PULL_REPEAT_MS + rng.u64(0..ROOM_SPREAD_MS));
             return;
         }
+        let before = *last_id;
         // What is past retention will not come.
         *last_id = (*last_id).max(floor_id.saturating_sub(1));
         room.newest_id = room.newest_id.max(newest_id);
         let messages = room.sift(messages);
         room.last_id = room.last_id.max(Some(through_id.min(room.newest_id)));
         room.ack_due_ms.get_or_insert(now + rng.u64(0..ROOM_SPREAD_MS));
-        room.pull_due_ms = room.is_behind().then_some(now);
+        // An answer that brings nothing is no reason to ask at once.
+        let pause_ms = if room.last_id > Some(before) { 0 } else { ROOM_PULL_REPEAT_MS };
+        room.pull_due_ms = room.is_behind().then_some(now + pause_ms);
         if !messages.is_empty() {
             events.push_back(Event::Room { channel, room: name, messages, dropped: 0, online: 0, likes: 0 });
         }

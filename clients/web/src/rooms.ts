@@ -128,13 +128,16 @@ export class Rooms {
     }
     const messages = pulled.messages(3).map(roomMessage);
     const [throughId, floorId, newestId] = [pulled.number(4), pulled.number(5), pulled.number(6)];
+    const before = room.lastId;
     // What is past retention will not come.
     room.lastId = Math.max(room.lastId, floorId - 1);
     room.newestId = Math.max(room.newestId, newestId);
     const kept = sift(room, messages);
     room.lastId = Math.max(room.lastId, Math.min(throughId, room.newestId));
     room.ackDueMs ??= this.soon(now);
-    room.pullDueMs = isBehind(room) ? now : undefined;
+    // An answer that brings nothing is no reason to ask at once.
+    const pauseMs = room.lastId > before ? 0 : limits.ROOM_PULL_REPEAT_MS;
+    room.pullDueMs = isBehind(room) ? now + pauseMs : undefined;
     if (kept.length > 0) {
       const numbers = { dropped: 0, online: undefined, likes: undefined };
       this.context.emit({ type: "room", channel: this.channel, room: room.name, messages: kept, ...numbers });

@@ -117,6 +117,10 @@ test("a gap is pulled until it is closed, page by page", () => {
   pulled(server, [], { code: Code.Overloaded });
   assert.deepEqual(server.pass(REPEAT_MS), []);
   assert.deepEqual(server.pass(SPREAD_MS), ["RoomPull:1:live:1"]);
+  // One that brings nothing is no reason to ask at once, over and over.
+  pulled(server, [], { throughId: 1, newestId: 4 });
+  assert.ok(!server.pass(REPEAT_MS - 1).includes("RoomPull:1:live:1"));
+  assert.deepEqual(server.pass(1), ["RoomPull:1:live:1"]);
   // A part of it, whose beginning is past retention, with more to follow.
   pulled(server, [3], { throughId: 3, floorId: 3, newestId: 4 });
   assert.deepEqual(heard(server), [3]);

@@ -96,6 +96,11 @@ fn a_gap_is_pulled_until_it_is_closed() {
     let refused = RoomPulled { room: "live".into(), code: Code::Overloaded as i32, ..RoomPulled::default() };
     server.say(Kind::RoomPulled, 1, &refused);
     assert_eq!(pulls(&server.pass(ROOM_PULL_REPEAT_MS + ROOM_SPREAD_MS)), [1]);
+    // One that brings nothing is no reason to ask at once, over and over.
+    let nothing = RoomPulled { through_id: 1, floor_id: 1, newest_id: 4, code: 0, ..refused.clone() };
+    server.say(Kind::RoomPulled, 1, &nothing);
+    assert_eq!(pulls(&server.pass(ROOM_PULL_REPEAT_MS - 1)), [0; 0]);
+    assert_eq!(pulls(&server.pass(1)), [1]);
     // A part of it, whose beginning is past retention.
     let messages = vec![message(3)];
     let part = RoomPulled { messages, through_id: 3, floor_id: 3, newest_id: 4, code: 0, ..refused.clone() };
