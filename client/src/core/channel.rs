@@ -646,14 +646,15 @@ impl Channel {
         });
     }
 
-    /// Sends what is due. True when something had been sent before and was not answered in time.
+    /// Sends what is due. True when something had been sent before and was not answered in time. What is sent once is
+    /// then left alone: [`Self::handle_timeout`] gives it up, and may be called later than it was due.
     fn send_due(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if self.state != State::Open {
             return false;
         }
         let mut overdue = false;
         let mut places = SUBMITS_IN_FLIGHT_MAX.saturating_sub(self.in_flight());
-        for pending in self.pending.iter_mut().filter(|p| p.due_ms <= now) {
+        for pending in self.pending.iter_mut().filter(|p| p.due_ms <= now && (p.is_kept() || !p.in_flight)) {
             if pending.in_flight {
                 overdue = true;
                 // What the driver could not write yet is not written again on top.

@@ -59,3 +59,17 @@ fn it_waits_for_nothing_and_is_never_sent_twice() {
     server.connect();
     assert_eq!((server.submits_sent(), server.session.unanswered()), (Vec::<String>::new(), 0));
 }
+
+#[test]
+fn it_is_not_sent_again_by_the_next_one_before_its_end_is_noticed() {
+    let mut server = Server::live();
+    send(&mut server, "late").unwrap();
+    assert_eq!(server.submits_sent(), ["late"]);
+    // The app is faster than the driver's clock.
+    server.now += ANSWER_MS;
+    send(&mut server, "next").unwrap();
+    assert_eq!(server.submits_sent(), ["next"]);
+    server.session.handle_timeout(server.now);
+    assert_eq!(refusals(&mut server), [(Bytes::from_static(b"late"), Code::Unavailable)]);
+    assert_eq!(server.session.unanswered(), 1);
+}
