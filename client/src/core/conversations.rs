@@ -39,11 +39,19 @@ struct Conversation {
     wanted_ms: Option<u64>,
     /// The PULL under way, and when it is said again.
     pull: Option<(u64, u64)>,
+    /// The greater, the later something was last heard of it.
+    heard: u64,
 }
 
 impl Conversation {
     fn is_behind(&self) -> bool {
         self.received.is_none_or(|received| received < self.head)
+    }
+
+    /// Whether nothing is to come, as far as is known, and the app has processed all that came.
+    fn is_settled(&self) -> bool {
+        let is_quiet = self.wanted_ms.is_none() && self.pull.is_none() && !self.is_behind();
+        is_quiet && self.processed == self.received
     }
 }
 
@@ -64,6 +72,8 @@ pub(super) struct Conversations {
     left: Vec<GroupPosition>,
     ack_due_ms: Option<u64>,
     next_id: u64,
+    /// What was last given to `heard` of a conversation.
+    heard: u64,
     asks: VecDeque<Ask>,
 }
 
@@ -121,6 +131,7 @@ impl Conversations {
         self.list.iter().filter_map(|(group, conversation)| Some((group.as_str(), conversation.processed?)))
     }
 
+    /// A group's, a new one where there is a place for it.
     fn conversation(&mut self, group: &str) -> Option<&mut Conversation> {
         if !self.list.contains_key(group) {
             if self.list.len() >= CONVERSATIONS_MAX {
@@ -128,7 +139,32 @@ impl Conversations {
             }
             self.list.insert(group.to_owned(), Conversation::default());
         }
-        self.list.get_mut(group)
+        self.heard += 1;
+        let conversation = self.list.get_mut(group)?;
+        conversation.heard = self.heard;
+        Some(conversation)
+    }
+
+    /// Makes a place for a group that is not known, where there is none: of groups that were left while the device was
+    /// away nobody tells, so that they gather here. The settled one goes of which nothing was heard for the longest
+    /// time; should there be more of it, the router knows where this device left off. Where none is settled, what comes
+    /// is dropped, unacknowledged, and told again at the next login.
+    fn make_room(&mut self, group: &str, out: &mut Vec<u8>) {
+        if self.list.len() < CONVERSATIONS_MAX || self.list.contains_key(group) {
+            return;
+        }
+        // What cannot be written must not pile up, whatever the server sends.
+        if out.len() >= RESEND_BACKLOG_BYTES_MAX {
+            return;
+        }
+        // Or it would go on from an earlier place than the app has reached.
+        self.put_acks(out);
+        let settled = self.list.iter().filter(|(_, conversation)| conversation.is_settled());
+        let oldest =
+            settled.min_by_key(|(_, conversation)| conversation.heard).map(|(group, _)| group.clone());
+        if let Some(group) = oldest {
+            self.list.remove(&group);
+        }
     }
 
     /// An entry came, pushed or in the account's own timeline.
@@ -140,6 +176,7 @@ impl Conversations {
         events: &mut VecDeque<Event>,
     ) {
         let id = entry.sync_id;
+        self.make_room(&entry.group, out);
         let Some(conversation) = self.conversation(&entry.group) else { return };
         conversation.head = conversation.head.max(id);
         match conversation.received {
@@ -198,6 +235,7 @@ impl Conversations {
     /// Where the device is behind, the most important first.
     pub(super) fn handle_heads(&mut self, heads: GroupHeads, now: u64, out: &mut Vec<u8>) {
         for head in heads.heads {
+            self.make_room(&head.group, out);
             let Some(conversation) = self.conversation(&head.group) else { continue };
             conversation.head = conversation.head.max(head.head);
             conversation.priority = head.priority;

@@ -324,14 +324,15 @@ impl Session {
     }
 
     /// Tells what the app holds of a group from an earlier run; without it the router's knowledge counts. To be
-    /// called right after [`Self::open`].
+    /// called right after [`Self::open`]. Of more than 1,024 groups the first are kept.
     pub fn resume_group(&mut self, number: u16, group: &str, sync_id: u64) {
         if let Some(channel) = numbered(&mut self.channels, number) {
             channel.conversations.resume(group, sync_id);
         }
     }
 
-    /// What a channel holds of its groups, for the next [`Self::resume_group`].
+    /// What a channel holds of its groups, for the next [`Self::resume_group`]: 1,024 at most. Beyond, one that nothing was
+    /// heard of for the longest time is forgotten, and gone on from by what the router knows.
     #[must_use]
     pub fn group_positions(&self, number: u16) -> Vec<(String, u64)> {
         let channel = self.channels.iter().find(|c| c.number == number);

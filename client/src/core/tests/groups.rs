@@ -3,7 +3,7 @@
 use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, Pull};
 
 use super::*;
-use crate::limits::PULL_RETRY_MS;
+use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, RESEND_BACKLOG_BYTES_MAX};
 
 impl Server {
     /// Alice holds a group up to an entry.
@@ -262,6 +262,87 @@ fn what_is_held_from_an_earlier_run_is_gone_on_from_and_told() {
     let asked = Pull { after: Some(7), ..pull };
     server.answer(&asked, 8..=9, 9, 9);
     assert_eq!(server.entries(), [8, 9]);
+}
+
+/// Somebody who holds as many groups as find a place, each up to its fifth entry, and has since heard of all but "g0".
+fn in_many_groups() -> Server {
+    let mut server = Server::live();
+    for number in 0..CONVERSATIONS_MAX {
+        server.session.resume_group(1, &format!("g{number}"), 5);
+    }
+    for number in 1..CONVERSATIONS_MAX {
+        let head = GroupHead { group: format!("g{number}"), head: 5, acked: Some(5), ..GroupHead::default() };
+        server.say(Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    }
+    assert_eq!(server.pulls(), []);
+    server
+}
+
+fn entry(group: &str, sync_id: u64) -> GroupDelivery {
+    GroupDelivery { group: group.into(), sync_id, ..GroupDelivery::default() }
+}
+
+#[test]
+fn groups_that_were_left_while_the_device_was_away_take_no_place_from_new_ones() {
+    let mut server = in_many_groups();
+    server.say(Kind::GroupDelivery, 1, &entry("team", 9));
+    let frames = server.sent();
+    let mut told = frames.iter().filter(|frame| frame.header.kind == Kind::GroupAck.byte());
+    let told = told.any(|frame| {
+        let ack = GroupAck::decode(frame.body.clone()).unwrap();
+        ack.positions.iter().any(|position| (&*position.group, position.sync_id) == ("g0", 5))
+    });
+    assert!(told, "what is forgotten is told before");
+    let pulls: Vec<_> = frames.iter().filter(|frame| frame.header.kind == Kind::Pull.byte()).collect();
+    let [pull] = &pulls[..] else { panic!("{pulls:?}") };
+    let pull = Pull::decode(pull.body.clone()).unwrap();
+    assert_eq!((&*pull.group, pull.after), ("team", None));
+    server.answer(&Pull { after: Some(8), ..pull }, [9], 9, 9);
+    assert_eq!(server.entries(), [9]);
+    let held = server.session.group_positions(1);
+    assert_eq!(held.len(), CONVERSATIONS_MAX);
+    assert!(held.contains(&("team".to_owned(), 9)) && !held.iter().any(|(group, _)| group == "g0"));
+    // Told of by a head likewise; and one that is back goes on where the router knows it to be.
+    let head = GroupHead { group: "g0".into(), head: 6, acked: Some(5), ..GroupHead::default() };
+    server.say(Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    let pull = server.pull();
+    assert_eq!((&*pull.group, pull.after), ("g0", Some(5)));
+}
+
+#[test]
+fn a_group_of_which_the_app_or_the_router_owes_something_keeps_its_place() {
+    let mut server = in_many_groups();
+    server.session.options.auto_acknowledge = false;
+    // The app works on an entry of the one, a range of the other is under way.
+    server.say(Kind::GroupDelivery, 1, &entry("g0", 6));
+    server.say(Kind::GroupDelivery, 1, &entry("g1", 7));
+    let pull = server.pull();
+    for number in 2..CONVERSATIONS_MAX {
+        let head = GroupHead { group: format!("g{number}"), head: 5, acked: Some(5), ..GroupHead::default() };
+        server.say(Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    }
+    server.say(Kind::GroupDelivery, 1, &entry("team", 9));
+    server.session.acknowledge_group(1, "g0", 6, server.now);
+    server.answer(&pull, 6..=7, 7, 7);
+    assert_eq!(server.entries(), [6, 6, 7]);
+    let held = server.session.group_positions(1);
+    assert!(held.contains(&("g0".to_owned(), 6)) && held.contains(&("g1".to_owned(), 5)));
+    assert!(!held.iter().any(|(group, _)| group == "g2"), "the first that is settled");
+}
+
+#[test]
+fn a_server_that_speaks_of_ever_new_groups_and_does_not_read_fills_nothing() {
+    let mut server = in_many_groups();
+    let mut out = Vec::new();
+    for number in 0..10_000 {
+        let head =
+            GroupHead { group: format!("{number:0>120}"), head: 5, acked: Some(5), ..GroupHead::default() };
+        put_control(&mut out, Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    }
+    server.session.handle_bytes(&out, server.now);
+    let waiting = server.session.poll_transmit(server.now).unwrap().len();
+    assert!(waiting < RESEND_BACKLOG_BYTES_MAX + 4096, "{waiting}");
+    assert_eq!(server.session.group_positions(1).len(), CONVERSATIONS_MAX);
 }
 
 const NO_IDS: [u64; 0] = [];
