@@ -84,18 +84,19 @@ pub(crate) enum Request {
     Close { channel: u16 },
     Submit { sending: Sending, channel: u16, client_id: Bytes, to: Target, payload: Bytes, answer: Answer },
     Publish { channel: u16, client_id: Bytes, room: String, room_type: u32, payload: Bytes, answer: Answer },
-    Enter { channel: u16, room: String, answer: oneshot::Sender<Result<(), ClientError>> },
+    Enter { channel: u16, room: String, answer: Done },
     Leave { channel: u16, room: String },
     Like { channel: u16, room: String, count: u32 },
     Acknowledge { channel: u16, sync_id: u64 },
     AcknowledgeGroup { channel: u16, group: String, sync_id: u64 },
     Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<Result<GroupAnswer, ClientError>> },
-    MarkRead { channel: u16, conversation: Conversation, sync_id: u64 },
+    MarkRead { channel: u16, conversation: Conversation, sync_id: u64, answer: Done },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
 }
 
 pub(crate) type Answer = oneshot::Sender<Result<Accepted, ClientError>>;
+pub(crate) type Done = oneshot::Sender<Result<(), ClientError>>;
 
 /// A session that stays connected by itself. Ends when dropped.
 #[derive(Debug)]
@@ -347,9 +348,10 @@ impl Client {
     }
 
     /// Says that the account has read a conversation up to `sync_id`. Kept until the router has it, which
-    /// [`Event::ReadMark`] tells; a name that is none, and more than 256 that wait, are dropped.
+    /// [`Event::ReadMark`] tells; forgotten when the channel is closed for good.
     ///
     /// # Errors
+    /// [`ClientError::Submit`] when the channel does not exist or was closed for good, the name is none, or 256 wait;
     /// [`ClientError::Closed`].
     pub async fn mark_read(
         &self,
@@ -357,7 +359,9 @@ impl Client {
         conversation: Conversation,
         sync_id: u64,
     ) -> Result<(), ClientError> {
-        self.request(Request::MarkRead { channel, conversation, sync_id }).await
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::MarkRead { channel, conversation, sync_id, answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)?
     }
 
     /// What a channel holds without a gap, to be kept for the next start.

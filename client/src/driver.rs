@@ -210,9 +210,9 @@ impl Driver {
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
-            Request::MarkRead { channel, conversation, sync_id } => {
-                // Documented: what cannot be said is not said.
-                self.session.mark_read(channel, conversation, sync_id, now).ok();
+            Request::MarkRead { channel, conversation, sync_id, answer } => {
+                let marked = self.session.mark_read(channel, conversation, sync_id, now);
+                drop(answer.send(marked.map_err(Into::into)));
             }
             Request::LastSyncId { channel, answer } => drop(answer.send(self.session.last_sync_id(channel))),
             // Taken by the loop.

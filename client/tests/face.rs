@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moor_client::core::{Disconnect, SubmitError};
-use moor_client::{Client, ClientError, Event, Options};
+use moor_client::{Client, ClientError, Conversation, Event, Options};
 use moor_wire::Code;
 use moor_wire::client::{Act, Close, GoAway, GroupNothing, Kind, Opened, Submit, sync_id};
 use prost::Message;
@@ -138,6 +138,8 @@ async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
     assert!(matches!(error, ClientError::Abandoned { code: Code::Kicked }), "{error}");
     let error = soon("an error", ask()).await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Submit(SubmitError::NoChannel(1))), "{error}");
+    let error = client.mark_read(1, Conversation::Peer("bob".into()), 3).await.unwrap_err();
+    assert!(matches!(error, ClientError::Submit(SubmitError::NoChannel(1))), "{error}");
 
     client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
     peer.take(Kind::Open).await;
@@ -152,6 +154,8 @@ async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
 
     let long = client.send(1, "bob", vec![0; 70_000].into()).await.unwrap_err();
     assert!(matches!(long, ClientError::Submit(_)), "{long}");
+    let nameless = client.mark_read(1, Conversation::Group(String::new()), 3).await.unwrap_err();
+    assert!(matches!(nameless, ClientError::Submit(_)), "{nameless}");
 }
 
 #[tokio::test]

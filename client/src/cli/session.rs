@@ -284,11 +284,14 @@ pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
         (None, None) => return Err("say --peer ACCOUNT or --group NAME".into()),
     };
     let (client, mut events) = log_in(&read.device, &read.account, From::Resume, false, global).await?;
-    client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
     let stored = async {
         while let Some(event) = events.recv().await {
             final_refusal(&event)?;
             match event {
+                // Not before: a login that is refused says more than a channel that is not there.
+                Event::Opened { .. } => {
+                    client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
+                }
                 Event::ReadMark { conversation: stored, sync_id, .. }
                     if stored == conversation && sync_id >= read.sync_id =>
                 {
