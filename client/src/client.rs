@@ -82,8 +82,7 @@ pub enum ClientError {
 pub(crate) enum Request {
     Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
     Close { channel: u16 },
-    Submit { sending: Sending, channel: u16, client_id: Bytes, to: Target, payload: Bytes, answer: Answer },
-    Publish { channel: u16, client_id: Bytes, room: String, room_type: u32, payload: Bytes, answer: Answer },
+    Submit { sending: Sending, channel: u16, client_id: Bytes, to: Whom, payload: Bytes, answer: Answer },
     Enter { channel: u16, room: String, answer: Done },
     Leave { channel: u16, room: String },
     Like { channel: u16, room: String, count: u32 },
@@ -93,6 +92,14 @@ pub(crate) enum Request {
     MarkRead { channel: u16, conversation: Conversation, sync_id: u64, answer: Done },
     LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
     Shutdown { done: oneshot::Sender<()> },
+}
+
+/// Whom a message is for.
+pub(crate) enum Whom {
+    /// An account or a group.
+    Timeline(Target),
+    /// Everybody in a room, as a message of a type.
+    Room(String, u32),
 }
 
 pub(crate) type Answer = oneshot::Sender<Result<Accepted, ClientError>>;
@@ -224,13 +231,26 @@ impl Client {
         &self,
         channel: u16,
         client_id: Bytes,
-        (room, room_type): (&str, u32),
+        room: (&str, u32),
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
-        let (answer, answered) = oneshot::channel();
-        let room = room.to_owned();
-        self.request(Request::Publish { channel, client_id, room, room_type, payload, answer }).await?;
-        answered.await.map_err(|_| ClientError::Closed)?
+        self.publish_with(Sending::default(), channel, client_id, room, payload).await
+    }
+
+    /// [`Self::publish`] with a business level or traffic marks; see
+    /// [`Session::publish_as`](crate::core::Session::publish_as).
+    ///
+    /// # Errors
+    /// As [`Self::send_as`].
+    pub async fn publish_with(
+        &self,
+        sending: impl Into<Sending>,
+        channel: u16,
+        client_id: Bytes,
+        (room, number): (&str, u32),
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
+        self.offer(sending.into(), channel, client_id, Whom::Room(room.to_owned(), number), payload).await
     }
 
     /// Logs a channel out.
@@ -308,8 +328,18 @@ impl Client {
         to: Target,
         payload: Bytes,
     ) -> Result<Accepted, ClientError> {
+        self.offer(sending.into(), channel, client_id, Whom::Timeline(to), payload).await
+    }
+
+    async fn offer(
+        &self,
+        sending: Sending,
+        channel: u16,
+        client_id: Bytes,
+        to: Whom,
+        payload: Bytes,
+    ) -> Result<Accepted, ClientError> {
         let (answer, answered) = oneshot::channel();
-        let sending = sending.into();
         self.request(Request::Submit { sending, channel, client_id, to, payload, answer }).await?;
         answered.await.map_err(|_| ClientError::Closed)?
     }

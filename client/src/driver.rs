@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::client::{Accepted, Answer, ClientError, Request};
+use crate::client::{Accepted, Answer, ClientError, Request, Whom};
 use crate::core::{Disconnect, Event, Options, Session};
 use crate::dial::Duplex;
 use crate::limits::{EVENTS_MAX, EVENTS_WAITING_MAX, FAREWELL_MS, READ_BYTES, SLEEP_MS_MAX};
@@ -177,16 +177,16 @@ impl Driver {
                 self.forget(channel);
             }
             Request::Submit { sending, channel, client_id, to, payload, answer } => {
-                match self.session.submit_to(sending, channel, client_id.clone(), to, payload, now) {
+                let id = client_id.clone();
+                let taken = match to {
+                    Whom::Timeline(to) => self.session.submit_to(sending, channel, id, to, payload, now),
+                    Whom::Room(room, number) => {
+                        self.session.publish_as(sending, channel, id, (&room, number), payload, now)
+                    }
+                };
+                match taken {
                     Ok(()) => self.answers.entry((channel, client_id)).or_default().push_back(answer),
                     // Whoever asked may have stopped waiting: then nobody needs the answer.
-                    Err(error) => drop(answer.send(Err(error.into()))),
-                }
-            }
-            Request::Publish { channel, client_id, room, room_type, payload, answer } => {
-                let room = (room.as_str(), room_type);
-                match self.session.publish(channel, client_id.clone(), room, payload, now) {
-                    Ok(()) => self.answers.entry((channel, client_id)).or_default().push_back(answer),
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }

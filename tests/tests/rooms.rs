@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use moor_client::core::RoomMessage;
 use moor_client::{Event, Options, Session};
 use moor_tests::process::{Process, gateway, run, wait_for};
 use serde_json::Value;
@@ -70,6 +71,22 @@ impl Person {
                 .iter()
                 .filter(|message| (message.id > 0) == reliable)
                 .map(|message| (message.id, String::from_utf8_lossy(&message.payload).into_owned()))
+                .collect(),
+            _ => Vec::new(),
+        })
+    }
+
+    /// Texts of what it heard, and the marks that are given.
+    fn marked(&self) -> Vec<(String, String)> {
+        let words = |message: &RoomMessage| {
+            let marks = message.marks.clone().unwrap_or_default();
+            let given = marks.named().filter(|(_, value)| !value.is_empty());
+            given.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        self.read(|event| match event {
+            Event::Room { messages, .. } => messages
+                .iter()
+                .map(|message| (String::from_utf8_lossy(&message.payload).into_owned(), words(message)))
                 .collect(),
             _ => Vec::new(),
         })
@@ -209,6 +226,42 @@ fn what_is_said_arrives_on_every_gateway_large_room_or_small() -> Result<()> {
     for gateway in &gateways {
         gateway.wait_stat("gateway.rooms_open", Duration::from_secs(5), |rooms| rooms == 0)?;
     }
+    Ok(())
+}
+
+#[test]
+fn what_is_said_from_the_command_line_has_its_level_and_its_marks() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let router = start_router(data.path(), &[])?;
+    let gateway = gateway("gateway-a", router.address("router"), &[])?;
+    let member = Person::member("m0", vec![gateway.address("clients")]);
+    wait_online(&router, 1)?;
+    let at = [
+        format!("--target={}", gateway.address("clients")),
+        format!("--router={}", router.address("router")),
+    ];
+    let moor = |told: &[&str]| run("moor", &[&at.each_ref().map(String::as_str), told].concat());
+    let send = |told: &[&str]| moor(&[&["send", "--from", "bob", "--room", ROOM], told].concat());
+    let (code, out, err) =
+        send(&["--type", "1", "--mark", "release=canary", "--mark", "source=app", "--id", "card-1", "card"])?;
+    assert_eq!((code, out.trim()), (Some(0), "stored as #1 of live"), "{err}");
+    let (_, out, _) = send(&["--type", "1", "--id", "card-1", "card"])?;
+    assert_eq!(out.trim(), "stored as #1 of live, as before");
+    let (code, out, err) = moor(&["room", "publish", ROOM, "note", "--mark", "campaign=spring"])?;
+    assert_eq!((code, out.trim()), (Some(0), "said in live"), "{err}");
+    // Level 1, the app's own, and below are off: only what names level 0 is taken.
+    assert_eq!(moor(&["degrade", "1"])?.0, Some(0));
+    assert_eq!(send(&["--timeout", "1", "chatter"])?.0, Some(1), "the client tries until its time is up");
+    let (code, out, err) = send(&["--level", "0", "alarm"])?;
+    assert_eq!((code, out.trim()), (Some(0), "said in live"), "{err}");
+    wait_for(Duration::from_secs(5), "what was said", || Ok((member.marked().len() == 3).then_some(())))?;
+    let marked = member.marked();
+    let marked: Vec<_> = marked.iter().map(|(text, marks)| (text.as_str(), marks.as_str())).collect();
+    let wanted = [("card", "source=app release=canary"), ("note", "campaign=spring"), ("alarm", "")];
+    assert_eq!(marked, wanted);
+    // A room has types in place of classes, and only a room has them.
+    assert_eq!(send(&["--class", "normal", "x"])?.0, Some(2));
+    assert_eq!(moor(&["send", "--from", "bob", "--to", "alice", "--type", "1", "x"])?.0, Some(2));
     Ok(())
 }
 

@@ -26,6 +26,8 @@ Examples (with the appliance running: cargo run --release):
   moor send --from bob --group friends \"hi all\"
   moor room enter live --account alice        what is said in the room, until Ctrl-C
   moor room publish live hi --type 1          a reliable message to everybody in it
+  moor send --from bob --room live --level 2 \"hi\"
+                                              as a client, and the first to be refused when it gets too much
   moor stats --json | jq .router
   moor listen --account alice --target edge.example.net:7100 --tls
                                               encrypted, if edge.example.net shows a certificate this host trusts
@@ -82,7 +84,7 @@ pub struct Global {
 enum Command {
     /// Log an account in and print what it receives.
     Listen(session::Listen),
-    /// Send a reliable message and wait until the router has it.
+    /// Send a reliable message, or say something in a room, and wait until the router has it.
     Send(session::Send),
     /// Mark a conversation as read, on all devices of an account.
     Read(session::Read),

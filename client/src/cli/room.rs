@@ -4,10 +4,11 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use moor_client::core::RoomMessage;
 use moor_client::{Event, Options};
+use moor_router_client::{Answer, Request};
 use serde_json::json;
 
 use super::service::router;
-use super::session::final_refusal;
+use super::session::{final_refusal, marks_of, show_marks};
 use super::{Failure, Global, output};
 
 const CHANNEL: u16 = 1;
@@ -16,7 +17,7 @@ const CHANNEL: u16 = 1;
 pub enum Room {
     /// Log an account in, enter a room and print what is said there.
     Enter(Enter),
-    /// Say something to everybody in a room, through the router.
+    /// Say something to everybody in a room, through the router; `moor send --room` says it as a client does.
     Publish(Publish),
     /// Show how many are in a room.
     Stats(Stats),
@@ -52,6 +53,9 @@ pub struct Publish {
     /// Type of the message: unless the router's settings say otherwise 0 is normal, 1 reliable, and more droppable.
     #[arg(long = "type", value_name = "N", default_value_t = 0)]
     number: u32,
+    /// Where it comes from, as in `moor send`: source, campaign or release, such as release=canary. May be repeated.
+    #[arg(long, value_name = "MARK=VALUE")]
+    mark: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -106,19 +110,28 @@ pub async fn enter(enter: &Enter, global: &Global) -> Result<(), Failure> {
 fn print_message(message: &RoomMessage, global: &Global) -> Result<(), Failure> {
     let RoomMessage { from, r#type: number, sent_at_ms, id, .. } = message;
     let text = output::payload(&message.payload);
-    let mark = if *id > 0 { format!(" #{id}") } else { String::new() };
-    let line = format!("{}{mark} {from}: {text}", output::time_of_day(*sent_at_ms));
+    let (shown, marks) = show_marks(&message.marks.clone().unwrap_or_default());
+    let place = if *id > 0 { format!(" #{id}") } else { String::new() };
+    let line = format!("{}{place} {from}: {text}{shown}", output::time_of_day(*sent_at_ms));
     let object = json!({
         "event": "message", "id": id, "type": number, "from": from, "sent_at_ms": sent_at_ms, "text": text,
+        "marks": marks,
     });
     output::line(global, &line, &object)
 }
 
 /// Says something in a room.
 pub fn publish(publish: &Publish, global: &Global) -> Result<(), Failure> {
-    let Publish { room, text, from, number } = publish;
-    let text = Bytes::copy_from_slice(text.as_bytes());
-    let sent = router(global)?.publish(&global.app, from, (room, *number), &text)?;
+    let Publish { room, text, from, number, mark } = publish;
+    let mut request = Request::room_publish(&global.app, from, (room, *number), None, text.as_bytes())?;
+    if let Some(marks) = marks_of(mark)? {
+        request = request.marked(marks)?;
+    }
+    let mut router = router(global)?;
+    let ticket = router.start(request)?;
+    let Answer::Sent(sent) = router.finish(ticket)? else {
+        return Err("the router answered something else than was asked".into());
+    };
     let line = match sent.sync_id {
         0 => format!("said in {room}"),
         id => format!("stored as #{id} of {room}"),

@@ -85,11 +85,18 @@ pub struct Send {
     #[arg(long)]
     from: String,
     /// Account that receives.
-    #[arg(long, required_unless_present = "group")]
+    #[arg(long, required_unless_present_any = ["group", "room"])]
     to: Option<String>,
     /// Group that receives, of which the sender is a member.
     #[arg(long, conflicts_with = "to")]
     group: Option<String>,
+    /// Room whose members hear it; the sender need not be in it.
+    #[arg(long, conflicts_with_all = ["to", "group", "class"])]
+    room: Option<String>,
+    /// Type of a message for a room: unless the router's settings say otherwise 0 is normal, 1 reliable, and more
+    /// droppable.
+    #[arg(long = "type", value_name = "N", default_value_t = 0, conflicts_with_all = ["to", "group"])]
+    number: u32,
     /// Name of this device.
     #[arg(long, default_value = "cli-send")]
     device: String,
@@ -349,7 +356,7 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
 }
 
 /// `MARK=VALUE` of the command line.
-fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
+pub(super) fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
     let mut marks = TrafficMarks::default();
     for word in words {
         let (name, value) = word.split_once('=').ok_or_else(|| format!("--mark {word}: say MARK=VALUE"))?;
@@ -368,7 +375,7 @@ fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
 }
 
 /// Those that are given, for people and for machines.
-fn show_marks(marks: &TrafficMarks) -> (String, serde_json::Value) {
+pub(super) fn show_marks(marks: &TrafficMarks) -> (String, serde_json::Value) {
     let given: Vec<_> = marks.named().filter(|(_, value)| !value.is_empty()).collect();
     let text = given.iter().fold(String::new(), |text, (name, value)| format!("{text} [{name}={value}]"));
     (text, given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
@@ -388,10 +395,13 @@ async fn send_one(
     };
     let marks = marks_of(&send.mark)?;
     let sending = Sending { class: class.unwrap_or_default(), level: send.level, marks };
+    if let Some(room) = &send.room {
+        return say_one(client, send, room, sending, text, id, global).await;
+    }
     let (to, name) = match (&send.to, &send.group) {
         (Some(to), _) => (Target::Account(to.clone()), to),
         (None, Some(group)) => (Target::Group(group.clone()), group),
-        (None, None) => return Err("say --to ACCOUNT or --group GROUP".into()),
+        (None, None) => return Err("say --to ACCOUNT, --group GROUP or --room ROOM".into()),
     };
     if class.is_some() {
         let id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
@@ -399,8 +409,7 @@ async fn send_one(
         let line = format!("on its way to whoever is logged in as {name}");
         return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
     }
-    // Text, so that it can be given back with --id.
-    let id = id.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned);
+    let id = text_id(id);
     let payload = Bytes::copy_from_slice(text.as_bytes());
     let sent = client.send_to(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), to, payload);
     let Ok(sent) = tokio::time::timeout(Duration::from_secs(send.timeout), sent).await else {
@@ -417,4 +426,41 @@ async fn send_one(
     let object =
         json!({ "event": "accepted", "to": name, "id": id, "sync_id": sync_id, "duplicate": duplicate });
     output::line(global, &line, &object)
+}
+
+/// Says one message in a room.
+async fn say_one(
+    client: &Client,
+    send: &Send,
+    room: &str,
+    sending: Sending,
+    text: &str,
+    id: Option<&str>,
+    global: &Global,
+) -> Result<(), Failure> {
+    let (id, payload) = (text_id(id), Bytes::copy_from_slice(text.as_bytes()));
+    let (client_id, to) = (Bytes::copy_from_slice(id.as_bytes()), (room, send.number));
+    let said = client.publish_with(sending, CHANNEL, client_id, to, payload);
+    let Ok(said) = tokio::time::timeout(Duration::from_secs(send.timeout), said).await else {
+        return Err(format!(
+            "the router did not take the message within {} s; it may still have it: send it again with --id {id}, \
+             which stores it once if its type is reliable",
+            send.timeout
+        )
+        .into());
+    };
+    let Accepted { sync_id, duplicate, .. } = said?;
+    let again = if duplicate { ", as before" } else { "" };
+    let line = match sync_id {
+        0 => format!("said in {room}"),
+        sync_id => format!("stored as #{sync_id} of {room}{again}"),
+    };
+    let object =
+        json!({ "event": "accepted", "room": room, "id": id, "sync_id": sync_id, "duplicate": duplicate });
+    output::line(global, &line, &object)
+}
+
+/// An id that is text, so that it can be given back with --id.
+fn text_id(given: Option<&str>) -> String {
+    given.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
 }

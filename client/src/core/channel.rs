@@ -577,8 +577,10 @@ impl Channel {
     }
 
     /// A message for everybody in a room.
+    #[allow(clippy::too_many_arguments, reason = "a message's parts, and the session's")]
     pub(super) fn publish(
         &mut self,
+        sending: Sending,
         client_id: Bytes,
         (room, room_type): (&str, u32),
         payload: Bytes,
@@ -588,7 +590,8 @@ impl Channel {
     ) -> Result<(), SubmitError> {
         check_room(room)?;
         // Kept until it is answered, whatever the router's settings say it is worth.
-        let pending = Pending::new(Class::Reliable.into(), client_id, payload);
+        let sending = Sending { class: Class::Reliable, ..sending };
+        let pending = Pending::new(sending, client_id, payload);
         let pending = Pending { room: room.to_owned(), room_type, ..pending };
         self.offer(pending, data_bytes_max, now, out)
     }

@@ -305,8 +305,25 @@ impl Session {
         payload: Bytes,
         now: u64,
     ) -> Result<(), SubmitError> {
+        self.publish_as(Sending::default(), number, client_id, room, payload, now)
+    }
+
+    /// [`Self::publish`] with a business level or traffic marks. The type says what the message is worth: the class is
+    /// not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub fn publish_as(
+        &mut self,
+        sending: impl Into<Sending>,
+        number: u16,
+        client_id: Bytes,
+        room: (&str, u32),
+        payload: Bytes,
+        now: u64,
+    ) -> Result<(), SubmitError> {
         let channel = numbered(&mut self.channels, number).ok_or(SubmitError::NoChannel(number))?;
-        channel.publish(client_id, room, payload, self.data_bytes_max, now, &mut self.out)
+        channel.publish(sending.into(), client_id, room, payload, self.data_bytes_max, now, &mut self.out)
     }
 
     /// Says that everything up to `sync_id` on a channel is processed and will not be lost.

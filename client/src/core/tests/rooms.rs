@@ -1,6 +1,6 @@
 //! Rooms: entered again after a reconnect, reliable messages once and in order, gaps pulled.
 
-use moor_wire::client::{RoomAck, RoomEnter, RoomLeave, RoomLike, RoomPull};
+use moor_wire::client::{RoomAck, RoomEnter, RoomLeave, RoomLike, RoomPull, TrafficMarks};
 use moor_wire::rooms::ack_spread_ms;
 
 use super::*;
@@ -192,4 +192,24 @@ fn what_is_said_in_a_room_is_kept_until_it_is_answered() {
     assert_eq!(server.events(), [accepted]);
     let refused = server.session.publish(1, id, ("", 5), Bytes::new(), server.now);
     assert!(matches!(refused, Err(SubmitError::Name(_))));
+}
+
+#[test]
+fn what_is_said_in_a_room_carries_its_level_and_its_marks_whenever_it_is_sent() {
+    let mut server = Server::live();
+    let marks = TrafficMarks { release: "canary".into(), ..TrafficMarks::default() };
+    let sending = Sending { class: Class::Transient, level: Some(2), marks: Some(marks.clone()) };
+    let id = Bytes::from_static(b"id");
+    server.session.publish_as(sending, 1, id, ("live", 5), Bytes::new(), server.now).unwrap();
+    for _ in 0..2 {
+        let sent = server.sent();
+        assert_eq!(
+            Class::from_flags(sent[0].header.flags),
+            Class::Reliable,
+            "its type says what it is worth"
+        );
+        let submit = Submit::decode(sent[0].body.clone()).unwrap();
+        assert_eq!((submit.level, submit.marks.as_ref()), (Some(2), Some(&marks)));
+        server.advance(ANSWER_MS);
+    }
 }
