@@ -99,7 +99,7 @@ pub const ROOM_COUNTS_PER_TURN_MAX: usize = 4;
 /// Members a batch is handed to in a turn, all rooms together: some 3 µs each, so that a large room adds less than a
 /// millisecond to what somebody else waits for.
 pub const ROOM_MEMBERS_PER_TURN_MAX: usize = 256;
-/// Members that a batch reaches at once; the others follow over half of the time to the next batch.
+/// Members that a batch reaches at once; the others follow over three quarters of the time to the next batch.
 pub const ROOM_AT_ONCE_MEMBERS: usize = 256;
 /// How often a batch under way goes on, milliseconds.
 pub const ROOM_PACE_MS: u64 = 2;

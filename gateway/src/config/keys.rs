@@ -453,7 +453,7 @@ pub const KEYS: &[Key] = &[
         "MS",
         "Time from one batch of a room to the next",
         "Milliseconds, at most 10,000; 0: no time. What is said meanwhile is merged, so that no client is written to more \
-         often for one room. Beyond its first 256 members on a worker a room is served over half of this time."
+         often for one room. Beyond its first 256 members on a worker a room is served over three quarters of this time."
     ),
     key!(
         rooms.down_bytes,

@@ -81,12 +81,18 @@ pub struct Handout {
     pub began_ms: u64,
 }
 
+/// Time until the last member of a large room has a batch, milliseconds. Measured with 50,000 members on two cores: over
+/// half of the interval pushes to single sessions took 23 ms at the 99th percentile, over three quarters 3 ms.
+pub const fn pace_ms(down_ms: u64) -> u64 {
+    down_ms / 4 * 3
+}
+
 impl Handout {
     /// How many members may have it by now. In a large room all of them at once would be a moment in which nobody else is
-    /// served, here and on the way to the clients: it takes half of the time to the next batch.
+    /// served, here and on the way to the clients: it takes three quarters of the time to the next batch.
     pub fn reach(&self, down_ms: u64, now_ms: u64) -> usize {
         let elapsed_ms = usize::try_from(now_ms.saturating_sub(self.began_ms)).unwrap_or(usize::MAX);
-        let pace_ms = usize::try_from(down_ms / 2).unwrap_or(usize::MAX);
+        let pace_ms = usize::try_from(pace_ms(down_ms)).unwrap_or(usize::MAX);
         let paced = self.members.saturating_mul(elapsed_ms).checked_div(pace_ms);
         paced.map_or(usize::MAX, |paced| paced.saturating_add(ROOM_AT_ONCE_MEMBERS))
     }
@@ -209,8 +215,7 @@ impl Waiting {
         // Who was given up on is told by the state alone what is the newest, and pulls.
         let again = (above > 0 && lacking(above)).then(|| (above, write(true)));
         let plain = is_new.then(|| write(false));
-        // The last member has the batch after half of the time to the next.
-        let acknowledged_ms = now_ms + down_ms / 2 + ack_spread_ms(state.online);
+        let acknowledged_ms = now_ms + pace_ms(down_ms) + ack_spread_ms(state.online);
         for reliable in &mut self.reliable {
             if reliable.tries == 0 || repeated(reliable) {
                 reliable.tries += 1;
