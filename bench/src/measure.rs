@@ -46,7 +46,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 const LAST_MESSAGES: Duration = Duration::from_secs(15);
 /// Longest wait for the pushes after `hold`.
 const TOUCH_ANSWERS: Duration = Duration::from_secs(30);
-/// Longest wait until the gateway has noticed that everybody has gone, and given back what they took.
+/// Longest wait for the next one to be gone, and at last for the gateway to give back what they took.
 const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Nobody else has gone for so long: who was going has gone.
 const DEPARTED: Duration = Duration::from_millis(500);
@@ -166,14 +166,18 @@ pub fn once(
 
 /// Everybody has gone: how much of what they took the gateway has given back to the system, percent.
 fn given_back(empty: u64, held: u64, load: &Load, report: &mut Report) -> Result<(), String> {
-    let waited = Instant::now();
+    let (mut since, mut before) = (Instant::now(), u64::MAX);
     loop {
         let stats = Stats::read(&load.admin)?;
         let left = stats.number("/gateway/connections_open");
+        // The kernel takes half a minute to end two million of them: as long as some go, the others are waited for.
+        if left < before {
+            (since, before) = (Instant::now(), left);
+        }
         let gone = held.saturating_sub(stats.resident_bytes());
         #[allow(clippy::cast_precision_loss, reason = "bytes of this host's memory are far below 2^52")]
         let percent = 100.0 * gone as f64 / held.saturating_sub(empty).max(1) as f64;
-        if left == 0 && percent >= GIVEN_BACK_PERCENT_ENOUGH || waited.elapsed() >= GIVEN_BACK_WITHIN {
+        if left == 0 && percent >= GIVEN_BACK_PERCENT_ENOUGH || since.elapsed() >= GIVEN_BACK_WITHIN {
             report.number("gateway_user_bytes_given_back_percent", percent);
             report.count("gateway_user_bytes_left", stats.resident_bytes());
             if left > 0 {
