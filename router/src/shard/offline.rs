@@ -42,14 +42,19 @@ impl Shard {
         })
     }
 
+    /// Counts a message that was accepted with nobody there. The longest payload that is told with it; `None`: nothing is.
+    fn count_absent(&mut self, app: &str, sent_at_ms: u64) -> Option<usize> {
+        self.metrics.offline_messages.increment();
+        self.count(app, Class::Reliable, State::Offline, 1, sent_at_ms);
+        self.offline.payload_bytes_max(app)
+    }
+
     /// A message was stored: is anybody there?
     pub(super) fn check_presence(&mut self, account: Option<AccountIndex>, submit: &Submit, stored: Stored) {
         if account.is_some_and(|account| self.is_listening(account)) {
             return;
         }
-        self.metrics.offline_messages.increment();
-        self.count(&submit.to.app, Class::Reliable, State::Offline, 1, submit.sent_at_ms);
-        let Some(payload_bytes_max) = self.offline.payload_bytes_max(&submit.to.app) else { return };
+        let Some(payload_bytes_max) = self.count_absent(&submit.to.app, submit.sent_at_ms) else { return };
         let (mut payload, mut marks, mut group) = (submit.payload.clone(), submit.marks.clone(), None);
         if let Origin::Spread { is_told, .. } = submit.origin {
             let Ok(copied) = GroupDelivery::decode(submit.payload.clone()) else { return };
@@ -86,9 +91,7 @@ impl Shard {
         if entry.entry.is_event() || account.is_some_and(|account| self.is_listening(account)) {
             return;
         }
-        self.metrics.offline_messages.increment();
-        self.count(&group.app, Class::Reliable, State::Offline, 1, entry.sent_at_ms);
-        let Some(payload_bytes_max) = self.offline.payload_bytes_max(&group.app) else { return };
+        let Some(payload_bytes_max) = self.count_absent(&group.app, entry.sent_at_ms) else { return };
         if !entry.is_told(member) {
             return;
         }
@@ -117,30 +120,40 @@ impl Shard {
         tails: &[(Arc<AccountKey>, u64)],
         cause: Cause,
     ) {
+        for (group, pushed) in tails {
+            self.report_left(index, group.group(), (*pushed, *pushed), cause);
+        }
+    }
+
+    /// Tells of what a session leaves behind: of its account's timeline, or of a group's.
+    fn report_left(
+        &mut self,
+        index: SessionIndex,
+        group: Option<&str>,
+        (first_sync_id, last_sync_id): (u64, u64),
+        cause: Cause,
+    ) {
         let Some(session) = self.registry.session(index) else { return };
         let Some(account) = self.registry.account(session.account) else { return };
         let app = self.registry.app_name(account.app);
         if self.offline.payload_bytes_max(&app).is_none() {
             return;
         }
-        let (hash, device, name) = (account.hash, session.device.clone(), account.name.clone());
-        for (group, pushed) in tails {
-            let news = Offline {
-                app: (*app).into(),
-                account: name.clone(),
-                device: Some(device.clone()),
-                group: group.group().map(Into::into),
-                first_sync_id: *pushed,
-                last_sync_id: *pushed,
-                count: 1,
-                class: Class::Reliable,
-                sent_at_ms: None,
-                cause,
-                marks: None,
-                payload: None,
-            };
-            self.offline.handle_absence(hash, news, self.now_ms);
-        }
+        let news = Offline {
+            app: (*app).into(),
+            account: account.name.clone(),
+            device: Some(session.device.clone()),
+            group: group.map(Into::into),
+            first_sync_id,
+            last_sync_id,
+            count: last_sync_id - first_sync_id + 1,
+            class: Class::Reliable,
+            sent_at_ms: None,
+            cause,
+            marks: None,
+            payload: None,
+        };
+        self.offline.handle_absence(account.hash, news, self.now_ms);
     }
 
     /// A session was given up on, or is the last of its account and goes: what it has not acknowledged.
@@ -154,38 +167,18 @@ impl Shard {
             return;
         }
         let owner = session.account;
-        let (hash, device, name) = (account.hash, session.device.clone(), account.name.clone());
-        let app = self.registry.app_name(account.app);
         self.metrics.offline_messages.add(last - first + 1);
         self.count_now(owner, Class::Reliable, State::Offline, last - first + 1);
-        if self.offline.payload_bytes_max(&app).is_none() {
-            return;
-        }
-        let news = Offline {
-            app: (*app).into(),
-            account: name,
-            device: Some(device),
-            group: None,
-            first_sync_id: first,
-            last_sync_id: last,
-            count: last - first + 1,
-            class: Class::Reliable,
-            sent_at_ms: None,
-            cause,
-            marks: None,
-            payload: None,
-        };
-        self.offline.handle_absence(hash, news, self.now_ms);
+        self.report_left(index, None, (first, last), cause);
     }
 
     /// A session is about to be taken out. One that rests has been told of.
     pub(super) fn check_departure(&mut self, index: SessionIndex) {
         let Some(session) = self.registry.session(index) else { return };
         let is_last = self.registry.account(session.account).is_some_and(|account| account.sessions == 1);
-        let key = (index, session.generation());
         if is_last && !session.is_resting() {
+            let tails = self.tails_of((index, session.generation()));
             self.report_unacknowledged(index, Cause::Departed);
-            let tails = self.tails_of(key);
             self.report_tails(index, &tails, Cause::Departed);
         }
     }
