@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StartError;
@@ -51,17 +52,13 @@ impl DataDir {
             Err(errno) => return Err(unwritable(&lock_path)(errno.into())),
         }
         let meta_path = path.join("router.meta");
-        let meta = match fs::read_to_string(&meta_path) {
-            Ok(text) => toml::from_str::<Meta>(&text).map_err(|error| StartError::Store {
-                path: meta_path.clone(),
-                detail: error.message().to_owned(),
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        let meta = match read::<Meta>(&meta_path)? {
+            Some(meta) => meta,
+            None => {
                 let meta = Meta { format: FORMAT, shards: shards.unwrap_or(1) };
                 write_durably(&meta_path, &meta).map_err(unwritable(&meta_path))?;
                 meta
             }
-            Err(error) => return Err(unwritable(&meta_path)(error)),
         };
         if meta.format != FORMAT {
             return Err(StartError::Format { path: path.to_owned(), stored: meta.format, known: FORMAT });
@@ -82,6 +79,17 @@ impl DataDir {
     /// The message file of a shard.
     pub fn messages(&self, shard: u32) -> PathBuf {
         self.path.join(format!("messages-{shard}.sqlite"))
+    }
+}
+
+/// What [`write_durably`] wrote there, if it ever did.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StartError> {
+    match fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text)
+            .map(Some)
+            .map_err(|error| StartError::Store { path: path.to_owned(), detail: error.message().to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StartError::DataDirectory { path: path.to_owned(), source }),
     }
 }
 

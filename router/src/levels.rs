@@ -1,7 +1,6 @@
 //! Business levels that are switched off: one switch for all shards, kept over restarts. A router that goes down with too
 //! much to do comes back with it.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use moor_wire::limits::LEVEL_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::datadir::{DataDir, write_durably};
+use crate::datadir::{self, DataDir};
 use crate::error::StartError;
 
 /// What `router.levels` says.
@@ -29,16 +28,10 @@ impl Levels {
     /// As it was left.
     pub fn open(data: &DataDir) -> Result<Self, StartError> {
         let path = data.levels();
-        let broken = |detail: String| StartError::Store { path: path.clone(), detail };
-        let off_from = match fs::read_to_string(&path) {
-            Ok(text) => {
-                toml::from_str::<Kept>(&text).map_err(|error| broken(error.message().to_owned()))?.off_from
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => LEVEL_MAX + 1,
-            Err(source) => return Err(StartError::DataDirectory { path, source }),
-        };
+        let off_from = datadir::read::<Kept>(&path)?.map_or(LEVEL_MAX + 1, |kept| kept.off_from);
         if !Self::may_be(off_from) {
-            return Err(broken(format!("off_from is {off_from}: 1 to {} can be", LEVEL_MAX + 1)));
+            let detail = format!("off_from is {off_from}: 1 to {} can be", LEVEL_MAX + 1);
+            return Err(StartError::Store { path, detail });
         }
         if off_from <= LEVEL_MAX {
             tracing::warn!(
@@ -62,12 +55,14 @@ impl Levels {
     /// Switches. In force at once; an error means that the next start will not know of it.
     pub fn switch(&self, from_level: u32) -> io::Result<()> {
         self.off_from.store(from_level, Ordering::Relaxed);
-        write_durably(&self.path, &Kept { off_from: from_level })
+        datadir::write_durably(&self.path, &Kept { off_from: from_level })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
