@@ -58,6 +58,10 @@ impl Shard {
 
     /// Sends what was taken in this turn to the rooms' shards.
     pub fn hand_runs(&mut self) {
+        // As in most turns: a new map costs more than a look.
+        if self.rooms.runs.is_empty() {
+            return;
+        }
         for (key, run) in std::mem::take(&mut self.rooms.runs) {
             self.metrics.room_runs.increment();
             let shard = self.shard_of(key.hash);
