@@ -49,15 +49,9 @@ pub struct RoomState {
 /// Within what time a member acknowledges what everybody in its room got in the same instant, at a random moment,
 /// milliseconds: up to 250,000 of them send no more than 25,000 acknowledgements a second together, and one of them is for
 /// all that came meanwhile.
-pub const fn ack_spread_ms(online: u32) -> u64 {
-    let spread_ms = online as u64 / ACKS_PER_MS;
-    if spread_ms < ACK_SPREAD_MS_MIN {
-        ACK_SPREAD_MS_MIN
-    } else if spread_ms > ACK_SPREAD_MS_MAX {
-        ACK_SPREAD_MS_MAX
-    } else {
-        spread_ms
-    }
+#[must_use]
+pub fn ack_spread_ms(online: u32) -> u64 {
+    (u64::from(online) / ACKS_PER_MS).clamp(ACK_SPREAD_MS_MIN, ACK_SPREAD_MS_MAX)
 }
 
 const ACKS_PER_MS: u64 = 25;
