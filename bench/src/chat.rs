@@ -99,18 +99,19 @@ impl Outcome {
 
     /// Its figures, at the rate that was ordered.
     pub fn report(&self, rate: u64, report: &mut Report) {
+        let lost = self.lost();
         let unanswered = self.sent.saturating_sub(self.accepted + self.refusals.total());
         report.count("rate", rate);
         report.count("accepted", self.accepted);
         self.refusals.report(report);
         report.count("unanswered", unanswered);
-        report.count("messages_lost", self.lost());
+        report.count("messages_lost", lost);
         report.count("duplicates", self.duplicates);
         report.count("gaps", self.gaps);
         report.count("answer_p50_us", self.answer.value_at_quantile(0.5));
         report.count("answer_p99_us", self.answer.value_at_quantile(0.99));
-        if self.lost() > 0 {
-            report.shortcoming(format!("{} messages were taken and did not arrive", self.lost()));
+        if lost > 0 {
+            report.shortcoming(format!("{lost} messages were taken and did not arrive"));
         }
         if unanswered > 0 {
             report.shortcoming(format!("{unanswered} messages were not answered"));

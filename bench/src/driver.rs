@@ -402,9 +402,7 @@ impl Driver {
     fn seats_due(&mut self, now: u64) {
         let Some(mut seats) = self.seats.take() else { return };
         while let Some((index, bytes)) = seats.next_move(now).or_else(|| seats.next_word(now)) {
-            if self.fleet.members[index as usize].stage == Stage::Live {
-                self.send(index, self.share.dialect.carry(bytes));
-            }
+            self.say(index, bytes);
         }
         seats.publish();
         self.seats = Some(seats);
@@ -415,9 +413,14 @@ impl Driver {
     /// Acknowledgements, and questions for what is missing.
     fn chat_due(&mut self, now: u64) {
         while let Some((index, bytes)) = self.chat.as_mut().and_then(|chat| chat.next_word(now)) {
-            if self.fleet.members[index as usize].stage == Stage::Live {
-                self.send(index, self.share.dialect.carry(bytes));
-            }
+            self.say(index, bytes);
+        }
+    }
+
+    /// A client says frames, if it is logged in.
+    fn say(&mut self, index: u32, frames: Vec<u8>) {
+        if self.fleet.members[index as usize].stage == Stage::Live {
+            self.send(index, self.share.dialect.carry(frames));
         }
     }
 
