@@ -243,7 +243,7 @@ impl Rig {
 }
 
 impl Wire {
-    /// Bodies of the frames of a verb since the last look; the others are passed over.
+    /// Frames since the last look.
     fn frames(&mut self) -> Vec<Frame> {
         let context = Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(bytes)) = self.out.poll_take(&context) {
@@ -252,6 +252,7 @@ impl Wire {
         std::iter::from_fn(|| self.reader.try_next().unwrap()).collect()
     }
 
+    /// Bodies of the frames of a verb since the last look; the others are passed over.
     fn bodies(&mut self, verb: Verb) -> Vec<Bytes> {
         let frames = self.frames().into_iter();
         frames.filter(|frame| frame.header.kind == verb.byte()).map(|frame| frame.body).collect()
