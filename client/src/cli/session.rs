@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use moor_client::core::{DialError, Disconnect, Target};
-use moor_client::{Accepted, Client, Conversation, Event, Options, Sending};
+use moor_client::{Accepted, Client, ClientError, Conversation, Event, Options, Sending};
 use moor_wire::Code;
 use moor_wire::client::{Class, TrafficMarks};
 use moor_wire::identity::{check_account, check_app, check_device};
@@ -412,15 +412,7 @@ async fn send_one(
     let id = text_id(id);
     let payload = Bytes::copy_from_slice(text.as_bytes());
     let sent = client.send_to(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), to, payload);
-    let Ok(sent) = tokio::time::timeout(Duration::from_secs(send.timeout), sent).await else {
-        return Err(format!(
-            "the router did not take the message within {} s; it may still have it: \
-             send it again with --id {id}, which stores it once",
-            send.timeout
-        )
-        .into());
-    };
-    let Accepted { sync_id, duplicate, .. } = sent?;
+    let Accepted { sync_id, duplicate, .. } = answered(sent, send.timeout, &id, "stores it once").await?;
     let again = if duplicate { ", as before" } else { "" };
     let line = format!("accepted as #{sync_id} of {name}{again}");
     let object =
@@ -441,15 +433,8 @@ async fn say_one(
     let (id, payload) = (text_id(id), Bytes::copy_from_slice(text.as_bytes()));
     let (client_id, to) = (Bytes::copy_from_slice(id.as_bytes()), (room, send.number));
     let said = client.publish_with(sending, CHANNEL, client_id, to, payload);
-    let Ok(said) = tokio::time::timeout(Duration::from_secs(send.timeout), said).await else {
-        return Err(format!(
-            "the router did not take the message within {} s; it may still have it: send it again with --id {id}, \
-             which stores it once if its type is reliable",
-            send.timeout
-        )
-        .into());
-    };
-    let Accepted { sync_id, duplicate, .. } = said?;
+    let once = "stores it once if its type is reliable";
+    let Accepted { sync_id, duplicate, .. } = answered(said, send.timeout, &id, once).await?;
     let again = if duplicate { ", as before" } else { "" };
     let line = match sync_id {
         0 => format!("said in {room}"),
@@ -458,6 +443,23 @@ async fn say_one(
     let object =
         json!({ "event": "accepted", "room": room, "id": id, "sync_id": sync_id, "duplicate": duplicate });
     output::line(global, &line, &object)
+}
+
+/// The answer to a message, or what to do where none comes in time.
+async fn answered(
+    sent: impl Future<Output = Result<Accepted, ClientError>>,
+    seconds: u64,
+    id: &str,
+    once: &str,
+) -> Result<Accepted, Failure> {
+    let Ok(answer) = tokio::time::timeout(Duration::from_secs(seconds), sent).await else {
+        return Err(format!(
+            "the router did not take the message within {seconds} s; it may still have it: \
+             send it again with --id {id}, which {once}"
+        )
+        .into());
+    };
+    Ok(answer?)
 }
 
 /// An id that is text, so that it can be given back with --id.
