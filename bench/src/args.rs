@@ -319,6 +319,10 @@ pub struct HostileLoad {
     /// Frames of flooders a second, all together.
     #[arg(long, default_value_t = 100_000, value_name = "PER_S", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     pub frames: u64,
+    /// So often all of them, one after the other. With two or more `growth_bytes` tells whether what the gateway holds when
+    /// everybody has gone comes to rest: the most of the later half of the cycles less the most of the earlier half.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub cycles: u32,
 }
 
 impl HostileLoad {

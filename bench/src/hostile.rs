@@ -93,27 +93,43 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
     calm.sort_by(f64::total_cmp);
     let calm_p99_us = calm[1];
     let held = Stats::read(&load.admin)?.resident_bytes();
-    let mut attacks = serde_json::Map::new();
-    let mut worst = 0_f64;
-    for attack in hostile.attacks() {
-        eprintln!("{}", attack.name());
-        let attackers = Attackers::start(attack, hostile);
-        let mut round = Report::default();
-        let result = once(Work::Ping, load, &gateway, None, false, &mut round);
-        let attacked = attackers.stop();
-        result?;
-        let (done, refused) = attacked?;
-        let p99_us = round.figure("latency_p99_us").unwrap_or(f64::NAN);
-        let ratio = p99_us / calm_p99_us;
-        worst = worst.max(ratio);
-        attacks.insert(
-            attack.name().to_owned(),
-            json!({ "p99_us": p99_us, "ratio": ratio, "done": done, "refused": refused }),
+    let mut tolls: Vec<(Attack, Toll)> =
+        hostile.attacks().into_iter().map(|attack| (attack, Toll::default())).collect();
+    let mut resident = Vec::new();
+    let (after, gone) = loop {
+        for (attack, toll) in &mut tolls {
+            eprintln!("{}", attack.name());
+            let attackers = Attackers::start(*attack, hostile);
+            let mut round = Report::default();
+            let result = once(Work::Ping, load, &gateway, None, false, &mut round);
+            let attacked = attackers.stop();
+            result?;
+            let (done, refused) = attacked?;
+            let p99_us = round.figure("latency_p99_us").unwrap_or(f64::NAN);
+            toll.p99_us.push(p99_us);
+            toll.done += done;
+            toll.refused += refused;
+            let ratio = p99_us / calm_p99_us;
+            eprintln!("  p99 {p99_us:.0} µs, {ratio:.2} of calm; {done} done, {refused} refused");
+            report.inherit(round);
+        }
+        let (after, gone) = wait_until_gone(hostile)?;
+        resident.push(after.resident_bytes());
+        eprintln!(
+            "cycle {} of {}: {} bytes resident",
+            resident.len(),
+            hostile.cycles,
+            after.resident_bytes()
         );
-        eprintln!("  p99 {p99_us:.0} µs, {ratio:.2} of calm; {done} done, {refused} refused");
-        report.inherit(round);
-    }
-    let (after, gone) = wait_until_gone(hostile)?;
+        if !gone || resident.len() >= hostile.cycles as usize {
+            break (after, gone);
+        }
+    };
+    let worst = tolls.iter().map(|(_, toll)| toll.worst_us() / calm_p99_us).fold(0.0, f64::max);
+    let attacks: serde_json::Map<_, _> = tolls
+        .iter_mut()
+        .map(|(attack, toll)| (attack.name().to_owned(), toll.to_json(calm_p99_us)))
+        .collect();
     report.number("calm_p99_us", calm_p99_us);
     report.value("calm_p99_us_rounds", json!(calm));
     report.value("attacks", serde_json::Value::Object(attacks));
@@ -121,6 +137,10 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
     report.count("left_open", after.number("/gateway/connections_open"));
     report.count("resident_bytes_calm", held);
     report.count("resident_bytes_after", after.resident_bytes());
+    if let Some(growth) = growth(&resident) {
+        report.value("resident_bytes_by_cycle", json!(resident));
+        report.value("growth_bytes", json!(growth));
+    }
     let mut counters = serde_json::Map::new();
     for key in [
         "accept_refused",
@@ -141,6 +161,42 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
     }
     report.require(&load.require);
     report.finish("hostile", load.json.as_deref())
+}
+
+/// What one attack did to the good ones, over all cycles.
+#[derive(Debug, Default)]
+struct Toll {
+    p99_us: Vec<f64>,
+    done: u64,
+    refused: u64,
+}
+
+impl Toll {
+    /// The highest of the rounds.
+    fn worst_us(&self) -> f64 {
+        self.p99_us.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// The middle round's figures, and the highest.
+    fn to_json(&mut self, calm_p99_us: f64) -> serde_json::Value {
+        self.p99_us.sort_by(f64::total_cmp);
+        let p99_us = self.p99_us[self.p99_us.len() / 2];
+        json!({
+            "p99_us": p99_us,
+            "ratio": p99_us / calm_p99_us,
+            "ratio_max": self.worst_us() / calm_p99_us,
+            "done": self.done,
+            "refused": self.refused,
+        })
+    }
+}
+
+/// By how much the most that was held after any cycle of the second half is above the most of the first half: pools
+/// and pages that fill up come to rest, a leak does not. `None`: too few cycles to tell.
+fn growth(resident: &[u64]) -> Option<i64> {
+    let (first, second) = resident.split_at(resident.len() / 2);
+    let most = |half: &[u64]| half.iter().max().and_then(|bytes| i64::try_from(*bytes).ok());
+    Some(most(second)? - most(first)?)
 }
 
 fn wait_until_gone(hostile: &HostileLoad) -> Result<(Stats, bool), String> {
@@ -306,5 +362,18 @@ impl Crowd {
             self.done += count;
             self.open.push_back(stream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::growth;
+
+    #[test]
+    fn what_fills_up_is_no_growth_and_what_goes_on_is() {
+        assert_eq!(growth(&[30]), None, "one cycle tells nothing");
+        assert_eq!(growth(&[30, 37, 38, 38, 37, 38]), Some(0));
+        assert_eq!(growth(&[30, 31, 32, 33, 34]), Some(3));
+        assert_eq!(growth(&[40, 38]), Some(-2));
     }
 }
