@@ -45,6 +45,7 @@ const _: () = assert!(size_of::<Channel>() <= 36);
 impl Entry for Channel {
     // Generation 0 is never handed out, so that no handle is all zeros.
     const FIRST_GENERATION: u32 = 1;
+    const GENERATION_MASK: u32 = GENERATION_MASK;
 
     fn vacant(generation: u32) -> Self {
         Self {

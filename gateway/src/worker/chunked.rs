@@ -3,8 +3,9 @@
 //!
 //! A chunk comes with its first entry and goes when its last one has been vacated. (Keeping one for the next who comes
 //! costs more than it saves: it holds 512 KiB of the allocator, which is quick at giving out again what it just got.) A
-//! chunk that goes leaves its highest generation behind: the entries of the one that takes its place begin there, so
-//! what is remembered of the old ones stays recognisable.
+//! chunk that goes leaves its latest generation behind: the entries of the one that takes its place begin there, so
+//! what is remembered of the old ones stays recognisable. Generations wrap: the latest is the one that is furthest ahead of
+//! where the chunk began.
 
 use std::ops::{Index, IndexMut};
 
@@ -15,6 +16,9 @@ const CHUNK_BYTES: usize = 16 * 1024;
 pub trait Entry {
     /// Generation of the first who takes an entry.
     const FIRST_GENERATION: u32;
+
+    /// Bits of a generation.
+    const GENERATION_MASK: u32;
 
     /// An entry that nobody is in; who takes it is of `generation`.
     fn vacant(generation: u32) -> Self;
@@ -89,7 +93,9 @@ impl<T: Entry> Chunked<T> {
         self.room_from = self.room_from.min(number);
         if chunk.occupied == 0 {
             let entries = chunk.entries.take().unwrap_or_default();
-            chunk.generation = entries.iter().map(T::generation).max().unwrap_or(chunk.generation);
+            let ahead = |entry: &T| entry.generation().wrapping_sub(chunk.generation) & T::GENERATION_MASK;
+            let furthest = entries.iter().max_by_key(|entry| ahead(entry));
+            chunk.generation = furthest.map_or(chunk.generation, T::generation);
             (chunk.vacant_from, chunk.vacant_to_end_from) = (0, 0);
         }
     }
@@ -198,6 +204,7 @@ mod tests {
 
     impl Entry for Seat {
         const FIRST_GENERATION: u32 = 1;
+        const GENERATION_MASK: u32 = 0xff;
         fn vacant(generation: u32) -> Self {
             Self { generation, taken: false, _wide: [0; 127] }
         }
@@ -252,6 +259,22 @@ mod tests {
         }
         assert!(table.get(0).is_none());
         assert_eq!(take(&mut table, 0), 50);
+    }
+
+    #[test]
+    fn generations_go_on_when_they_have_wrapped() {
+        let mut table = Chunked::<Seat>::new();
+        let mut seen = std::collections::VecDeque::new();
+        for _ in 0..2000 {
+            let generation = take(&mut table, 3);
+            assert!(!seen.contains(&generation), "generation {generation} came twice within 200");
+            seen.push_back(generation);
+            if seen.len() > 200 {
+                seen.pop_front();
+            }
+            // As channels do, which leave 0 out.
+            table.vacate(3, ((generation + 1) & Seat::GENERATION_MASK).max(1));
+        }
     }
 
     proptest! {

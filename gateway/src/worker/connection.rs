@@ -146,6 +146,7 @@ pub struct Connection {
 
 impl Entry for Connection {
     const FIRST_GENERATION: u32 = 1;
+    const GENERATION_MASK: u32 = Token::GENERATION_MASK;
 
     fn vacant(generation: u32) -> Self {
         Self {

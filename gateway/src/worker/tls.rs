@@ -73,6 +73,7 @@ impl Place {
 impl Entry for Place {
     // The slot's connection has the generations.
     const FIRST_GENERATION: u32 = 0;
+    const GENERATION_MASK: u32 = 0;
 
     fn vacant(_: u32) -> Self {
         Self::Vacant
