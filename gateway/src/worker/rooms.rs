@@ -189,8 +189,7 @@ impl<I: Io> Worker<I> {
 
     fn rooms_tell(&mut self, now: Now) {
         let Some(link) = self.link.up_slot() else {
-            self.rooms.forget_empty();
-            return;
+            return self.rooms.tell_nobody();
         };
         for _ in 0..ROOM_COUNTS_PER_TURN_MAX {
             if !self.rooms.has_news(now.0) {

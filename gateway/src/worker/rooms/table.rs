@@ -343,12 +343,18 @@ impl Rooms {
         {
             entry.position = u32::try_from(place).unwrap_or(NIL);
         }
+        let index = RoomIndex(index);
         if room.members.is_empty() {
             room.members = Vec::new();
-            room.waiting = Waiting::default();
-            room.handout = None;
+            // Nothing is left to hand out.
+            if std::mem::take(&mut room.waiting).is_active {
+                self.active.retain(|active| *active != index);
+            }
+            if room.handout.take().is_some() {
+                self.handing.retain(|handed| *handed != index);
+            }
         }
-        self.change(RoomIndex(index));
+        self.change(index);
     }
 
     /// Likes from a member of a room.
@@ -418,28 +424,39 @@ impl Rooms {
             }
             (room.told, room.told_on, room.told_ms) = (room.count(), link, now_ms);
             room.is_changed = false;
-            if room.members.is_empty() {
-                self.by_key.remove(&room.key);
-                if let Some(rooms) = self.by_app.get_mut(room.app()) {
-                    *rooms -= 1;
-                    if *rooms == 0 {
-                        self.by_app.remove(room.app());
-                    }
-                }
-                self.rooms[index.0 as usize] = None;
-                self.free_rooms.push(index.0);
-            }
+            self.close_empty(*index);
             false
         });
         self.changed = changed;
         news
     }
 
-    /// Rooms that nobody is in are forgotten while there is no link to tell it on.
-    pub fn forget_empty(&mut self) {
-        if self.members == 0 && !self.by_key.is_empty() {
+    /// There is no link to tell anything on, and the next one is told everything: rooms that nobody is in are forgotten.
+    pub fn tell_nobody(&mut self) {
+        for index in std::mem::take(&mut self.changed) {
+            if let Some(room) = self.get_mut(index) {
+                room.is_changed = false;
+            }
+            self.close_empty(index);
+        }
+        if self.by_key.is_empty() {
+            // The night does not cost the memory of the day.
             *self = Self { key: std::mem::take(&mut self.key), ..Self::default() };
         }
+    }
+
+    /// Forgets a room if nobody is in it.
+    fn close_empty(&mut self, index: RoomIndex) {
+        let Some(place) = self.rooms.get_mut(index.0 as usize) else { return };
+        let Some(room) = place.take_if(|room| room.members.is_empty()) else { return };
+        self.by_key.remove(&room.key);
+        if let Some(rooms) = self.by_app.get_mut(room.app()) {
+            *rooms -= 1;
+            if *rooms == 0 {
+                self.by_app.remove(room.app());
+            }
+        }
+        self.free_rooms.push(index.0);
     }
 
     /// Checks what must hold at any time.
@@ -457,7 +474,12 @@ impl Rooms {
                 counted += 1;
             }
             assert!(room.remaining <= room.members.len());
+            let listed = |list: &mut dyn Iterator<Item = &RoomIndex>| list.filter(|at| at.0 == index).count();
+            assert_eq!(listed(&mut self.active.iter()), usize::from(room.waiting.is_active));
+            assert_eq!(listed(&mut self.handing.iter()), usize::from(room.handout.is_some()));
         }
+        let exists = |index: &RoomIndex| self.get(*index).is_some();
+        assert!(self.active.iter().all(exists) && self.handing.iter().all(exists));
         assert_eq!(counted, self.members);
         assert_eq!(by_app, self.by_app);
         let chained: usize =
@@ -632,7 +654,7 @@ mod tests {
         rooms.leave_all(ChannelIndex(1));
         rooms.leave_all(ChannelIndex(2));
         rooms.leave_all(ChannelIndex(3));
-        rooms.forget_empty();
+        rooms.tell_nobody();
         rooms.validate();
     }
 }

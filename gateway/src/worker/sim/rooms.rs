@@ -357,3 +357,59 @@ fn who_does_not_read_loses_batches_and_is_not_closed_for_it() {
     assert!(bed.is_open(slow));
     assert!(bed.counter(Counter::SendQueuedBytes) <= 8192 && bed.counter(Counter::FramesEvicted) > 0);
 }
+
+#[test]
+fn a_room_left_and_entered_again_is_listed_once() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (peer, other) = (bed.client(0, "phone"), bed.client(0, "other"));
+    bed.open(peer, 1, "alice");
+    bed.open(other, 1, "bob");
+    enter(&mut bed, peer, 1, "live", None);
+    let mut flap = Vec::new();
+    put_control(&mut flap, Kind::Leave, 1, &RoomLeave { room: "live".into() });
+    put_control(&mut flap, Kind::Enter, 1, &RoomEnter { room: "live".into(), last_id: None });
+    for _ in 0..10 {
+        push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+        bed.advance(100);
+        push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+        bed.write(peer, &flap);
+        bed.seats[0].worker.rooms.validate();
+    }
+    // The place of a room that is gone is another's.
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
+    leave(&mut bed, peer, 1, "live");
+    enter(&mut bed, other, 1, "next", None);
+    push(&mut bed, router, "next", 0, &[(Class::Normal, 0, 10)]);
+    bed.seats[0].worker.rooms.validate();
+    bed.hang_up(peer);
+    bed.hang_up(other);
+    bed.assert_clean();
+}
+
+#[test]
+fn rooms_that_nobody_is_in_make_way_while_the_router_is_away() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (peer, other) = (bed.client(0, "phone"), bed.client(0, "other"));
+    bed.open(peer, 1, "alice");
+    bed.open(other, 1, "bob");
+    enter(&mut bed, other, 1, "stays", None);
+    bed.seats[0].kernel.borrow_mut().router_listens = false;
+    bed.hang_up(router);
+    // More than the worker may have at a time.
+    for number in 0..20 {
+        let room = format!("room-{number}");
+        enter(&mut bed, peer, 1, &room, None);
+        leave(&mut bed, peer, 1, &room);
+    }
+    assert_eq!((bed.counter(Counter::RoomsRefused), bed.seats[0].worker.rooms.rooms_open()), (0, 1));
+    enter(&mut bed, peer, 1, "new", None);
+    bed.seats[0].kernel.borrow_mut().router_listens = true;
+    bed.advance(2500);
+    let router = bed.router(0);
+    bed.settle();
+    let mut told = counts(&mut bed, router);
+    told.sort();
+    assert_eq!(told, [("new".to_owned(), 1, 0), ("stays".to_owned(), 1, 0)]);
+}
