@@ -9,6 +9,7 @@ mod peers;
 use std::collections::{HashMap, VecDeque};
 
 use moor_ring::{SendBuffer, Slot, Token};
+use moor_tls::limits::HANDSHAKE_BYTES_MAX;
 use moor_tls::peer::Peer;
 use moor_tls::{Established, Handshake, Progress, Server, Session};
 
@@ -126,6 +127,12 @@ impl Tls {
         self.waiting.len() + self.fresh.len()
     }
 
+    /// Bytes received and not used. For tests.
+    #[cfg(test)]
+    pub fn kept_bytes(&self) -> usize {
+        self.begun.values().map(Vec::len).sum()
+    }
+
     /// Whether nobody is here. For tests.
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
@@ -165,6 +172,8 @@ impl<I: Io> Worker<I> {
                 begun.extend_from_slice(bytes);
                 let token = self.connections[slot.0].token(slot);
                 match (is_first, is_fresh) {
+                    // No handshake is as long: it ends here and now.
+                    _ if begun.len() > HANDSHAKE_BYTES_MAX => return self.advance_handshake(slot, now),
                     (false, _) => {}
                     (true, false) => self.tls.waiting.push_back(token),
                     (true, true) if self.has_room_for_handshake() => self.tls.fresh.push_back(token),
@@ -198,19 +207,28 @@ impl<I: Io> Worker<I> {
     /// that have just begun.
     pub(super) fn tls_step(&mut self, now: Now) {
         while self.tls.worked < TLS_HANDSHAKES_PER_TURN_MAX {
-            let next = self.tls.waiting.pop_front().or_else(|| {
-                let may = !self.tls.fresh.is_empty() && self.door.handshakes.take(now.0);
-                if may { self.tls.fresh.pop_front() } else { None }
-            });
+            let next = self.tls.waiting.pop_front().or_else(|| self.next_fresh_handshake(now));
             let Some(token) = next else { break };
-            let slot = Slot(token.index());
-            let alive =
-                self.connections.get(slot.0).is_some_and(|connection| connection.token(slot) == token);
-            if alive && self.in_service(slot) {
+            if self.is_in_service(token) {
                 self.tls.worked += 1;
-                self.advance_handshake(slot, now);
+                self.advance_handshake(Slot(token.index()), now);
             }
         }
+    }
+
+    /// The next handshake that may begin. Who has gone while it waited takes nobody's turn.
+    fn next_fresh_handshake(&mut self, now: Now) -> Option<Token> {
+        while self.tls.fresh.front().is_some_and(|token| !self.is_in_service(*token)) {
+            self.tls.fresh.pop_front();
+        }
+        let may = !self.tls.fresh.is_empty() && self.door.handshakes.take(now.0);
+        if may { self.tls.fresh.pop_front() } else { None }
+    }
+
+    fn is_in_service(&self, token: Token) -> bool {
+        let slot = Slot(token.index());
+        self.connections.get(slot.0).is_some_and(|connection| connection.token(slot) == token)
+            && self.in_service(slot)
     }
 
     /// A new turn has a budget of its own, and who waited comes first.

@@ -311,6 +311,41 @@ fn handshakes_that_come_too_fast_wait_their_turn_and_the_rest_is_reset() {
 }
 
 #[test]
+fn who_has_gone_before_its_handshake_began_takes_nobodys_turn() {
+    let limits = Limits { handshakes_per_s: 2, ..Limits::default() };
+    let mut bed =
+        Bed::with(1, Settings { tls: Some(server(&HOST.0, Records::Compact)), limits, ..settings() });
+    Caller::greeted(&mut bed);
+    for _ in 0..3 {
+        let mut gone = Caller::arrive(&mut bed, &HOST.1);
+        gone.exchange(&mut bed).unwrap();
+        bed.hang_up(gone.peer);
+    }
+    let mut caller = Caller::arrive(&mut bed, &HOST.1);
+    caller.exchange(&mut bed).unwrap();
+    bed.advance(600);
+    caller.exchange(&mut bed).unwrap();
+    assert!(!caller.tls.is_handshaking(), "half a second is what one waits for another");
+}
+
+#[test]
+fn who_waits_for_a_handshake_cannot_fill_memory_meanwhile() {
+    let limits = Limits { handshakes_per_s: 1, ..Limits::default() };
+    let mut bed =
+        Bed::with(1, Settings { tls: Some(server(&HOST.0, Records::Compact)), limits, ..settings() });
+    Caller::greeted(&mut bed);
+    let waiting = Caller::arrive(&mut bed, &HOST.1);
+    for _ in 0..100 {
+        if bed.is_open(waiting.peer) {
+            bed.write(waiting.peer, &[moor_tls::FIRST_BYTE; 2048]);
+        }
+        let kept: usize = bed.seats[0].worker.tls.kept_bytes();
+        assert!(kept <= moor_tls::limits::HANDSHAKE_BYTES_MAX, "{kept} bytes are kept");
+    }
+    assert_eq!(bed.counter(Counter::TlsFailed), 1);
+}
+
+#[test]
 fn everybody_gets_a_broadcast_with_tls_or_without() {
     let mut bed = with_tls(Records::Compact);
     let service = bed.service(0, None);
