@@ -28,8 +28,11 @@ pub const SERVICES_MAX: u32 = 32;
 /// Pause before accepting again when the descriptor table was full, milliseconds.
 pub const ACCEPT_BACKOFF_MS: u64 = 100;
 
-/// Bytes queued towards the router. Beyond it a submit is answered OVERLOADED instead of queued.
+/// Bytes queued towards the router. Beyond it the router does not read, and the link is made anew.
 pub const LINK_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of those for what clients send. Beyond it a submit is answered OVERLOADED instead of queued; the rest is for
+/// what keeps the link alive, and for batches of sessions that come and go.
+pub const LINK_UPSTREAM_BYTES_MAX: usize = 7 * 1024 * 1024;
 /// Bytes queued towards a backend service. Beyond it the service is a slow reader and is closed.
 pub const SERVICE_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest message of a WebSocket client, bytes. It is never put together, so this is no memory.
@@ -145,6 +148,8 @@ pub const CANCEL_CONNECTIONS_MAX: u32 = 65_536;
 
 // A frame of either protocol fits the queue that carries it.
 const _: () = assert!(LINK_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usize);
+// Behind as many messages as clients may queue there is room for the largest batch.
+const _: () = assert!(LINK_QUEUE_BYTES_MAX - LINK_UPSTREAM_BYTES_MAX >= INTERNAL_BODY_BYTES_MAX as usize);
 const _: () = assert!(SERVICE_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usize);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX < INTERNAL_BODY_BYTES_MAX);
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);

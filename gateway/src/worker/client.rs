@@ -22,7 +22,7 @@ use super::timers::death_ms;
 use super::transmit::Queued;
 use super::wheel::NIL;
 use super::{Now, Worker};
-use crate::limits::LINK_QUEUE_BYTES_MAX;
+use crate::limits::LINK_UPSTREAM_BYTES_MAX;
 
 /// Longest hint or agent name kept or logged, bytes.
 const HINT_BYTES_MAX: usize = 64;
@@ -296,9 +296,9 @@ impl<I: Io> Worker<I> {
 /// that there is room for what must arrive.
 fn link_share(header: Header) -> usize {
     match Class::from_flags(header.flags) {
-        Class::Transient if header.kind == Kind::Data.byte() => LINK_QUEUE_BYTES_MAX / 2,
-        Class::Normal if header.kind == Kind::Data.byte() => LINK_QUEUE_BYTES_MAX / 4 * 3,
-        _ => LINK_QUEUE_BYTES_MAX,
+        Class::Transient if header.kind == Kind::Data.byte() => LINK_UPSTREAM_BYTES_MAX / 2,
+        Class::Normal if header.kind == Kind::Data.byte() => LINK_UPSTREAM_BYTES_MAX / 4 * 3,
+        _ => LINK_UPSTREAM_BYTES_MAX,
     }
 }
 

@@ -26,7 +26,8 @@ use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{
-    LEASE_MS_DEFAULT, LINK_RETRY_MS, LINK_SILENCE_MS, REGISTER_QUEUE_MAX, REGISTER_UNANSWERED_MAX,
+    LEASE_MS_DEFAULT, LINK_RETRY_MS, LINK_SILENCE_MS, LINK_UPSTREAM_BYTES_MAX, REGISTER_QUEUE_MAX,
+    REGISTER_UNANSWERED_MAX,
 };
 
 /// Marks the token of a connect: no slot has this index.
@@ -158,14 +159,12 @@ impl RouterLink {
         if !self.is_up() {
             return;
         }
+        // So many are found again by a walk.
         if self.arrivals.len() >= REGISTER_QUEUE_MAX {
             self.arrivals.clear();
             self.walk = Some(0);
         }
-        // Before the walk is done it finds the session by itself, wherever it is.
-        if self.walk.is_none() {
-            self.arrivals.push_back(channel);
-        }
+        self.arrivals.push_back(channel);
     }
 
     /// A session is being closed.
@@ -334,7 +333,7 @@ impl<I: Io> Worker<I> {
     }
 
     fn departures_step(&mut self, slot: Slot, now: Now) {
-        while !self.link.departures.is_empty() {
+        while !self.link.departures.is_empty() && self.has_room_for_batch(slot) {
             let rest = self.link.departures.len().saturating_sub(REGISTER_BATCH_MAX);
             let sessions = self.link.departures.split_off(rest);
             self.counters[Counter::Unregistered] += sessions.len() as u64;
@@ -342,7 +341,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Announces sessions as far as credit and pace allow.
+    /// Whether a batch finds its place on the link: beside what clients send there is room for it, and for what keeps
+    /// the link alive.
+    fn has_room_for_batch(&self, slot: Slot) -> bool {
+        self.queued_bytes(slot) <= LINK_UPSTREAM_BYTES_MAX
+    }
+
+    /// Announces sessions as far as credit and pace allow: who has just come first, and then all others that this link
+    /// has not heard of.
     fn register_step(&mut self, slot: Slot, now: Now) {
         let pace = f64::from(self.settings.register_per_s);
         let elapsed_ms = now.0.saturating_sub(self.link.budget_ms);
@@ -351,8 +357,11 @@ impl<I: Io> Worker<I> {
         #[allow(clippy::cast_precision_loss, reason = "milliseconds between two turns")]
         let earned = pace * elapsed_ms as f64 / 1000.0;
         self.link.budget = (self.link.budget + earned).min((pace / 10.0).max(1.0));
-        while self.link.unanswered < REGISTER_UNANSWERED_MAX {
-            let sessions = if self.link.walk.is_some() { self.walk_batch() } else { self.arrival_batch() };
+        while self.link.unanswered < REGISTER_UNANSWERED_MAX && self.has_room_for_batch(slot) {
+            let mut sessions = self.arrival_batch();
+            if sessions.is_empty() {
+                sessions = self.walk_batch();
+            }
             if sessions.is_empty() {
                 break;
             }

@@ -1,40 +1,49 @@
 //! The router and the services: registration, pushes, kicks, other workers, draining.
 
 use moor_wire::Code;
-use moor_wire::client::{Class, Close, GoAway, Kind, put, put_sync_id};
-use moor_wire::frame::Frame;
+use moor_wire::client::{Class, Close, GoAway, Kind, Submit, SubmitResult, put, put_sync_id};
+use moor_wire::frame::{Frame, put_message};
 use moor_wire::internal::{
     self, Failure, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, Register, Registered,
     StatsResult, Unregister, Up, Verb, Welcome,
 };
 use moor_wire::session::SessionHandle;
 
-use super::bed::{Bed, Peer, decode, kinds, settings, verbs};
+use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
 use crate::worker::counters::Counter;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::{Listener, WorkerId};
 use crate::worker::mailbox::Mail;
 use crate::worker::settings::Settings;
 
+/// Answers what is announced just now.
+fn answer(bed: &mut Bed, router: Peer) -> Vec<internal::Registration> {
+    let batches: Vec<Register> = bed
+        .read(router)
+        .iter()
+        .filter(|frame| frame.header.kind == Verb::Register.byte())
+        .map(decode)
+        .collect();
+    assert!(batches.len() <= 4, "never more than four unanswered");
+    let mut sessions = Vec::new();
+    for batch in batches {
+        let mut out = Vec::new();
+        internal::put_control(&mut out, Verb::Registered, &Registered { batch: batch.batch });
+        bed.write(router, &out);
+        sessions.extend(batch.sessions);
+    }
+    sessions
+}
+
+/// Answers until nothing more is announced.
 fn grant(bed: &mut Bed, router: Peer) -> Vec<internal::Registration> {
     let mut sessions = Vec::new();
     loop {
-        let batches: Vec<Register> = bed
-            .read(router)
-            .iter()
-            .filter(|frame| frame.header.kind == Verb::Register.byte())
-            .map(decode)
-            .collect();
-        if batches.is_empty() {
+        let some = answer(bed, router);
+        if some.is_empty() {
             return sessions;
         }
-        assert!(batches.len() <= 4, "never more than four unanswered");
-        for batch in batches {
-            let mut out = Vec::new();
-            internal::put_control(&mut out, Verb::Registered, &Registered { batch: batch.batch });
-            bed.write(router, &out);
-            sessions.extend(batch.sessions);
-        }
+        sessions.extend(some);
         bed.advance(100);
     }
 }
@@ -96,6 +105,137 @@ fn announcing_again_is_paced() {
     let took_ms = bed.now - started;
     assert_eq!(seen, 20);
     assert!((1800..=2200).contains(&took_ms), "{took_ms} ms for 20 at 10 per second");
+}
+
+#[test]
+fn who_logs_in_while_all_are_announced_again_is_announced_at_once() {
+    let mut bed = Bed::with(1, Settings { register_per_s: 100, ..settings() });
+    let peers: Vec<_> = (0..30)
+        .map(|i| {
+            let peer = bed.client(0, &format!("device-{i}"));
+            bed.open(peer, 1, &format!("account-{i}"));
+            peer
+        })
+        .collect();
+    let router = bed.router(0);
+    let mut announced = answer(&mut bed, router);
+    bed.advance(100);
+    announced.extend(answer(&mut bed, router));
+    assert!((1..30).contains(&announced.len()), "under way");
+    // Its place in the table is one that the walk has left behind.
+    bed.hang_up(peers[0]);
+    let late = bed.client(0, "late");
+    bed.open(late, 1, "late");
+    let some = answer(&mut bed, router);
+    assert!(some.iter().any(|session| session.account == "late" && session.is_new), "{some:?}");
+    announced.extend(some);
+    bed.advance(100);
+    announced.extend(grant(&mut bed, router));
+    let mut accounts: Vec<_> = announced.into_iter().map(|session| session.account).collect();
+    accounts.sort();
+    assert_eq!(accounts.len(), 31);
+    accounts.dedup();
+    assert_eq!(accounts.len(), 31, "each once");
+}
+
+#[test]
+fn a_link_full_of_messages_takes_what_keeps_it_alive_and_what_must_be_told() {
+    let mut bed = Bed::new();
+    bed.seats[0].kernel.borrow_mut().recv_bytes_max = 1 << 20;
+    let router = bed.router(0);
+    let peers: Vec<_> = (0..2)
+        .map(|i| {
+            let peer = bed.client(0, &format!("device-{i}"));
+            bed.open(peer, 1, &format!("account-{i}"));
+            peer
+        })
+        .collect();
+    grant(&mut bed, router);
+    bed.with_socket(router, |socket| socket.window = 0);
+    let submit =
+        Submit { client_id: b"id".to_vec().into(), payload: vec![7; 60_000].into(), ..Submit::default() };
+    let mut out = Vec::new();
+    put_message(&mut out, Kind::Data.byte(), Class::Reliable.flags(), 1, &submit);
+    let mut taken = 0;
+    while bed.counter(Counter::UpstreamRefused) == 0 {
+        bed.write(peers[0], &out);
+        taken += 1;
+    }
+    taken -= 1;
+    let results = bed.read(peers[0]);
+    assert_eq!(decode::<SubmitResult>(&results[0]).code, Code::Overloaded as i32);
+    // What a client still sends that is small does not take the rest.
+    let mut small = Vec::new();
+    put_sync_id(&mut small, Kind::Ack, 1, 5);
+    for _ in 0..20 {
+        bed.write(peers[0], &small.repeat(2000));
+    }
+    // The router reads nothing and is alive.
+    bed.advance(1000);
+    bed.hang_up(peers[1]);
+    for number in 0..10 {
+        let late = bed.client(0, "late");
+        bed.open(late, 1, &format!("late-{number}"));
+    }
+    bed.advance(1000);
+    assert_eq!(bed.counter(Counter::LinkLost), 0);
+    bed.with_socket(router, |socket| socket.window = usize::MAX);
+    bed.settle();
+    let seen = verbs(&bed.read(router));
+    let count = |verb| seen.iter().filter(|seen| **seen == verb).count();
+    assert!(count(Verb::Up) >= taken, "nothing that was taken is lost");
+    assert_eq!((count(Verb::Unregister), count(Verb::Register)), (1, 4), "and what has no credit yet waits");
+}
+
+#[test]
+fn many_that_end_at_once_are_taken_back_as_fast_as_the_router_reads() {
+    let mut bed = Bed::with(
+        1,
+        Settings {
+            connections_max: 4000,
+            channels_per_connection_max: 64,
+            register_batch: 512,
+            register_per_s: 10_000_000,
+            ..settings()
+        },
+    );
+    {
+        let mut kernel = bed.seats[0].kernel.borrow_mut();
+        (kernel.slots_max, kernel.recv_bytes_max) = (2000, 1 << 20);
+    }
+    let router = bed.router(0);
+    // As many as would fill more than the link's queue by themselves.
+    let long = "x".repeat(110);
+    let peers: Vec<_> = (0..1000)
+        .map(|i| {
+            let peer = bed.client(0, "phone");
+            let mut out = Vec::new();
+            for channel in 1..=64 {
+                put_open(&mut out, channel, &format!("{long}-{i}-{channel}"), None);
+            }
+            bed.write(peer, &out);
+            peer
+        })
+        .collect();
+    grant(&mut bed, router);
+    assert_eq!(bed.counter(Counter::Registered), 64_000);
+    bed.with_socket(router, |socket| socket.window = 0);
+    for peer in &peers {
+        bed.with_socket(*peer, |socket| socket.eof = true);
+    }
+    bed.settle();
+    bed.advance(1000);
+    assert_eq!(bed.counter(Counter::LinkLost), 0);
+    bed.with_socket(router, |socket| socket.window = usize::MAX);
+    bed.settle();
+    let gone: usize = bed
+        .read(router)
+        .iter()
+        .filter(|frame| frame.header.kind == Verb::Unregister.byte())
+        .map(|frame| decode::<Unregister>(frame).sessions.len())
+        .sum();
+    assert_eq!(gone, 64_000);
+    bed.assert_clean();
 }
 
 #[test]
