@@ -15,7 +15,7 @@ use moor_wire::client::Open;
 use moor_wire::internal::{LookupResult, Outcome, Verb};
 use moor_wire::session::SessionHandle;
 
-use super::channels::{ChannelIndex, Channels};
+use super::channels::Channels;
 use super::counters::Counter;
 use super::door::Notice;
 use super::io::Io;
@@ -109,8 +109,10 @@ impl<I: Io> Worker<I> {
         for _ in 0..EXPIRIES_PER_TURN_MAX {
             let Some(session) = self.expiries.pop(now_s) else { return };
             if let Some((channel, _)) = self.channels.resolve(session) {
-                self.counters.add(Counter::CredentialsExpired);
-                self.close_channel(channel, Code::Unauthorized, "the credential has expired", now);
+                let reason = "the credential has expired";
+                if self.close_channel(channel, Code::Unauthorized, reason, now) {
+                    self.counters.add(Counter::CredentialsExpired);
+                }
             }
         }
     }
@@ -169,16 +171,5 @@ impl<I: Io> Worker<I> {
             self.counters.add(Counter::ServicesDenied);
         }
         allowed
-    }
-
-    /// Ends one channel for a reason of our own.
-    fn close_channel(&mut self, channel: ChannelIndex, code: Code, reason: &str, now: Now) {
-        let Some(entry) = self.channels.get(channel) else { return };
-        let (slot, number) = (Slot(entry.connection), entry.number);
-        self.close_frame(slot, number, code, reason, now);
-        // The queue may have been full: then the whole connection is on its way out already.
-        if self.channels.get(channel).is_some_and(|entry| entry.connection == slot.0) {
-            self.release_channel(slot, channel);
-        }
     }
 }

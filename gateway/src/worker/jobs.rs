@@ -13,7 +13,7 @@ use super::counters::Counter;
 use super::io::{Io, WorkerId};
 use super::mailbox::{Job, JobResult, Mail};
 use super::{Now, Worker};
-use crate::limits::{JOB_TIMEOUT_MS, JOBS_PENDING_MAX};
+use crate::limits::{JOB_TIMEOUT_MS, JOBS_PENDING_MAX, LOOKUP_SESSIONS_MAX, TICK_MS};
 
 /// Who asked, and how the answer is to look.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,8 @@ struct Pending {
 pub struct Jobs {
     pending: HashMap<u64, Pending>,
     tickets: u64,
+    /// When those that waited too long are looked for next, milliseconds.
+    look_ms: u64,
 }
 
 impl Jobs {
@@ -93,7 +95,7 @@ impl JobResult {
         Self { code, reached: 0, sessions: Vec::new() }
     }
 
-    /// Adds another worker's part. Reaching anybody is success; otherwise the worst news wins.
+    /// Adds another worker's part. Trouble is told even if somebody was reached; without any, one who was is enough.
     fn add(&mut self, other: Self) {
         self.reached += other.reached;
         self.sessions.extend(other.sessions);
@@ -136,7 +138,7 @@ impl<I: Io> Worker<I> {
     /// Has one other worker do a job.
     pub(super) fn ask_one(&mut self, asker: Asker, worker: WorkerId, job: Job, now: Now) {
         if worker.0 >= self.mailboxes.workers() {
-            return self.answer(asker, JobResult::empty(Code::NotHere), now);
+            return self.refuse_job(asker, Code::NotHere, now);
         }
         self.ask(asker, &[worker], job, JobResult::empty(Code::NotHere), now);
     }
@@ -173,6 +175,11 @@ impl<I: Io> Worker<I> {
         self.jobs.pending.insert(ticket, Pending { asker, token, waiting, sum, deadline_ms });
     }
 
+    /// Answers what nobody is asked to do.
+    pub(super) fn refuse_job(&mut self, asker: Asker, code: Code, now: Now) {
+        self.answer(asker, JobResult::empty(code), now);
+    }
+
     /// Another worker asks.
     pub(super) fn handle_job(&mut self, origin: WorkerId, ticket: u64, job: &Job, now: Now) {
         let result = self.run_job(job, now);
@@ -190,11 +197,12 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Gives up on what waited too long.
+    /// Gives up on what waited too long. All are looked at, so not in every turn.
     pub(super) fn jobs_step(&mut self, now: Now) {
-        if self.jobs.pending.is_empty() {
+        if self.jobs.pending.is_empty() || now.0 < self.jobs.look_ms {
             return;
         }
+        self.jobs.look_ms = now.0 + TICK_MS;
         let late: Vec<_> = self
             .jobs
             .pending
@@ -224,9 +232,14 @@ impl<I: Io> Worker<I> {
         let Asker { slot, cookie, answer } = asker;
         match answer {
             Answer::Locations => {
-                let code = if result.code == Code::NotHere { Code::Ok } else { result.code };
-                let found =
-                    LookupResult { cookie, code: code as i32, sessions: result.sessions, head: 0, floor: 0 };
+                let mut sessions = result.sessions;
+                let code = match result.code {
+                    _ if sessions.len() > LOOKUP_SESSIONS_MAX => Code::Limit,
+                    Code::NotHere => Code::Ok,
+                    code => code,
+                };
+                sessions.truncate(LOOKUP_SESSIONS_MAX);
+                let found = LookupResult { cookie, code: code as i32, sessions, head: 0, floor: 0 };
                 self.queue_internal(slot, Verb::LookupResult, &found, now);
             }
             Answer::Outcome => {
@@ -300,12 +313,8 @@ impl<I: Io> Worker<I> {
         } else {
             self.channels.resolve(SessionHandle(kick.session)).map(|(index, _)| index).into_iter().collect()
         };
-        let code = match Code::try_from(kick.code) {
-            Ok(Code::Ok) | Err(_) => Code::Kicked,
-            Ok(code) => code,
-        };
         for victim in &victims {
-            self.kick(*victim, code, &kick.reason, now);
+            self.kick(*victim, kick, now);
         }
         let reached = u32::try_from(victims.len()).unwrap_or(u32::MAX);
         JobResult { reached, ..JobResult::empty(if reached > 0 { Code::Ok } else { Code::NotHere }) }

@@ -7,7 +7,8 @@
 
 use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
-use moor_wire::client::{Close, Error, Kind};
+use moor_wire::client::{Error, Kind};
+use moor_wire::internal::Kick;
 
 use super::channels::ChannelIndex;
 use super::connection::{Connection, Phase, Receive, Role, Transport};
@@ -183,18 +184,35 @@ impl<I: Io> Worker<I> {
         self.channels.remove(channel, self.connections[slot.0].first_channel);
     }
 
-    /// Closes one channel because somebody asked for it, telling the client why.
-    pub(super) fn kick(&mut self, channel: ChannelIndex, code: Code, reason: &str, now: Now) {
-        let Some(entry) = self.channels.get(channel) else { return };
-        let (slot, number) = (Slot(entry.connection), entry.number);
-        self.counters.add(Counter::Kicks);
-        let mut reason = reason.to_owned();
+    /// Closes one channel because somebody asked for it.
+    pub(super) fn kick(&mut self, channel: ChannelIndex, kick: &Kick, now: Now) {
+        let code = match Code::try_from(kick.code) {
+            Ok(Code::Ok) | Err(_) => Code::Kicked,
+            Ok(code) => code,
+        };
+        let mut reason = kick.reason.clone();
         truncate(&mut reason, moor_wire::limits::REASON_BYTES_MAX);
-        self.queue_control(slot, Kind::Close, number, &Close { code: code as i32, reason }, now);
+        if self.close_channel(channel, code, &reason, now) {
+            self.counters.add(Counter::Kicks);
+        }
+    }
+
+    /// Closes one channel, telling the client why. False: it has gone already.
+    pub(super) fn close_channel(
+        &mut self,
+        channel: ChannelIndex,
+        code: Code,
+        reason: &str,
+        now: Now,
+    ) -> bool {
+        let Some(entry) = self.channels.get(channel) else { return false };
+        let (slot, number) = (Slot(entry.connection), entry.number);
+        self.close_frame(slot, number, code, reason, now);
         // The queue may have been full: then the whole connection is on its way out already.
         if self.channels.get(channel).is_some_and(|entry| entry.connection == slot.0) {
             self.release_channel(slot, channel);
         }
+        true
     }
 
     /// Arms the receive that fits the connection's tier, if none is armed.

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use moor_ring::{Errno, Slot, Token};
-use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
     Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, Register, Registered, Registration,
@@ -327,8 +326,7 @@ impl<I: Io> Worker<I> {
 
     fn handle_kick_from_router(&mut self, kick: &Kick, now: Now) {
         if let Some((channel, _)) = self.channels.resolve(SessionHandle(kick.session)) {
-            let code = Code::try_from(kick.code).unwrap_or(Code::Kicked);
-            self.kick(channel, code, &kick.reason, now);
+            self.kick(channel, kick, now);
         }
     }
 

@@ -15,7 +15,7 @@ use moor_wire::internal::{
     Broadcast, FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole,
     Stat, Stats, StatsResult, Verb, Welcome,
 };
-use moor_wire::limits::INTERNAL_VERSION;
+use moor_wire::limits::{INTERNAL_VERSION, SERVER_BODY_BYTES_MAX};
 use prost::Message;
 
 use super::access::Scope;
@@ -55,13 +55,17 @@ impl<I: Io> Worker<I> {
             };
         }
         let asker = |cookie| Asker::new(slot, cookie);
+        let wants_outcome = header.flags & FLAG_WANT_OUTCOME != 0;
         match verb {
             Some(Verb::Push) => match Push::parse(body) {
-                Ok(push) => self.handle_service_push(slot, &push, header.flags & FLAG_WANT_OUTCOME != 0, now),
+                Ok(push) => self.handle_service_push(slot, &push, wants_outcome, now),
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::PushAccount) => match PushAccount::parse(body) {
                 Ok(push) if !self.is_allowed(slot, push.app, Right::Push, push.cookie, now) => {}
+                Ok(push) if is_too_large(push.body) => {
+                    self.refuse_job(asker(push.cookie), Code::TooLarge, now);
+                }
                 Ok(push) => {
                     let job = Job::PushAccount {
                         app: push.app.into(),
@@ -77,15 +81,18 @@ impl<I: Io> Worker<I> {
             Some(Verb::Broadcast) => match Broadcast::parse(body) {
                 Ok(all) if !self.is_allowed(slot, all.app, Right::Broadcast, all.cookie, now) => {}
                 Ok(all) => {
+                    let asker = asker(all.cookie);
+                    let asker = if wants_outcome { asker } else { asker.for_nothing() };
+                    if is_too_large(all.body) {
+                        return self.refuse_job(asker, Code::TooLarge, now);
+                    }
                     let job = Job::Broadcast {
                         app: all.app.into(),
                         kind: all.kind,
                         flags: all.flags,
                         body: Bytes::copy_from_slice(all.body),
                     };
-                    let asker = asker(all.cookie);
-                    let wants_outcome = header.flags & FLAG_WANT_OUTCOME != 0;
-                    self.ask_all(if wants_outcome { asker } else { asker.for_nothing() }, job, now);
+                    self.ask_all(asker, job, now);
                 }
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
@@ -242,6 +249,9 @@ impl<I: Io> Worker<I> {
     }
 
     fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
+        if is_too_large(push.body) {
+            return self.answer_push(slot, push, Code::TooLarge, want_outcome, now);
+        }
         let owner = WorkerId(push.session.worker());
         let scope = self.scope(slot);
         if owner == self.id {
@@ -317,6 +327,11 @@ impl<I: Io> Worker<I> {
         self.queue_bytes(slot, &frame, now);
         self.pool.give_buffer(frame);
     }
+}
+
+/// Whether a body is longer than clients must expect: they would close the connection over it.
+const fn is_too_large(body: &[u8]) -> bool {
+    body.len() > SERVER_BODY_BYTES_MAX as usize
 }
 
 /// Compares a secret without telling by time where it differs.

@@ -10,6 +10,7 @@ use moor_wire::internal::{
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
+use crate::limits::LOOKUP_SESSIONS_MAX;
 use crate::worker::counters::Counter;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::{Listener, WorkerId};
@@ -285,6 +286,7 @@ fn the_router_pushes_and_kicks_and_hears_what_is_not_here() {
     let frames = bed.read(peer);
     assert_eq!(kinds(&frames), [Kind::Data, Kind::Close]);
     assert!(frames.iter().all(|frame| frame.header.channel == 3));
+    assert_eq!(decode::<Close>(&frames[1]).code, Code::Kicked as i32, "without a code of its own");
     let misses: Vec<NotHere> = bed
         .read(router)
         .iter()
@@ -417,6 +419,56 @@ fn a_service_reaches_every_worker() {
     let frames = bed.read(phone);
     assert_eq!(decode::<Close>(&frames[0]).code, Code::Kicked as i32);
     assert!(bed.read(laptop).is_empty());
+}
+
+#[test]
+fn a_look_up_that_finds_more_than_a_frame_holds_says_so() {
+    let mut bed =
+        Bed::with(2, Settings { connections_max: 600, channels_per_connection_max: 64, ..settings() });
+    for seat in 0..2 {
+        bed.seats[seat].kernel.borrow_mut().recv_bytes_max = 1 << 20;
+        let peers: Vec<_> = (0..9).map(|_| bed.client(seat, &"d".repeat(128))).collect();
+        for peer in peers {
+            let mut out = Vec::new();
+            for channel in 1..=64 {
+                put_open(&mut out, channel, "everybody", None);
+            }
+            bed.write(peer, &out);
+        }
+    }
+    let service = bed.service(0, None);
+    bed.read(service);
+    let mut out = Vec::new();
+    let lookup = Lookup { cookie: 5, app: "shop".into(), account: "everybody".into() };
+    internal::put_control(&mut out, Verb::Lookup, &lookup);
+    bed.write(service, &out);
+    let found: LookupResult = decode(&bed.read(service)[0]);
+    assert_eq!((found.code(), found.sessions.len()), (Code::Limit, LOOKUP_SESSIONS_MAX));
+}
+
+#[test]
+fn what_no_client_would_take_is_refused_and_harms_nobody() {
+    let mut bed = Bed::with(2, Settings { send_queue_bytes_max: 1 << 20, ..settings() });
+    bed.seats[0].kernel.borrow_mut().recv_bytes_max = 1 << 20;
+    let peers = [bed.client(0, "here"), bed.client(1, "there")];
+    let sessions = [bed.open(peers[0], 1, "alice"), bed.open(peers[1], 1, "alice")];
+    let service = bed.service(0, None);
+    bed.read(service);
+    let (kind, flags) = (Kind::Data.byte(), Class::Normal.flags());
+    let body = &vec![0; moor_wire::limits::SERVER_BODY_BYTES_MAX as usize + 1];
+    let mut out = Vec::new();
+    for session in sessions {
+        Push::data(1, SessionHandle(session), Class::Normal, body).put(&mut out, true);
+    }
+    PushAccount { cookie: 2, kind, flags, app: "shop", account: "alice", body }.put(&mut out);
+    internal::Broadcast { cookie: 3, kind, flags, app: "shop", body }.put(&mut out, true);
+    internal::Broadcast { cookie: 4, kind, flags, app: "shop", body }.put(&mut out, false);
+    bed.write(service, &out);
+    let seen: Vec<_> = outcomes(&bed.read(service)).iter().map(|o| (o.cookie, o.code, o.reached)).collect();
+    assert_eq!(seen, [1, 1, 2, 3].map(|cookie| (cookie, Code::TooLarge, 0)));
+    for peer in peers {
+        assert_eq!(bed.read(peer).len(), 0);
+    }
 }
 
 #[test]
