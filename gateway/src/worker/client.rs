@@ -110,6 +110,7 @@ impl<I: Io> Worker<I> {
             channels_max: u32::from(self.settings.channels_per_connection_max),
         };
         self.queue_control(slot, Kind::Connected, 0, &connected, now);
+        self.drain_greet(slot, now);
     }
 
     fn queue_pong(&mut self, slot: Slot, body: &[u8], now: Now) {

@@ -55,7 +55,7 @@ counters! {
     LastTickMs Gauge "last_tick_ms" "Time of the worker's last turn, milliseconds since its start.";
     NameBytes Gauge "name_bytes" "Memory of accounts' and devices' names, bytes.";
     Accepted Total "accepted_total" "Connections accepted.";
-    AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY because the connection limit was reached.";
+    AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY: the connection limit was reached, memory was short, or a drain had begun.";
     AcceptTableFull Total "accept_table_full_total" "Times the descriptor table was full and accepting paused.";
     AcceptErrors Total "accept_errors_total" "Other errors of accept.";
     AcceptPaused Total "accept_paused_total" "Times accepting paused because connections came faster than limits.accepts_per_s.";
@@ -85,6 +85,7 @@ counters! {
     OpensLimited Total "opens_limited_total" "Channels among them refused because of limits.sessions_per_app or limits.logins_per_app_per_s.";
     OpensUnauthorized Total "opens_unauthorized_total" "Channels among them refused because of their credential.";
     CredentialsExpired Total "credentials_expired_total" "Channels closed because their credential expired.";
+    ServicesRefused Total "services_refused_total" "Services turned away because a worker had 32 of them or was draining.";
     ServicesUnauthorized Total "services_unauthorized_total" "Services turned away because of their token or certificate.";
     ServicesDenied Total "services_denied_total" "Requests of services for apps or verbs that they have no right to.";
     Upstream Total "upstream_total" "Client frames forwarded to the router.";

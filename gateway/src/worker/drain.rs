@@ -83,29 +83,44 @@ impl<I: Io> Worker<I> {
         self.drain = Some(drain);
     }
 
-    fn drain_ask(&mut self, slot: Slot, (retry_min_ms, retry_max_ms): (u32, u32), now: Now) {
+    fn drain_ask(&mut self, slot: Slot, retry: (u32, u32), now: Now) {
         let Some(connection) = self.connections.get(slot.0) else { return };
         match (connection.role, connection.phase) {
-            (Role::Client(_), Phase::Live | Phase::Greeting) => {
-                let goaway = GoAway {
-                    code: Code::Draining as i32,
-                    retry_min_ms,
-                    retry_max_ms,
-                    alternate: String::new(),
-                };
-                self.queue_control(slot, Kind::GoAway, 0, &goaway, now);
+            (Role::Client(_), Phase::Live) => self.queue_goaway(slot, retry, now),
+            (Role::Service, Phase::Live | Phase::Greeting) => {
+                self.finish_with(slot, Code::Draining, "the gateway is about to restart", now);
             }
-            (Role::Service, _) => self.finish(slot, now),
             _ => {}
         }
+    }
+
+    /// Sends a client away that has just said who it is. Before that it might not have understood: it may be in the middle
+    /// of a handshake.
+    pub(super) fn drain_greet(&mut self, slot: Slot, now: Now) {
+        if let Some(drain) = &self.drain {
+            self.queue_goaway(slot, drain.retry, now);
+        }
+    }
+
+    fn queue_goaway(&mut self, slot: Slot, (retry_min_ms, retry_max_ms): (u32, u32), now: Now) {
+        let code = Code::Draining as i32;
+        let goaway = GoAway { code, retry_min_ms, retry_max_ms, alternate: String::new() };
+        self.queue_control(slot, Kind::GoAway, 0, &goaway, now);
     }
 
     /// Whether everything is done and the worker may end.
     pub(super) fn drained(&self) -> bool {
         self.drain.is_some()
             && self.clients_open() == 0
-            && self.services.is_empty()
+            && self.only_link_is_left()
             && self.link.is_flushed(&self.connections)
+    }
+
+    /// Whether everybody else has gone: who has been told something gets it.
+    fn only_link_is_left(&self) -> bool {
+        let taken = |from| self.connections.next_taken(from);
+        let mut all = std::iter::successors(taken(0), |(index, _)| taken(index + 1));
+        all.all(|(_, connection)| connection.role == Role::Link)
     }
 
     /// Whether a drain has been asked for.

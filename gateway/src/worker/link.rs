@@ -181,7 +181,7 @@ impl RouterLink {
 impl<I: Io> Worker<I> {
     pub(super) fn link_step(&mut self, now: Now) {
         match self.link.state {
-            State::Down { retry_ms } if now.0 >= retry_ms && !self.is_draining() => {
+            State::Down { retry_ms } if now.0 >= retry_ms => {
                 self.link.state = State::Connecting;
                 self.io.connect(self.link.address, Token::new(CONNECT_INDEX, 0));
             }

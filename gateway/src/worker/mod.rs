@@ -97,8 +97,8 @@ pub struct Worker<I: Io> {
     starved: VecDeque<Token>,
     link: RouterLink,
     services: HashMap<Slot, Service>,
-    /// Services on their way here, by ticket.
-    arriving: HashMap<u64, Arrival>,
+    /// Services on their way here, by ticket, and until when their descriptors are waited for, milliseconds.
+    arriving: HashMap<u64, (Arrival, u64)>,
     expiries: Expiries,
     door: Door,
     /// Frames received before the piece that is being handled.
@@ -300,9 +300,7 @@ impl<I: Io> Worker<I> {
             match mailbox.take() {
                 Some(Mail::Job { origin, ticket, job }) => self.handle_job(origin, ticket, &job, now),
                 Some(Mail::Done { ticket, result }) => self.handle_job_done(ticket, result, now),
-                Some(Mail::Service { ticket, arrival }) => {
-                    self.arriving.insert(ticket, arrival);
-                }
+                Some(Mail::Service { ticket, arrival }) => self.await_descriptor(ticket, arrival, now),
                 Some(Mail::Access(access)) => self.settings.access = access,
                 Some(Mail::Tls(server)) => self.settings.tls = Some(server),
                 Some(Mail::InternalTls(acceptor)) => self.settings.internal_tls = Some(acceptor),

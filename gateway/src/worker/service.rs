@@ -25,6 +25,7 @@ use super::io::{Io, WorkerId};
 use super::jobs::Asker;
 use super::mailbox::{Arrival, Job, Mail};
 use super::{Now, Worker};
+use crate::limits::JOB_TIMEOUT_MS;
 
 /// Heartbeat interval expected of a service, milliseconds.
 const SERVICE_INTERVAL_MS: u32 = 60_000;
@@ -214,16 +215,25 @@ impl<I: Io> Worker<I> {
         self.io.pass(slot, worker, ticket, token);
     }
 
-    /// The descriptor is with the other worker (or nowhere): give ours up.
+    /// The descriptor is with the other worker: give ours up. Or it is not: then its TLS and what it said are there and it
+    /// is here, so that it has to come again.
     pub(super) fn handle_passed(&mut self, token: Token, result: Result<(), Errno>, now: Now) {
         let Some(slot) = self.current(token) else { return };
-        if let Err(error) = result {
-            tracing::warn!(worker = self.id.0, %error, "a service's descriptor could not be handed over");
+        match result {
+            Ok(()) => self.close_join(slot),
+            Err(error) => {
+                tracing::warn!(worker = self.id.0, %error, "a service's descriptor could not be handed over");
+                self.connections[slot.0].phase = Phase::Greeting;
+                let detail = "the connection could not be handed to the worker asked for";
+                self.finish_with(slot, Code::Overloaded, detail, now);
+            }
         }
-        self.wheel.remove(&mut self.connections, slot.0);
-        self.take_begun(slot);
-        self.connections[slot.0].last_seen_ms = super::connection::low(now.0);
-        self.close_join(slot);
+    }
+
+    /// A service's descriptor will arrive from another worker. Should it have no place here, only the other one hears.
+    pub(super) fn await_descriptor(&mut self, ticket: u64, arrival: Arrival, now: Now) {
+        self.arriving.retain(|_, (_, until_ms)| *until_ms > now.0);
+        self.arriving.insert(ticket, (arrival, now.0 + JOB_TIMEOUT_MS));
     }
 
     /// A service's descriptor arrived from another worker; its first bytes are in the mailbox.
@@ -231,7 +241,7 @@ impl<I: Io> Worker<I> {
         if !self.arriving.contains_key(&value) {
             self.mail_step(now);
         }
-        let arrival = self.arriving.remove(&value);
+        let arrival = self.arriving.remove(&value).map(|(arrival, _)| arrival);
         let Ok(slot) = result else { return };
         self.occupy(slot, Role::Service, now);
         match arrival {
@@ -239,9 +249,10 @@ impl<I: Io> Worker<I> {
                 if let Some(peer) = tls {
                     self.hold_peer(slot, peer);
                 }
-                self.services.insert(slot, Service::default());
-                self.handle_stream(slot, &received, now);
-                self.arm(slot);
+                if self.admit_service(slot, now) {
+                    self.handle_stream(slot, &received, now);
+                    self.arm(slot);
+                }
             }
             // Its mail was lost with its sender: nobody knows what it wants.
             None => self.close_join(slot),

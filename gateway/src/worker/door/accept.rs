@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use moor_ring::{Errno, Slot, Token};
+use moor_wire::Code;
 
 use super::Notice;
 use super::census::Key;
@@ -100,15 +101,30 @@ impl<I: Io> Worker<I> {
             }
             Listener::Internal => {
                 self.occupy(slot, Role::Service, now);
-                if self.services.len() >= SERVICES_MAX as usize || self.is_draining() {
-                    self.close_join(slot);
-                } else {
-                    self.services.insert(slot, Service::default());
-                    self.await_tls(slot);
+                self.await_tls(slot);
+                if self.admit_service(slot, now) {
                     self.arm(slot);
                 }
             }
         }
+    }
+
+    /// Lets a service in, whichever worker accepted it, unless there are as many as may be. False: it is on its way out.
+    pub(in crate::worker) fn admit_service(&mut self, slot: Slot, now: Now) -> bool {
+        let (code, detail) = if self.is_draining() {
+            (Code::Draining, "the gateway is about to restart")
+        } else if self.services.len() >= SERVICES_MAX as usize {
+            (Code::Overloaded, "the worker has as many services as it may")
+        } else {
+            self.services.insert(slot, Service::default());
+            return true;
+        };
+        self.counters.add(Counter::ServicesRefused);
+        if let Some(more) = self.door.notices.due(Notice::Services, now) {
+            tracing::warn!(worker = self.id.0, detail, more_since = more, "a service is turned away");
+        }
+        self.finish_with(slot, code, detail, now);
+        false
     }
 
     /// Whether it matters where a client comes from.

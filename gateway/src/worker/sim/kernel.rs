@@ -58,6 +58,8 @@ pub struct Kernel {
     pub send_bytes_max: usize,
     /// Whether connecting out succeeds.
     pub router_listens: bool,
+    /// Whether another worker's table has room for a descriptor.
+    pub passes: bool,
     /// Workers woken, descriptors passed: for the bed to route.
     pub wakes: Vec<WorkerId>,
     pub passed: Vec<(WorkerId, u64, Socket)>,
@@ -88,6 +90,7 @@ impl Kernel {
             recv_bytes_max: 2048,
             send_bytes_max: usize::MAX,
             router_listens: true,
+            passes: true,
             wakes: Vec::new(),
             passed: Vec::new(),
             dialled: Vec::new(),
@@ -316,6 +319,10 @@ impl Io for SimIo {
         let mut kernel = self.request();
         let socket = kernel.sockets.get_mut(&slot.0).unwrap();
         assert!(socket.armed.is_none() && socket.sending.is_none(), "passed with a request in flight");
+        if !kernel.passes {
+            return kernel.complete(Completion::Passed { token, result: Err(Errno::NFILE) });
+        }
+        let socket = kernel.sockets.get_mut(&slot.0).unwrap();
         let socket = std::mem::take(socket);
         kernel.passed.push((worker, value, socket));
         kernel.complete(Completion::Passed { token, result: Ok(()) });

@@ -10,7 +10,7 @@ use moor_wire::internal::{
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
-use crate::limits::LOOKUP_SESSIONS_MAX;
+use crate::limits::{LOOKUP_SESSIONS_MAX, SERVICES_MAX};
 use crate::worker::counters::Counter;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::{Listener, WorkerId};
@@ -357,6 +357,58 @@ fn a_service_is_served_by_the_worker_it_names() {
     bed.assert_clean();
 }
 
+/// Why a worker has shown a service out, the last of all.
+fn shown_out(bed: &Bed, seat: usize) -> Code {
+    let mut reader = internal::frame_reader();
+    reader.push(bed.seats[seat].kernel.borrow_mut().farewells.pop().as_deref().expect("one is out"));
+    decode::<Failure>(&reader.try_next().unwrap().expect("it was told why")).code()
+}
+
+#[test]
+fn a_worker_has_so_many_services_however_they_come() {
+    let mut bed = Bed::with(2, settings());
+    for _ in 0..SERVICES_MAX {
+        let service = bed.service(1, None);
+        assert_eq!(verbs(&bed.read(service)), [Verb::Welcome]);
+    }
+    for arrives_at in [1, 0] {
+        bed.service(arrives_at, Some(1));
+        assert_eq!(shown_out(&bed, 1), Code::Overloaded);
+    }
+    assert_eq!(bed.seats[1].worker.services.len(), SERVICES_MAX as usize);
+    assert_eq!(bed.counter(Counter::ServicesRefused), 2);
+}
+
+#[test]
+fn a_service_that_moves_to_a_worker_that_drains_does_not_keep_it() {
+    let mut bed = Bed::with(2, settings());
+    bed.router(1);
+    let client = bed.client(1, "deaf");
+    bed.mailboxes.of(WorkerId(1)).unwrap().try_put(Mail::Drain(DrainPlan { deadline_ms: 2000 })).unwrap();
+    bed.advance(1500);
+    bed.service(0, Some(1));
+    assert_eq!(shown_out(&bed, 1), Code::Draining);
+    assert!(bed.is_open(client));
+    bed.advance(1000);
+    assert!(bed.seats[1].ended);
+}
+
+#[test]
+fn a_service_that_cannot_be_handed_over_is_told_so_and_leaves_nothing() {
+    let mut bed = Bed::with(2, settings());
+    bed.seats[0].kernel.borrow_mut().passes = false;
+    for _ in 0..3 {
+        bed.service(0, Some(1));
+        assert_eq!(shown_out(&bed, 0), Code::Overloaded);
+        bed.advance(3000);
+        assert!(bed.seats[1].worker.arriving.len() <= 1, "what came without a descriptor stays");
+    }
+    bed.seats[0].kernel.borrow_mut().passes = true;
+    bed.service(0, Some(1));
+    assert!(bed.seats[1].worker.arriving.is_empty());
+    assert_eq!(bed.seats[1].worker.services.len(), 1);
+}
+
 #[test]
 fn a_service_reaches_every_worker() {
     let mut bed = Bed::with(3, settings());
@@ -584,4 +636,24 @@ fn a_drain_asks_everybody_takes_sessions_back_and_ends_in_time() {
         .sum();
     assert_eq!(gone, 2);
     assert_eq!(bed.seats[0].kernel.borrow().sockets.keys().copied().collect::<Vec<_>>(), [router.slot.0]);
+}
+
+#[test]
+fn while_draining_the_link_is_made_again_and_services_are_told() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let client = bed.client(0, "phone");
+    bed.open(client, 1, "alice");
+    let service = bed.service(0, None);
+    bed.read(service);
+    bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Drain(DrainPlan { deadline_ms: 20_000 })).unwrap();
+    bed.advance(10_100);
+    assert_eq!(decode::<Failure>(&bed.read(service)[0]).code, Code::Draining as i32);
+    bed.hang_up(service);
+    bed.hang_up(router);
+    bed.advance(300);
+    let router = bed.router(0);
+    assert_eq!(grant(&mut bed, router).len(), 1, "who is still here is served");
+    bed.hang_up(client);
+    assert!(bed.seats[0].ended);
 }
