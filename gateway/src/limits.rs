@@ -70,9 +70,9 @@ pub const TLS_WAIT_S: u32 = 2;
 /// TLS handshakes of services that a worker begins in a second; more are reset. Some 150 µs each with certificates on both
 /// sides: whoever reaches the internal port takes 3 % of a worker from its clients at the most.
 pub const SERVICE_HANDSHAKES_PER_S: u32 = 200;
-/// Receives within `hot.window_ms` from which a connection is metered.
+/// Receives within `hot.window_ms` from which a hot connection is metered.
 pub const BUSY_RECEIVES: u8 = 32;
-/// Frames in one receive from which a hot connection is metered.
+/// Frames in one receive from which any connection is metered.
 pub const BUSY_FRAMES: u64 = 4;
 /// How often a worker looks at how much memory is left, milliseconds.
 pub const MEMORY_LOOK_MS: u64 = 1_000;

@@ -76,7 +76,7 @@ counters! {
     FramesLimited Total "frames_limited_total" "Connections closed because they sent more frames than limits.frames_per_connection_per_s.";
     SlowReadersClosed Total "slow_readers_closed_total" "Connections closed because the peer did not read.";
     FramesEvicted Total "frames_evicted_total" "Frames dropped from a full send queue, cheapest class first.";
-    FramesReceived Total "frames_received_total" "Frames received from clients.";
+    FramesReceived Total "frames_received_total" "Frames received from clients, pings and pongs of WebSockets among them.";
     BytesReceived Total "bytes_received_total" "Bytes received from clients.";
     BytesSent Total "bytes_sent_total" "Bytes handed to the kernel for clients.";
     Opens Total "opens_total" "Channels opened.";

@@ -119,8 +119,8 @@ impl<I: Io> Worker<I> {
         let connection: &mut Connection = &mut self.connections[slot.0];
         if connection.hot {
             self.counters[Counter::ConnectionsHot] -= 1;
-            self.door.meters.forget(slot);
         }
+        self.door.meters.forget(slot);
         let address = connection.address.take();
         if connection.role.is_client() {
             self.clients -= 1;

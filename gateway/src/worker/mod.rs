@@ -228,7 +228,7 @@ impl<I: Io> Worker<I> {
         self.flush(now);
         if now.0 >= self.published_ms + PUBLISH_MS {
             self.publish(now);
-            self.pressure_step(now);
+            self.door_step(now);
         }
         if self.drained() {
             self.publish(now);

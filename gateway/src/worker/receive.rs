@@ -117,7 +117,6 @@ impl<I: Io> Worker<I> {
         self.demotions += 1;
         connection.hot = false;
         connection.burst = 0;
-        self.door.meters.forget(slot);
         if connection.receive == Receive::Multi {
             connection.cooling = true;
             let token = connection.token(slot);
@@ -129,7 +128,7 @@ impl<I: Io> Worker<I> {
 
     /// Takes received bytes for what the connection's transport makes of them.
     fn handle_bytes(&mut self, slot: Slot, bytes: &mut [u8], now: Now) {
-        let &Connection { role, tls, hot, .. } = &self.connections[slot.0];
+        let &Connection { role, tls, phase, .. } = &self.connections[slot.0];
         if role.is_client() {
             self.counters[Counter::BytesReceived] += bytes.len() as u64;
         }
@@ -139,7 +138,8 @@ impl<I: Io> Worker<I> {
         } else {
             self.handle_plain(slot, role, bytes, now);
         }
-        if hot && self.is_metered(slot) {
+        // A login is as many frames as its client has sessions; what those may be has its own limits.
+        if phase == Phase::Live && self.is_metered(slot) {
             self.meter_frames(slot, now);
         }
     }
@@ -148,8 +148,7 @@ impl<I: Io> Worker<I> {
     pub(super) fn is_metered(&self, slot: Slot) -> bool {
         let connection = &self.connections[slot.0];
         let frames = self.counters[Counter::FramesReceived] - self.frames_before;
-        connection.hot
-            && (connection.burst >= BUSY_RECEIVES || frames > BUSY_FRAMES)
+        (frames > BUSY_FRAMES || connection.hot && connection.burst >= BUSY_RECEIVES)
             && connection.role.is_client()
     }
 

@@ -16,7 +16,7 @@ use moor_websocket::upgrade::{Outcome, upgrade};
 use moor_websocket::{CloseCode, Decoder, Kind, Step};
 use moor_wire::{Code, client};
 
-use super::connection::{Role, Transport, low};
+use super::connection::{Phase, Role, Transport, low};
 use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
@@ -150,10 +150,10 @@ impl<I: Io> Worker<I> {
                     self.close_websocket(slot, Some(CloseCode::UNSUPPORTED), now);
                 }
                 Ok(Some(Step::Ping(payload))) => {
-                    self.connections[slot.0].last_seen_ms = low(now.0);
+                    self.handle_websocket_beat(slot, now);
                     self.queue_websocket_pong(slot, &payload, now);
                 }
-                Ok(Some(Step::Pong(_))) => self.connections[slot.0].last_seen_ms = low(now.0),
+                Ok(Some(Step::Pong(_))) => self.handle_websocket_beat(slot, now),
                 Ok(Some(Step::Close { code, .. })) => self.close_websocket(slot, code, now),
                 Err(error) => {
                     self.counters.add(Counter::ProtocolErrors);
@@ -161,6 +161,15 @@ impl<I: Io> Worker<I> {
                     self.close_websocket(slot, Some(error.close_code()), now);
                 }
             }
+        }
+    }
+
+    /// A ping or a pong counts as a frame, and as a heartbeat of whoever has logged in: it does not stand for CONNECT.
+    fn handle_websocket_beat(&mut self, slot: Slot, now: Now) {
+        self.counters.add(Counter::FramesReceived);
+        let connection = &mut self.connections[slot.0];
+        if connection.phase == Phase::Live {
+            connection.last_seen_ms = low(now.0);
         }
     }
 

@@ -1,8 +1,8 @@
 //! How much the busy connections say.
 //!
-//! Only busy connections are metered: hot ones that are heard more than [`BUSY_RECEIVES`] times in a window, or say more
-//! than [`BUSY_FRAMES`] frames at once. What others say is below any limit worth setting (64 frames a second), costs no
-//! look-up, and an idle session keeps nothing for it.
+//! Only busy connections are metered: those that are heard more than [`BUSY_RECEIVES`] times in a window, and those that
+//! say more than [`BUSY_FRAMES`] frames at once. What others say is below any limit worth setting (64 frames a second),
+//! costs no look-up, and who has been quiet since keeps nothing for it.
 //!
 //! [`BUSY_RECEIVES`]: crate::limits::BUSY_RECEIVES
 //! [`BUSY_FRAMES`]: crate::limits::BUSY_FRAMES
@@ -45,7 +45,7 @@ struct Meter {
     channels: Vec<(u16, u32)>,
 }
 
-/// Meters of the hot connections.
+/// Meters of the busy connections.
 #[derive(Debug, Default)]
 pub struct Meters {
     // Slots are the kernel's choice: nobody can make them collide.
@@ -85,7 +85,19 @@ impl Meters {
         true
     }
 
-    /// A connection is no longer hot.
+    /// Forgets who has been quiet since.
+    pub fn tidy(&mut self, now_ms: u64) {
+        self.meters.retain(|_, meter| {
+            meter.channels.retain(|(_, free_us)| ahead_us(*free_us, now_ms) > 0);
+            ahead_us(meter.frames_free_us, now_ms) > 0 || !meter.channels.is_empty()
+        });
+        // All places are looked at, taken or not.
+        if self.meters.capacity() > 4 * self.meters.len() {
+            self.meters.shrink_to_fit();
+        }
+    }
+
+    /// A connection is over.
     pub fn forget(&mut self, slot: Slot) {
         self.meters.remove(&slot);
     }
@@ -123,6 +135,10 @@ mod tests {
             assert!(meters.message(Slot(1), channel, 10, 1000 + u64::from(channel) * 50));
         }
         assert!(meters.meters[&Slot(1)].channels.len() <= 3);
+        meters.tidy(1000 + 999 * 50 + 50);
+        assert_eq!(meters.meters.len(), 1, "it said something a moment ago");
+        meters.tidy(1000 + 999 * 50 + 100);
+        assert!(meters.is_empty());
     }
 
     #[test]

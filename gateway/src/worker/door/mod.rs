@@ -24,7 +24,11 @@ pub use notices::{Notice, Notices};
 pub use pace::Pace;
 pub use pressure::Pressure;
 
-use crate::limits::{ACCEPTS_PER_S_ASSUMED, REFUSED_BURST_MS, SERVICE_HANDSHAKES_PER_S, WAITING_BURST_MS};
+use super::io::Io;
+use super::{Now, Worker};
+use crate::limits::{
+    ACCEPTS_PER_S_ASSUMED, MEMORY_LOOK_MS, REFUSED_BURST_MS, SERVICE_HANDSHAKES_PER_S, WAITING_BURST_MS,
+};
 
 /// What is limited, of one worker where nothing else is said. 0: no limit. It is the configuration's table of this name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,7 +107,7 @@ pub struct Door {
     pub notices: Notices,
     /// True while accepting is being, or has been, stopped because connections came too fast.
     pub paused: bool,
-    /// When memory was looked at last.
+    /// When memory and meters were looked at last, milliseconds.
     pub looked_ms: u64,
 }
 
@@ -122,5 +126,17 @@ impl Door {
             paused: false,
             looked_ms: 0,
         }
+    }
+}
+
+impl<I: Io> Worker<I> {
+    /// Looks once a second at how much memory is left, and forgets who has been quiet.
+    pub(super) fn door_step(&mut self, now: Now) {
+        if now.0 < self.door.looked_ms + MEMORY_LOOK_MS {
+            return;
+        }
+        self.door.looked_ms = now.0;
+        self.door.meters.tidy(now.0);
+        self.pressure_step(now);
     }
 }

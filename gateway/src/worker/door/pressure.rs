@@ -7,7 +7,7 @@ use moor_wire::client::Class;
 use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
 
 use super::Notice;
-use crate::limits::{MEMORY_LOOK_MS, SHED_QUEUE_SHARE};
+use crate::limits::SHED_QUEUE_SHARE;
 use crate::worker::counters::Counter;
 use crate::worker::io::Io;
 use crate::worker::{Now, Worker};
@@ -52,12 +52,8 @@ fn shed_queue_bytes(bytes_max: usize) -> usize {
 }
 
 impl<I: Io> Worker<I> {
-    /// Looks once a second at how much memory is left.
-    pub(in crate::worker) fn pressure_step(&mut self, now: Now) {
-        if now.0 < self.door.looked_ms + MEMORY_LOOK_MS {
-            return;
-        }
-        self.door.looked_ms = now.0;
+    /// Looks at how much memory is left.
+    pub(super) fn pressure_step(&mut self, now: Now) {
         let shed = self.settings.shared.pressure.level() == Level::Shed;
         self.send_queue_bytes_max = self.settings.send_queue_bytes_max;
         if shed {

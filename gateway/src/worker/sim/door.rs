@@ -289,6 +289,30 @@ fn a_connection_that_says_too_much_is_closed_and_the_others_are_not() {
 }
 
 #[test]
+fn who_says_much_at_once_and_seldom_is_limited_as_well() {
+    let limits =
+        Limits { messages_per_channel_per_s: 20, frames_per_connection_per_s: 200, ..Limits::default() };
+    let mut bed = bed(limits);
+    let peer = bed.client(0, "phone");
+    bed.open(peer, 1, "alice");
+    bed.router(0);
+    // Never often enough to be a hot connection.
+    for _ in 0..10 {
+        bed.write(peer, &submits(1, 60));
+        bed.advance(1000);
+    }
+    assert_eq!(bed.counter(Counter::RecvPromoted), 0);
+    let passed = bed.counter(Counter::Upstream);
+    // The first four of what comes at once are what anybody may say.
+    assert!((200..=240).contains(&passed), "{passed} of 600 in ten seconds");
+    bed.write(peer, &ping().repeat(200));
+    bed.write(peer, &ping().repeat(200));
+    assert_eq!(bed.counter(Counter::FramesLimited), 1);
+    bed.hang_up(peer);
+    bed.assert_clean();
+}
+
+#[test]
 fn a_channel_that_says_too_much_is_refused_and_its_neighbour_is_not() {
     let mut bed = bed(Limits { messages_per_channel_per_s: 20, ..Limits::default() });
     let peer = bed.client(0, "phone");

@@ -13,7 +13,10 @@ use moor_wire::session::SessionHandle;
 use super::bed::{Bed, Peer, decode, kinds, ping, put_connect, put_open, settings};
 use crate::limits::WEBSOCKET_PONGS_BYTES_MAX;
 use crate::worker::counters::Counter;
-use crate::worker::io::Listener;
+use crate::worker::door::Limits;
+use crate::worker::drain::DrainPlan;
+use crate::worker::io::{Listener, WorkerId};
+use crate::worker::mailbox::Mail;
 use crate::worker::settings::Settings;
 
 const BINARY: u8 = 0x82;
@@ -206,6 +209,51 @@ fn a_ping_is_answered_and_counts_as_a_heartbeat() {
     assert!(bed.is_open(peer), "an unasked pong as well");
     bed.advance(interval);
     assert_eq!(bed.counter(Counter::HeartbeatLost), 1);
+}
+
+#[test]
+fn pings_do_not_stand_for_connect() {
+    let mut bed = Bed::new();
+    let peer = upgraded(&mut bed, 0);
+    for _ in 0..4 {
+        bed.advance(3000);
+        if !bed.is_open(peer) || bed.counter(Counter::LoginTimeout) == 1 {
+            return;
+        }
+        bed.write(peer, &masked(PING, b"here"));
+    }
+    panic!("whoever pings need not say who it is");
+}
+
+#[test]
+fn pings_count_as_frames_where_those_are_limited() {
+    let limits = Limits { frames_per_connection_per_s: 100, ..Limits::default() };
+    let mut bed = Bed::with(1, Settings { limits, ..settings() });
+    let (peer, _) = client(&mut bed, 0, "alice");
+    for _ in 0..12 {
+        if bed.counter(Counter::FramesLimited) == 0 {
+            bed.write(peer, &masked(PING, b"x").repeat(50));
+        }
+    }
+    assert_eq!(bed.counter(Counter::FramesLimited), 1);
+}
+
+#[test]
+fn a_drain_says_nothing_to_who_would_not_understand_it_and_goaway_once_it_does() {
+    let mut bed = Bed::new();
+    bed.router(0);
+    let peer = bed.arrive(0, Listener::Clients).unwrap();
+    let request = request("/", "");
+    bed.write(peer, &request[..40]);
+    bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Drain(DrainPlan { deadline_ms: 8000 })).unwrap();
+    bed.advance(5000);
+    assert_eq!(raw(&bed, peer), b"", "it waits for an answer over HTTP");
+    bed.write(peer, &request[40..]);
+    assert!(raw(&bed, peer).starts_with(b"HTTP/1.1 101 "));
+    let mut out = Vec::new();
+    put_connect(&mut out, "browser");
+    bed.write(peer, &message(&out));
+    assert_eq!(kinds(&read(&bed, peer)), [Kind::Connected, Kind::GoAway]);
 }
 
 #[test]
