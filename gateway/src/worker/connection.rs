@@ -11,7 +11,7 @@ use super::door::census::Key;
 use super::names::Name;
 use super::outbox::Outbox;
 use super::wheel::{Link, Links, NIL};
-use crate::limits::TICK_MS;
+use crate::limits::{SEND_STALL_MS, TICK_MS};
 
 /// What carries a client's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -206,6 +206,13 @@ impl Connection {
     #[must_use]
     pub fn silence_ms(&self, now_ms: u64) -> u64 {
         u64::from(low(now_ms).wrapping_sub(self.last_seen_ms))
+    }
+
+    /// Milliseconds until the send in flight has made no progress for so long that the peer does not read; 0: it has not.
+    #[must_use]
+    pub fn send_stalls_in_ms(&self, now_ms: u64) -> u64 {
+        let in_flight = self.outbox.as_ref().filter(|outbox| outbox.in_flight);
+        in_flight.map_or(u64::MAX, |outbox| (outbox.progress_ms + SEND_STALL_MS).saturating_sub(now_ms))
     }
 
     /// Generation of who takes the entry next.

@@ -8,7 +8,7 @@ use super::counters::Counter;
 use super::io::Io;
 use super::wheel::tick_at;
 use super::{Now, Worker};
-use crate::limits::{SEND_STALL_MS, TICK_MS, TURN_EXPIRIES_MAX};
+use crate::limits::{TICK_MS, TURN_EXPIRIES_MAX};
 
 /// Silence after which a peer is dead, milliseconds: one and a half intervals.
 #[must_use]
@@ -42,19 +42,16 @@ impl<I: Io> Worker<I> {
             // The link has its own, shorter watch.
             (Phase::Live, Role::Link) => {}
             (Phase::Live, _) => {
-                let stalled = connection
-                    .outbox
-                    .as_ref()
-                    .is_some_and(|o| o.in_flight && now.0.saturating_sub(o.progress_ms) >= SEND_STALL_MS);
+                let stalls_in = connection.send_stalls_in_ms(now.0);
                 if silence >= death_ms(interval) {
                     self.counters.add(Counter::HeartbeatLost);
                     self.abort(slot, now);
-                } else if stalled {
+                } else if stalls_in == 0 {
                     self.counters.add(Counter::SlowReadersClosed);
                     self.abort(slot, now);
                 } else {
                     self.cool(slot, now);
-                    let mut look_in = death_ms(interval) - silence;
+                    let mut look_in = stalls_in.min(death_ms(interval) - silence);
                     if self.connections[slot.0].hot {
                         look_in = look_in.min(u64::from(self.settings.hot.idle_ms));
                     }
@@ -64,6 +61,16 @@ impl<I: Io> Worker<I> {
             (Phase::Asking, _) => self.file_in(slot, u64::from(interval), now),
             (Phase::Finishing, _) => self.abort(slot, now),
             (Phase::Free | Phase::Resetting | Phase::Passing | Phase::Closing, _) => {}
+        }
+    }
+
+    /// More waits behind a send than was sent: its peer may not be reading, and is looked at when that is certain.
+    #[cold]
+    pub(super) fn watch_send(&mut self, slot: Slot, now: Now) {
+        let connection = &self.connections[slot.0];
+        if connection.phase == Phase::Live && connection.role != Role::Link {
+            let dies_in = death_ms(connection.interval_ms).saturating_sub(connection.silence_ms(now.0));
+            self.file_in(slot, dies_in.min(connection.send_stalls_in_ms(now.0)), now);
         }
     }
 

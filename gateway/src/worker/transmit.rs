@@ -193,13 +193,17 @@ impl<I: Io> Worker<I> {
     /// Sends what is queued, unless a send is in flight.
     fn send_next(&mut self, slot: Slot, now: Now) {
         let connection: &mut Connection = &mut self.connections[slot.0];
+        let token = connection.token(slot);
+        let Some(outbox) = connection.outbox.as_mut() else { return };
+        if outbox.in_flight {
+            return self.watch_send(slot, now);
+        }
         if connection.tls {
             return self.send_records(slot, now);
         }
-        let token = connection.token(slot);
-        let Some(outbox) = connection.outbox.as_mut().filter(|o| !o.in_flight && !o.is_drained()) else {
+        if outbox.is_drained() {
             return;
-        };
+        }
         if connection.role.is_websocket() {
             self.counters[Counter::SendQueuedBytes] += outbox.seal() as u64;
         }

@@ -214,15 +214,24 @@ fn a_peer_that_hangs_up_with_a_send_stuck_is_freed() {
 #[test]
 fn a_send_that_stalls_ends_the_connection_although_it_still_talks() {
     let mut bed = Bed::new();
-    let peer = bed.client(0, "phone");
-    bed.with_socket(peer, |socket| socket.window = 0);
-    for _ in 0..20 {
-        bed.write(peer, &ping());
-        bed.advance(10_000);
-        if !bed.is_open(peer) {
-            assert_eq!(bed.counter(Counter::SlowReadersClosed), 1);
-            return bed.assert_clean();
-        }
+    let (lazy, slow) = (bed.client(0, "lazy"), bed.client(0, "slow"));
+    for peer in [lazy, slow] {
+        bed.with_socket(peer, |socket| socket.window = 0);
     }
-    panic!("a peer that takes no byte for 200 s was kept");
+    // One takes nothing at all, the other a little now and then.
+    for _ in 0..3 {
+        assert!(bed.is_open(lazy));
+        for peer in [lazy, slow] {
+            bed.write(peer, &ping());
+        }
+        bed.advance(10_000);
+        bed.with_socket(slow, |socket| socket.window = 4);
+        bed.settle();
+    }
+    bed.advance(1000);
+    assert!(!bed.is_open(lazy), "long before the silence of a heartbeat and a half would be noticed");
+    assert!(bed.is_open(slow));
+    assert_eq!(bed.counter(Counter::SlowReadersClosed), 1);
+    bed.hang_up(slow);
+    bed.assert_clean();
 }
