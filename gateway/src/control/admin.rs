@@ -23,6 +23,8 @@ use super::liveness::Liveness;
 use super::metrics::{CounterSource, Exposition};
 use super::stats;
 use super::{ControlError, Listening, RouterStats, WorkerControl};
+use crate::worker::door::Pressure;
+use crate::worker::door::pressure::Level;
 
 const INDEX: &str = "moor-gateway
   /healthz              200 while every worker turns, else 503 and which do not
@@ -42,6 +44,8 @@ pub(super) struct AdminState {
     pub workers: Arc<dyn WorkerControl>,
     pub router: Option<RouterStats>,
     pub liveness: Liveness,
+    /// How short memory is, as the workers are told.
+    pub pressure: Pressure,
     pub draining: AtomicBool,
     /// SIGHUPs carried out, and those of which something could not be.
     pub reloads: [AtomicU64; 2],
@@ -67,14 +71,22 @@ impl AdminState {
         if up < workers {
             obstacles.push(format!("the router link is up on {up} of {workers} workers"));
         }
+        if self.pressure.level() >= Level::Refuse {
+            let used_percent = self.memory_used_percent.load(Ordering::Relaxed);
+            obstacles.push(format!("memory is short ({used_percent} % in use): nobody new comes in"));
+        }
         if self.is_draining() {
             obstacles.push("draining".to_owned());
         }
         obstacles
     }
 
-    /// Why the process should be restarted; empty when healthy.
-    fn sickness(&self) -> Vec<String> {
+    /// Why the process should be restarted; empty when healthy. Workers that have ended one by one during a drain are
+    /// silent and not sick, and the drain's deadline sees to the others.
+    pub(super) fn sickness(&self) -> Vec<String> {
+        if self.is_draining() {
+            return Vec::new();
+        }
         let now_ms = self.now_ms();
         let silent = self.liveness.silent(now_ms);
         let said = |worker: &usize| {
@@ -180,4 +192,51 @@ async fn metrics(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
 
 async fn stats_json(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
     Json(stats::collect(&shared.state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::fake::FakeWorkers;
+    use crate::control::liveness::SILENCE_MS_MAX;
+    use std::time::Duration;
+
+    /// Of two workers that have not turned since the start, so long ago.
+    fn state(since_start: Duration) -> AdminState {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let workers = FakeWorkers::new(2);
+        AdminState {
+            node: "edge-1".to_owned(),
+            listening: Listening { clients: address, internal: address, router: None, admin: address },
+            internal_address: String::new(),
+            source: workers.clone(),
+            workers,
+            router: None,
+            liveness: Liveness::new(2, 0),
+            pressure: Pressure::default(),
+            draining: AtomicBool::new(false),
+            reloads: [AtomicU64::new(0), AtomicU64::new(0)],
+            memory_used_percent: Arc::default(),
+            started: Instant::now().checked_sub(since_start).unwrap(),
+        }
+    }
+
+    #[test]
+    fn workers_that_have_ended_in_a_drain_are_no_reason_to_kill_it() {
+        let state = state(Duration::from_millis(2 * SILENCE_MS_MAX));
+        assert_eq!(state.sickness().len(), 2);
+        state.draining.store(true, Ordering::Relaxed);
+        assert!(state.sickness().is_empty());
+        assert_eq!(state.obstacles(), ["draining"]);
+    }
+
+    #[test]
+    fn who_lets_nobody_in_for_want_of_memory_is_not_ready() {
+        let state = state(Duration::ZERO);
+        assert!(state.obstacles().is_empty());
+        state.memory_used_percent.store(91, Ordering::Relaxed);
+        state.pressure.set(Level::Refuse);
+        assert_eq!(state.obstacles(), ["memory is short (91 % in use): nobody new comes in"]);
+        assert!(state.sickness().is_empty(), "a restart would not help");
+    }
 }

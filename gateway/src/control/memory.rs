@@ -54,6 +54,11 @@ impl Watch {
         Arc::clone(&self.used_percent)
     }
 
+    /// What it tells.
+    pub(super) fn pressure(&self) -> Pressure {
+        self.pressure.clone()
+    }
+
     /// Measures when it is time to.
     pub(super) fn look(&mut self, now_ms: u64) {
         if self.looked_ms.is_some_and(|looked| now_ms < looked + MEMORY_LOOK_MS) {

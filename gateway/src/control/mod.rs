@@ -117,6 +117,7 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
         draining: AtomicBool::new(false),
         reloads: [AtomicU64::new(0), AtomicU64::new(0)],
         memory_used_percent: memory.used_percent(),
+        pressure: memory.pressure(),
         started,
     });
     let admin = Admin::start(context.admin, state.clone(), context.collectors)?;
@@ -128,9 +129,7 @@ pub fn run(context: ControlContext) -> Result<Outcome, ControlError> {
         let now_ms = state.now_ms();
         state.liveness.sample(&*state.source, now_ms);
         memory.look(now_ms);
-        // Workers that have ended one by one during a drain are silent and not sick.
-        let healthy = !life.is_running() || state.liveness.silent(now_ms).is_empty();
-        notifier.stroke(now_ms, healthy);
+        notifier.stroke(now_ms, state.sickness().is_empty());
         let of_signal = signal.and_then(|signal| life.handle_signal(signal, now_ms));
         let of_time = life.handle_time(now_ms, state.workers.finished());
         for action in of_signal.into_iter().chain(of_time) {
