@@ -74,7 +74,7 @@ fn settings(input: &mut Input<'_>) -> Settings {
         tls: None,
         tls_required: false,
         websocket: (second & 2 == 0).then(Arc::default),
-        heartbeat: Heartbeat { interval_ms: 60_000, min_ms: 1000, max_ms: 590_000 },
+        heartbeat: Heartbeat { interval_ms: 60_000, min_ms: 1000 },
         hot: HotTier { events: 2, window_ms: 1000, idle_ms: 5000 },
         register_batch: 2,
         register_per_s: 100,

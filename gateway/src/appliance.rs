@@ -66,6 +66,16 @@ pub enum StartError {
     /// systemd's sockets.
     #[error(transparent)]
     Activation(#[from] systemd::ActivationError),
+    /// More of systemd's sockets than there is somebody to accept from.
+    #[error(
+        "the socket unit hands over {handed} listeners to {workers} workers, so that connections to some would wait for ever: give it at most one ListenStream= for each worker, or set workers to {handed}"
+    )]
+    TooManyListeners {
+        /// By the unit.
+        handed: usize,
+        /// Here.
+        workers: u32,
+    },
     /// The control plane.
     #[error(transparent)]
     Control(#[from] control::ControlError),
@@ -294,6 +304,10 @@ fn listen_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
 
 /// Spreads handed-over listeners over the workers; where there are fewer, several workers share a queue.
 fn share(activated: Vec<TcpListener>, workers: u32) -> Result<Vec<TcpListener>, StartError> {
+    let handed = activated.len();
+    if handed > workers as usize {
+        return Err(StartError::TooManyListeners { handed, workers });
+    }
     let clone = |index: u32| activated[index as usize % activated.len()].try_clone();
     (0..workers)
         .map(clone)
@@ -391,7 +405,6 @@ fn worker_settings(config: &Config, router: SocketAddr, descriptors: u64, listen
         heartbeat: Heartbeat {
             interval_ms: ms(config.heartbeat.interval_ms),
             min_ms: ms(config.heartbeat.min_ms),
-            max_ms: ms(config.heartbeat.max_ms),
         },
         hot: HotTier {
             events: u8::try_from(config.hot.events).unwrap_or(u8::MAX),
@@ -431,4 +444,20 @@ fn ring_config(config: &Config, settings: &Settings) -> RingConfig {
 fn epoch() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_listener_of_a_socket_unit_has_a_worker() {
+        let listeners =
+            |count| -> Vec<_> { (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect() };
+        for (handed, workers) in [(1, 3), (2, 2)] {
+            assert_eq!(share(listeners(handed), workers).unwrap().len(), workers as usize);
+        }
+        let said = share(listeners(3), 2).unwrap_err().to_string();
+        assert!(said.contains("3 listeners to 2 workers") && said.contains("set workers to 3"), "{said}");
+    }
 }

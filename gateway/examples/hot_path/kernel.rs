@@ -133,7 +133,7 @@ impl Bench {
             access: moor_gateway::worker::access::Access::default(),
             tls: None,
             tls_required: false,
-            heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
+            heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000 },
             hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
             register_batch: 256,
             register_per_s: 100_000,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, Parser};
 
-use super::value::{Secret, Setting, Shape};
+use super::value::{RouterChoice, Secret, Setting, Shape};
 use super::{Config, ConfigError, KEYS, Key, file, print, validate};
 
 /// Variable with the token of the internal and router ports.
@@ -82,6 +82,8 @@ where
     if let Some(token) = token {
         let token = Secret::parse(&token).map_err(|what| wrong(TOKEN_VARIABLE, &what))?;
         config.internal_token = Some(token);
+        // It overrides the file, whichever way the token stands there.
+        config.internal_token_file = None;
     }
     apply_flags(&mut config, &matches)?;
     if let Some(path) = config.internal_token_file.clone() {
@@ -105,6 +107,12 @@ fn check_files(config: &Config) -> Result<(), ConfigError> {
     crate::tls_files::internal(config).map_err(|error| wrong(&error))?;
     crate::tls_files::router(config).map_err(|error| wrong(&error))?;
     crate::credential_files::load(&config.credentials).map(drop).map_err(|error| wrong(&error))?;
+    if config.router != RouterChoice::Embedded {
+        return Ok(());
+    }
+    if let Some(path) = &config.embedded.apps {
+        moor_router::Apps::read(path).map(drop).map_err(|error| wrong(&error))?;
+    }
     if let Some(path) = &config.embedded.hooks {
         let telling = moor_router::Telling::read(path).map_err(|error| wrong(&error))?;
         let router = moor_router::RouterConfig { telling, ..moor_router::RouterConfig::default() };
@@ -161,14 +169,22 @@ fn argument(key: &'static Key) -> Arg {
 
 fn heading(key: &Key) -> &'static str {
     match key.path.split_once('.').map(|(table, _)| table) {
-        None => "Settings",
+        Some("credentials") => "Credentials",
+        Some("tls") => "TLS of clients",
+        Some("internal_tls") => "TLS of services",
+        Some("router_tls") => "TLS with the router",
+        Some("websocket") => "WebSocket",
         Some("heartbeat") => "Heartbeat",
         Some("hot") => "Hot connections",
         Some("register") => "Registration with the router",
         Some("rooms") => "Rooms",
+        Some("limits") => "Limits",
+        Some("memory") => "Memory",
+        Some("proxy") => "Load balancers",
         Some("drain") => "Drain",
         Some("embedded") => "Embedded router",
-        Some(_) => "Log",
+        Some("log") => "Log",
+        _ => "Settings",
     }
 }
 
@@ -237,8 +253,50 @@ mod tests {
         let config = run(&["--internal-token-file", path.to_str().unwrap()]).unwrap();
         assert_eq!(config.token(), b"fedcba9876543210");
         assert!(!format!("{config:?}").contains("fedcba"));
+        // The variable overrides the file, the flag overrides the variable.
+        let toml = folder.path().join("moor.toml");
+        std::fs::write(&toml, format!("internal_token_file = {:?}", path.to_str().unwrap())).unwrap();
+        let config = ["moor-gateway", "--config", toml.to_str().unwrap()];
+        let flag = ["--internal-token-file", path.to_str().unwrap()];
+        for (line, expected) in [
+            (&config[..], &b"0123456789abcdef"[..]),
+            (&[&config[..], &flag].concat()[..], b"fedcba9876543210"),
+        ] {
+            let Ok(Request::Run(config)) = request_with(line, token()) else { panic!("a start") };
+            assert_eq!(config.token(), expected);
+        }
         std::fs::write(&path, "\n").unwrap();
         assert!(run(&["--internal-token-file", path.to_str().unwrap()]).unwrap_err().contains("first line"));
+    }
+
+    #[test]
+    fn each_table_has_a_heading_of_its_own_in_the_help() {
+        let table = |key: &Key| key.path.split_once('.').map(|(table, _)| table);
+        for (index, key) in KEYS.iter().enumerate() {
+            for other in &KEYS[..index] {
+                assert_eq!(
+                    table(key) == table(other),
+                    heading(key) == heading(other),
+                    "{} and {}",
+                    key.path,
+                    other.path
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_check_reads_the_files_that_a_start_would_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("apps.toml");
+        std::fs::write(&path, "[apps.shop]\nno_such_key = 1\n").unwrap();
+        let path = path.to_str().unwrap();
+        for flag in ["--embedded-apps", "--embedded-hooks"] {
+            let said = run(&["--check", flag, path]).unwrap_err();
+            assert!(said.contains(path), "{flag}: {said}");
+            let said = run(&["--check", flag, path, "--router", "router-1:7300"]).unwrap_err();
+            assert!(said.starts_with("The configuration is valid"), "not used, so not read: {said}");
+        }
     }
 
     #[test]

@@ -378,7 +378,7 @@ pub const KEYS: &[Key] = &[
         "heartbeat-interval-ms",
         "MS",
         "Heartbeat interval proposed to clients",
-        "Milliseconds. Any frame counts as one; a client not heard for one and a half intervals is closed. \
+        "Milliseconds, at most 3,600,000. Any frame counts as one; a client not heard for one and a half intervals is closed. \
          270,000 is below what nearly all mobile networks forget."
     ),
     key!(
@@ -387,13 +387,6 @@ pub const KEYS: &[Key] = &[
         "MS",
         "Shortest interval a client may ask for",
         "Milliseconds, at least 1000: what a client wishes is raised to it."
-    ),
-    key!(
-        heartbeat.max_ms,
-        "heartbeat-max-ms",
-        "MS",
-        "Longest interval proposed",
-        "Milliseconds, at most 3,600,000."
     ),
     key!(
         hot.events,
@@ -577,7 +570,7 @@ pub const KEYS: &[Key] = &[
         "memory-limit-mb",
         "MB|auto",
         "Memory that may be used",
-        "Of this process, in megabytes. `auto`: what the control group allows and what the host has left, whichever is \
+        "Of this process, in megabytes, at least 1. `auto`: what the control group allows and what the host has left, whichever is \
          shorter."
     ),
     key!(

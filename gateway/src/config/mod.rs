@@ -190,7 +190,6 @@ impl WebSocket {
 pub struct Heartbeat {
     pub interval_ms: u64,
     pub min_ms: u64,
-    pub max_ms: u64,
 }
 
 /// When a connection changes between one-shot poll and multishot receive.
@@ -306,7 +305,7 @@ impl Default for Config {
             internal_tls: InternalTls::default(),
             router_tls: RouterTls::default(),
             websocket: WebSocket { enabled: true, path: "/".to_owned(), origins: Origins::None },
-            heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 },
+            heartbeat: Heartbeat { interval_ms: 270_000, min_ms: 10_000 },
             hot: Hot { events: 8, window_ms: 2000, idle_ms: 30_000 },
             register: Register { batch: 512, per_s: 20_000 },
             rooms: Rooms {
@@ -415,6 +414,13 @@ mod tests {
         for wrong in ["router-1", ":7300", "router-1:0", "router-1:70000", "::1:7300", "Embedded"] {
             assert!(RouterChoice::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn spaces_between_the_items_of_a_list_mean_nothing() {
+        let origins = Origins::parse("https://a.example, https://b.example").unwrap();
+        assert_eq!(origins, Origins::Listed(vec!["https://a.example".into(), "https://b.example".into()]));
+        assert_eq!(Paths::parse("a.pem, b.pem").unwrap(), Paths(vec!["a.pem".into(), "b.pem".into()]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX, NODE_BYTES_MAX, REGISTER_BATCH_MAX};
 use moor_wire::session::WORKERS_MAX;
 
-use super::value::{Auto, RouterChoice};
+use super::value::{Auto, RouterChoice, is_host_and_port};
 use super::{Config, ConfigError, resources};
 use crate::limits::ROOM_RUN_BYTES_MAX;
 
@@ -119,6 +119,13 @@ impl Complaints {
                 "`internal` listens on {}, which is no address others can connect to: set \
                  internal_advertise to this host's name or address and port",
                 config.internal
+            )
+        });
+        let advertised = config.internal_advertise.as_deref();
+        self.unless(advertised.is_none_or(is_host_and_port), || {
+            format!(
+                "`internal_advertise` is {:?}; it must be a host and a port such as edge-7:7200",
+                advertised.unwrap_or_default()
             )
         });
         ports.extend([("listen", config.listen), ("admin", config.admin)]);
@@ -240,13 +247,12 @@ impl Complaints {
     fn times(&mut self, config: &Config) {
         let heartbeat = &config.heartbeat;
         self.between("first_byte_timeout_ms", config.first_byte_timeout_ms, 100, 300_000);
+        self.between("heartbeat.interval_ms", heartbeat.interval_ms, 1000, 3_600_000);
         self.between("heartbeat.min_ms", heartbeat.min_ms, 1000, 3_600_000);
-        self.between("heartbeat.max_ms", heartbeat.max_ms, 1000, 3_600_000);
-        self.unless((heartbeat.min_ms..=heartbeat.max_ms).contains(&heartbeat.interval_ms), || {
+        self.unless(heartbeat.min_ms <= heartbeat.interval_ms, || {
             format!(
-                "`heartbeat.interval_ms` is {}; it must lie between heartbeat.min_ms ({}) and \
-                 heartbeat.max_ms ({})",
-                heartbeat.interval_ms, heartbeat.min_ms, heartbeat.max_ms
+                "`heartbeat.min_ms` is {} and larger than heartbeat.interval_ms ({})",
+                heartbeat.min_ms, heartbeat.interval_ms
             )
         });
         let hot = &config.hot;
@@ -284,6 +290,9 @@ impl Complaints {
             self.between(path, rate, 0, 1_000_000);
         }
         let memory = &config.memory;
+        if let Auto::Set(limit_mb) = memory.limit_mb {
+            self.between("memory.limit_mb", limit_mb, 1, u64::from(u32::MAX));
+        }
         self.between("memory.refuse_percent", memory.refuse_percent, 1, 100);
         self.between("memory.shed_percent", memory.shed_percent, 1, 100);
         self.unless(memory.refuse_percent <= memory.shed_percent, || {
@@ -448,12 +457,14 @@ mod tests {
             (|c| c.hot.events = 0, "`hot.events`"),
             (|c| c.limits.logins_per_s = 1_000_001, "`limits.logins_per_s`"),
             (|c| c.memory.refuse_percent = 99, "larger than memory.shed_percent"),
+            (|c| c.memory.limit_mb = Auto::Set(0), "`memory.limit_mb`"),
+            (|c| c.internal_advertise = Some("edge-7".to_owned()), "`internal_advertise` is \"edge-7\""),
             (|c| c.hot.idle_ms = 1000, "`hot.idle_ms`"),
             (|c| c.hot.window_ms = 0, "`hot.window_ms`"),
             (|c| c.first_byte_timeout_ms = 0, "`first_byte_timeout_ms`"),
-            (|c| c.heartbeat.interval_ms = 600_000, "`heartbeat.interval_ms` is 600000"),
+            (|c| c.heartbeat.interval_ms = 4_000_000, "`heartbeat.interval_ms` is 4000000"),
             (|c| c.heartbeat.min_ms = 0, "`heartbeat.min_ms`"),
-            (|c| c.heartbeat.max_ms = 4_000_000, "`heartbeat.max_ms`"),
+            (|c| c.heartbeat.min_ms = 300_000, "larger than heartbeat.interval_ms (270000)"),
             (
                 |c| (c.drain.retry_min_ms, c.drain.retry_max_ms) = (6000, Auto::Set(5000)),
                 "larger than drain.retry_max_ms",

@@ -172,6 +172,14 @@ impl Setting for Auto {
     }
 }
 
+/// Whether it can be connected to: a name or an address, in brackets where it has colons itself, and a port.
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
+}
+
 /// Where the router is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RouterChoice {
@@ -188,13 +196,10 @@ impl Setting for RouterChoice {
         if text == "embedded" {
             return Ok(Self::Embedded);
         }
-        let port = text.rsplit_once(':').and_then(|(host, port)| {
-            let host_ok = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
-            host_ok.then(|| port.parse::<u16>().ok()).flatten()
-        });
-        match port {
-            Some(port) if port > 0 => Ok(Self::Address(text.to_owned())),
-            _ => Err(format!("{text:?} is neither \"embedded\" nor a host and port such as router-1:7300")),
+        if is_host_and_port(text) {
+            Ok(Self::Address(text.to_owned()))
+        } else {
+            Err(format!("{text:?} is neither \"embedded\" nor a host and port such as router-1:7300"))
         }
     }
     fn to_toml(&self) -> Option<String> {
@@ -300,7 +305,7 @@ impl Setting for Paths {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        text.split(',').map(PathBuf::parse).collect::<Result<_, _>>().map(Self)
+        text.split(',').map(|path| PathBuf::parse(path.trim())).collect::<Result<_, _>>().map(Self)
     }
     fn to_toml(&self) -> Option<String> {
         let paths: Vec<_> = self.0.iter().map(|path| quoted(&path.to_string_lossy())).collect();
@@ -361,7 +366,7 @@ impl Setting for Origins {
             "*" => return Ok(Self::Any),
             _ => {}
         }
-        let origins = text.split(',').map(|origin| {
+        let origins = text.split(',').map(str::trim).map(|origin| {
             let host = origin.split_once("://").map_or("", |(_, host)| host);
             if host.is_empty() || host.contains(['/', '*', ' ']) {
                 return Err(format!(

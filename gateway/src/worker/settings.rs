@@ -17,8 +17,6 @@ pub struct Heartbeat {
     pub interval_ms: u32,
     /// Never less, whatever the client wishes.
     pub min_ms: u32,
-    /// Never more.
-    pub max_ms: u32,
 }
 
 impl Heartbeat {
@@ -26,7 +24,7 @@ impl Heartbeat {
     #[must_use]
     pub fn propose(&self, wish_ms: u32) -> u32 {
         let wish = if wish_ms == 0 { self.interval_ms } else { wish_ms.min(self.interval_ms) };
-        wish.clamp(self.min_ms, self.max_ms)
+        wish.max(self.min_ms)
     }
 }
 
@@ -123,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_wish_shortens_within_bounds() {
-        let heartbeat = Heartbeat { interval_ms: 270_000, min_ms: 10_000, max_ms: 590_000 };
+        let heartbeat = Heartbeat { interval_ms: 270_000, min_ms: 10_000 };
         assert_eq!(heartbeat.propose(0), 270_000);
         assert_eq!(heartbeat.propose(60_000), 60_000);
         assert_eq!(heartbeat.propose(1), 10_000);

@@ -41,7 +41,7 @@ pub fn settings() -> Settings {
         access: crate::worker::access::Access::default(),
         tls: None,
         tls_required: false,
-        heartbeat: Heartbeat { interval_ms: HEARTBEAT_MS, min_ms: 1000, max_ms: 590_000 },
+        heartbeat: Heartbeat { interval_ms: HEARTBEAT_MS, min_ms: 1000 },
         hot: HotTier { events: 4, window_ms: 1000, idle_ms: 5000 },
         register_batch: 3,
         register_per_s: 10_000,
