@@ -140,10 +140,8 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         activated => share(activated, workers)?,
     };
     // systemd's listeners are not where the configuration says.
-    let (bound, credentials) = (local(&clients[0])?, &config.credentials);
-    if !bound.ip().is_loopback() && credentials.file.is_none() && !credentials.anonymous {
-        return Err(StartError::OpenToAnybody(config::open_to_anybody(bound)));
-    }
+    let bound = local(&clients[0])?;
+    config::check_clients(bound, &config.credentials).map_err(StartError::OpenToAnybody)?;
     let internal = listen_group("the internal port", config.internal, workers, config)?;
     let admin = listen_alone("admin HTTP", config.admin)?;
     let router = match config.router {
@@ -151,7 +149,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         RouterChoice::Address(_) => None,
     };
     let listening = Listening {
-        clients: local(&clients[0])?,
+        clients: bound,
         internal: local(&internal[0])?,
         router: router.as_ref().map(RouterHandle::listen_addr),
         admin: local(&admin)?,
@@ -187,10 +185,14 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         reload: logging::reload(
             log,
             vec![
-                remote::reload_tls(crew.remote(board.clone())),
-                remote::reload_internal_tls(crew.remote(board.clone())),
-                remote::reload_router_tls(crew.remote(board.clone()), router.as_ref()),
-                remote::reload_credentials(crew.remote(board.clone())),
+                remote::reload_tls(crew.remote(board.clone()), settings.tls.is_some()),
+                remote::reload_internal_tls(crew.remote(board.clone()), settings.internal_tls.is_some()),
+                remote::reload_router_tls(
+                    crew.remote(board.clone()),
+                    router.as_ref(),
+                    settings.router_tls.is_some(),
+                ),
+                remote::reload_credentials(crew.remote(board.clone()), bound),
             ],
         ),
     })?;
@@ -268,9 +270,14 @@ impl Crew {
         Remote::new(self.mailboxes.clone(), Arc::clone(&self.doorbells), board)
     }
 
+    /// Waits for the workers, except for those that did not stop when they were told to: they would never come.
     fn join(self) {
+        let stuck = self.mailboxes.running();
+        if stuck > 0 {
+            tracing::error!(workers = stuck, "workers did not stop; the process ends without them");
+        }
         for thread in self.threads {
-            if thread.join().is_err() {
+            if (stuck == 0 || thread.is_finished()) && thread.join().is_err() {
                 tracing::error!("a worker panicked; its message is above");
             }
         }

@@ -1,11 +1,12 @@
 //! How the control thread speaks to the workers: orders as mail, and what each part of SIGHUP sends them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moor_ring::Doorbell;
 use moor_router::RouterHandle;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::WorkerControl;
 use crate::control::logging::ReloadPart;
 use crate::worker::counters::{Board, Counter};
@@ -30,8 +31,11 @@ impl Remote {
     fn tell_all(&self, mail: impl Fn() -> Mail) {
         for (index, doorbell) in (0..).zip(self.doorbells.iter()) {
             let Some(mailbox) = self.mailboxes.of(WorkerId(index)) else { continue };
-            if mailbox.try_put(mail()).is_err() {
-                tracing::warn!(worker = index, "the mailbox is full; the order is lost");
+            if mailbox.put_order(mail()).is_some() {
+                tracing::warn!(
+                    worker = index,
+                    "the mailbox was full; what waited longest made way for an order"
+                );
             }
             doorbell.ring();
         }
@@ -56,12 +60,15 @@ impl WorkerControl for Remote {
     }
 }
 
-/// What SIGHUP does for TLS: whoever comes from now on is shown the certificates that the files hold now.
-pub fn reload_tls(workers: Remote) -> ReloadPart {
+/// What SIGHUP does for TLS, which is on or not so far: whoever comes from now on is shown the certificates that the files
+/// hold now.
+pub fn reload_tls(workers: Remote, mut is_on: bool) -> ReloadPart {
     Box::new(move |config| match tls_files::load(&config.tls) {
+        Ok(None) if is_on => Err(stays_on("TLS", "tls.certificates")),
         Ok(None) => Ok("no TLS".to_owned()),
         Ok(Some(server)) => {
             workers.tell_all(|| Mail::Tls(server.clone()));
+            is_on = true;
             Ok(format!("{} TLS certificates", config.tls.certificates.0.len()))
         }
         Err(error) => Err(format!("TLS goes on with the former files: {error}")),
@@ -69,11 +76,13 @@ pub fn reload_tls(workers: Remote) -> ReloadPart {
 }
 
 /// What SIGHUP does for the internal port: services that come from now on are shown what the files hold now.
-pub fn reload_internal_tls(workers: Remote) -> ReloadPart {
+pub fn reload_internal_tls(workers: Remote, mut is_on: bool) -> ReloadPart {
     Box::new(move |config| match tls_files::internal(config) {
+        Ok(None) if is_on => Err(stays_on("TLS on the internal port", "internal_tls.certificate")),
         Ok(None) => Ok("no TLS on the internal port".to_owned()),
         Ok(Some(acceptor)) => {
             workers.tell_all(|| Mail::InternalTls(acceptor.clone()));
+            is_on = true;
             Ok("the internal port's certificate".to_owned())
         }
         Err(error) => Err(format!("the internal port goes on with the former files: {error}")),
@@ -82,7 +91,7 @@ pub fn reload_internal_tls(workers: Remote) -> ReloadPart {
 
 /// What SIGHUP does for the router: links that are made from now on show what the files hold now, on both sides where the
 /// router is inside.
-pub fn reload_router_tls(workers: Remote, router: Option<&RouterHandle>) -> ReloadPart {
+pub fn reload_router_tls(workers: Remote, router: Option<&RouterHandle>, mut is_on: bool) -> ReloadPart {
     let load = router.map(RouterHandle::tls_reloader);
     let read = move |config: &Config| {
         let Some(dialer) = tls_files::router(config).map_err(|error| error.to_string())? else {
@@ -94,19 +103,31 @@ pub fn reload_router_tls(workers: Remote, router: Option<&RouterHandle>) -> Relo
         Ok::<_, String>(Some(dialer))
     };
     Box::new(move |config| match read(config) {
+        Ok(None) if is_on => Err(stays_on("TLS with the router", "router_tls.authorities")),
         Ok(None) => Ok("no TLS with the router".to_owned()),
         Ok(Some(dialer)) => {
             workers.tell_all(|| Mail::RouterTls(dialer.clone()));
+            is_on = true;
             Ok("the certificate shown to the router".to_owned())
         }
         Err(error) => Err(format!("links to the router go on with the former files: {error}")),
     })
 }
 
+/// A configuration that names no files any more switches nothing off.
+fn stays_on(what: &str, setting: &str) -> String {
+    format!("{what} goes on with the former files: {setting} is set no more, which takes a restart")
+}
+
 /// What SIGHUP does for credentials: whoever comes from now on is checked against what the file says now. Who is in stays
-/// until its credential expires or it is kicked.
-pub fn reload_credentials(workers: Remote) -> ReloadPart {
-    Box::new(move |config| match credential_files::load(&config.credentials) {
+/// until its credential expires or it is kicked. `clients`: where clients are served, which under systemd is not where the
+/// configuration says.
+pub fn reload_credentials(workers: Remote, clients: SocketAddr) -> ReloadPart {
+    let read = move |config: &Config| {
+        config::check_clients(clients, &config.credentials)?;
+        credential_files::load(&config.credentials).map_err(|error| error.to_string())
+    };
+    Box::new(move |config| match read(config) {
         Ok(access) => {
             let apps = access.verifier.as_ref().map_or(0, |verifier| verifier.apps());
             workers.tell_all(|| Mail::Access(access.clone()));
@@ -114,4 +135,50 @@ pub fn reload_credentials(workers: Remote) -> ReloadPart {
         }
         Err(error) => Err(format!("credentials go on as they were: {error}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAILBOX_ENTRIES;
+
+    fn remote() -> (Remote, Mailboxes) {
+        let mailboxes = Mailboxes::new(1);
+        let doorbells = [Doorbell::new().unwrap()];
+        (Remote::new(mailboxes.clone(), Arc::new(doorbells), Board::new(1)), mailboxes)
+    }
+
+    #[test]
+    fn an_order_finds_its_place_in_a_full_mailbox() {
+        let (workers, mailboxes) = remote();
+        let mailbox = mailboxes.of(WorkerId(0)).unwrap();
+        for _ in 0..MAILBOX_ENTRIES {
+            mailbox.try_put(Mail::Stop).unwrap();
+        }
+        workers.drain(DrainPlan { deadline_ms: 7 });
+        let last = std::iter::from_fn(|| mailbox.take()).last();
+        assert!(matches!(last, Some(Mail::Drain(DrainPlan { deadline_ms: 7 }))), "{last:?}");
+    }
+
+    #[test]
+    fn a_reload_opens_no_port_to_anybody() {
+        let (workers, mailboxes) = remote();
+        // systemd's listener is open to others; the configuration's own address is not.
+        let mut reload = reload_credentials(workers, "192.0.2.7:7100".parse().unwrap());
+        let said = reload(&Config::default()).unwrap_err();
+        assert!(said.contains("as they were") && said.contains("192.0.2.7:7100"), "{said}");
+        assert!(mailboxes.of(WorkerId(0)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_goes_on_is_not_said_to_be_off() {
+        let said = |reload: ReloadPart| {
+            let mut reload = reload;
+            reload(&Config::default())
+        };
+        assert_eq!(said(reload_tls(remote().0, false)), Ok("no TLS".to_owned()));
+        assert!(said(reload_tls(remote().0, true)).unwrap_err().contains("tls.certificates"));
+        assert!(said(reload_internal_tls(remote().0, true)).unwrap_err().contains("internal_tls"));
+        assert!(said(reload_router_tls(remote().0, None, true)).unwrap_err().contains("router_tls"));
+    }
 }

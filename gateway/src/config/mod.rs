@@ -27,7 +27,7 @@ pub use flags::{Request, request};
 pub use keys::{KEYS, Key};
 pub use print::{keys_markdown, summary, to_toml};
 pub use resources::{descriptors_raise, workers_auto};
-pub use validate::{open_to_anybody, validate, warnings};
+pub use validate::{check_clients, validate, warnings};
 pub use value::{
     Announce, Auto, Fsync, LogFormat, Names, Paths, RouterChoice, Secret, Setting, Shape, TlsRecords,
 };

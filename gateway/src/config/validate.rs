@@ -6,7 +6,7 @@ use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX, NODE_BYTE
 use moor_wire::session::WORKERS_MAX;
 
 use super::value::{Auto, RouterChoice, is_host_and_port};
-use super::{Config, ConfigError, resources};
+use super::{Config, ConfigError, Credentials, resources};
 use crate::limits::ROOM_RUN_BYTES_MAX;
 
 /// Shortest token, bytes: what 128 bits of randomness need at the least.
@@ -56,13 +56,18 @@ pub fn warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
-/// Why clients cannot be served at this address.
-#[must_use]
-pub fn open_to_anybody(address: SocketAddr) -> String {
-    format!(
+/// Whether clients can be served at this address.
+///
+/// # Errors
+/// Nobody would ask them who they are.
+pub fn check_clients(address: SocketAddr, credentials: &Credentials) -> Result<(), String> {
+    if address.ip().is_loopback() || credentials.file.is_some() || credentials.anonymous {
+        return Ok(());
+    }
+    Err(format!(
         "clients would be served on {address}, beyond loopback, and nobody asks them who they are: set \
          credentials.file (docs/credentials.md), or credentials.anonymous = true where anybody may be anybody"
-    )
+    ))
 }
 
 struct Complaints(Vec<String>);
@@ -112,8 +117,7 @@ impl Complaints {
             });
         }
         self.peers(config);
-        let open = config.credentials.file.is_none() && !config.credentials.anonymous;
-        self.unless(config.listen.ip().is_loopback() || !open, || open_to_anybody(config.listen));
+        self.0.extend(check_clients(config.listen, &config.credentials).err());
         self.unless(!config.internal.ip().is_unspecified() || config.internal_advertise.is_some(), || {
             format!(
                 "`internal` listens on {}, which is no address others can connect to: set \

@@ -46,11 +46,12 @@ pub type ReloadPart = Box<dyn FnMut(&Config) -> Result<String, String> + Send>;
 pub fn reload(log: LogHandle, mut parts: Vec<ReloadPart>) -> Reload {
     Box::new(move || match config::request(std::env::args_os()) {
         Ok(Request::Run(config)) => {
-            log.set_level(&config.log.level).map_err(|error| error.to_string())?;
-            let mut said = vec![format!("log.level is {}", config.log.level)];
-            let mut failed = Vec::new();
-            for part in &mut parts {
-                match part(&config) {
+            let level = &config.log.level;
+            let level = log.set_level(level).map(|()| format!("log.level is {level}"));
+            let level = level.map_err(|error| error.to_string());
+            let (mut said, mut failed) = (Vec::new(), Vec::new());
+            for outcome in std::iter::once(level).chain(parts.iter_mut().map(|part| part(&config))) {
+                match outcome {
                     Ok(what) => said.push(what),
                     Err(why) => failed.push(why),
                 }

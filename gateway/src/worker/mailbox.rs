@@ -154,11 +154,16 @@ impl Mailbox {
         Ok(!self.rung.swap(true, Ordering::AcqRel))
     }
 
-    /// The owner is about to look: the next message rings again.
+    /// Puts an order of the control thread's in, whose doorbell is another. Where the mailbox is full the message that has
+    /// waited longest makes way and is returned; who waits for an answer to it is told after a while.
+    pub fn put_order(&self, mail: Mail) -> Option<Mail> {
+        self.queue.force_push(mail)
+    }
+
+    /// The owner is about to look: the next message rings again. Whoever found the bell rung has put its message in
+    /// before, and this, which reads what it found, comes after: the look that follows sees the message.
     pub fn listen(&self) {
-        self.rung.store(false, Ordering::Release);
-        // A message put before the store must be seen by the look that follows it.
-        std::sync::atomic::fence(Ordering::SeqCst);
+        self.rung.swap(false, Ordering::AcqRel);
     }
 
     /// The next message.
@@ -215,9 +220,10 @@ impl Mailboxes {
         self.boxes.get(worker.index())
     }
 
-    /// A worker has ended.
-    pub fn worker_ended(&self) {
-        self.running.fetch_sub(1, Ordering::AcqRel);
+    /// To be held while a worker runs.
+    #[must_use]
+    pub fn worker_runs(&self) -> WorkerRuns {
+        WorkerRuns(Arc::clone(&self.running))
     }
 
     /// Workers that have not ended.
@@ -227,9 +233,31 @@ impl Mailboxes {
     }
 }
 
+/// A worker runs. When this goes it has ended, also by a panic.
+#[derive(Debug)]
+pub struct WorkerRuns(Arc<AtomicU32>);
+
+impl Drop for WorkerRuns {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_panics_has_ended() {
+        let mailboxes = Mailboxes::new(2);
+        let runs = mailboxes.worker_runs();
+        let ended = std::panic::catch_unwind(move || {
+            let _runs = runs;
+            std::panic::resume_unwind(Box::new("a broken invariant"));
+        });
+        assert!(ended.is_err());
+        assert_eq!(mailboxes.running(), 1);
+    }
 
     #[test]
     fn the_doorbell_rings_once_until_the_owner_looks() {

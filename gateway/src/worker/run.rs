@@ -51,6 +51,7 @@ pub struct WorkerParts {
 /// Runs a worker to its end. To be called on the worker's own thread.
 pub fn run(spec: WorkerSpec, parts: WorkerParts) {
     let WorkerSpec { id, cpu, ring, clients, internal, settings, mailboxes, board, doorbell, started } = spec;
+    let _runs = mailboxes.worker_runs();
     if let Some(cpu) = cpu
         && let Err(error) = moor_ring::thread::pin_current(cpu)
     {
@@ -73,9 +74,7 @@ pub fn run(spec: WorkerSpec, parts: WorkerParts) {
     io.ring().watch(&doorbell);
     // Workers of one process must not draw the same jitter.
     let seed = fastrand::u64(..);
-    let worker = Worker::new(id, io, settings, mailboxes.clone(), board, seed);
-    turn_until_done(worker, started);
-    mailboxes.worker_ended();
+    turn_until_done(Worker::new(id, io, settings, mailboxes, board, seed), started);
 }
 
 fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
