@@ -12,8 +12,10 @@ use crate::limits::BUFFER_GROUP;
 use crate::sends::SendRange;
 use crate::token::{Op, Slot, Token};
 
-/// The value of every socket option set through a ring; static, since the kernel reads it late.
+/// The value of most socket options set through a ring; static, since the kernel reads it late.
 static ENABLED: libc::c_int = 1;
+/// SYNs that are repeated before a connection is given up early.
+static SYN_REPEATS: libc::c_int = 1;
 const SWITCH_BYTES: libc::socklen_t = 4;
 const _: () = assert!(size_of::<libc::c_int>() == SWITCH_BYTES as usize);
 /// Close at once, by a reset.
@@ -44,6 +46,8 @@ pub(crate) enum Switch {
     ReuseAddress,
     /// A close resets the connection.
     ResetOnClose,
+    /// A peer that does not answer is given up after one repeated SYN.
+    GiveUpEarly,
 }
 
 impl Switch {
@@ -53,6 +57,7 @@ impl Switch {
             Switch::BindAddressNoPort => (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
             Switch::ReuseAddress => (libc::SOL_SOCKET, libc::SO_REUSEADDR),
             Switch::ResetOnClose => (libc::SOL_SOCKET, libc::SO_LINGER),
+            Switch::GiveUpEarly => (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
         }
     }
 
@@ -60,6 +65,7 @@ impl Switch {
     fn value(self) -> (*const libc::c_void, libc::socklen_t) {
         match self {
             Switch::ResetOnClose => ((&raw const RESETTING).cast(), LINGER_BYTES),
+            Switch::GiveUpEarly => ((&raw const SYN_REPEATS).cast(), SWITCH_BYTES),
             Switch::NoDelay | Switch::BindAddressNoPort | Switch::ReuseAddress => {
                 ((&raw const ENABLED).cast(), SWITCH_BYTES)
             }

@@ -4,8 +4,10 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use common::{any_port, client, close, config, connected, data, next};
+use moor_ring::socket::{ListenOptions, listen};
 use moor_ring::{
     Completion, ConnectOptions, Errno, Feature, FeatureMask, Ring, RingConfig, SendBuffer, Slot, Token,
     socket,
@@ -88,6 +90,29 @@ fn a_refused_connection_leaves_its_slot_free() {
             let result = connect(&mut ring, refusing, ConnectOptions::default());
             assert_eq!(result, Err(Errno::CONNREFUSED));
         }
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_given_up_early() {
+    // A full queue drops what comes, as a host that is down does.
+    let options = ListenOptions { backlog: 1, ..ListenOptions::default() };
+    let listener = listen(any_port(), &options).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut rings: Vec<Ring> = rings().collect();
+    let mut queued = Vec::new();
+    while queued.len() < 10
+        && let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200))
+    {
+        queued.push(stream);
+    }
+    assert!(queued.len() < 10, "the queue is never full");
+    for ring in &mut rings {
+        ring.connect_impatiently(address, ConnectOptions::default(), Token::new(3, 33));
+        ring.submit_and_wait(0, None).unwrap();
+    }
+    for ring in &mut rings {
+        assert!(matches!(next(ring), Completion::Connected { result: Err(Errno::TIMEDOUT), .. }));
     }
 }
 

@@ -74,7 +74,7 @@ pub trait Io {
     fn close(&mut self, slot: Slot, token: Token);
     /// Abort the connection: RST to the peer; every armed request completes.
     fn reset(&mut self, slot: Slot, token: Token);
-    /// Connect out into a free slot.
+    /// Connect out into a free slot, or learn within seconds that nobody answers.
     fn connect(&mut self, address: SocketAddr, token: Token);
     /// Wake another worker to look into its mailbox.
     fn wake(&mut self, worker: WorkerId);

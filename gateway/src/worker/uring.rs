@@ -104,7 +104,8 @@ impl Io for Uring {
     }
 
     fn connect(&mut self, address: SocketAddr, token: Token) {
-        self.ring.connect(address, ConnectOptions { nodelay: true, ..ConnectOptions::default() }, token);
+        let options = ConnectOptions { nodelay: true, ..ConnectOptions::default() };
+        self.ring.connect_impatiently(address, options, token);
     }
 
     fn wake(&mut self, worker: WorkerId) {
