@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use moor_credentials::LoadError;
 use moor_ring::socket::{ListenOptions, listen};
-use moor_ring::{Doorbell, Feature, RingConfig, RingError, RingHandle};
+use moor_ring::{Doorbell, Feature, RingConfig, RingError};
 use moor_router::{RouterConfig, RouterHandle, Telling};
 
 use crate::config::{self, Config, RouterChoice};
@@ -31,7 +31,7 @@ use crate::worker::drain::DrainPlan;
 use crate::worker::io::WorkerId;
 use crate::worker::mailbox::Mailboxes;
 use crate::worker::settings::{Heartbeat, HotTier, RoomSettings, Settings};
-use crate::worker::{WorkerParts, WorkerSpec, run as run_worker};
+use crate::worker::{Wakeable, WorkerParts, WorkerSpec, run as run_worker};
 
 /// Exit code of a start that was refused.
 const EXIT_REFUSED: u8 = 2;
@@ -250,18 +250,18 @@ impl Crew {
             waiting.push((became_ready, tell_peers));
         }
         // A worker whose `peers` sender is dropped unheard ends before its first turn.
-        let mut handles: Vec<RingHandle> = Vec::new();
-        let mut tell: Vec<Sender<Vec<RingHandle>>> = Vec::new();
-        for (became_ready, tell_peers) in waiting {
-            let (handle, _) = became_ready.recv().unwrap_or_else(|_| {
+        let mut peers: Vec<Wakeable> = Vec::new();
+        let mut tell: Vec<Sender<Vec<Wakeable>>> = Vec::new();
+        for ((became_ready, tell_peers), doorbell) in waiting.into_iter().zip(&doorbells) {
+            let (ring, _) = became_ready.recv().unwrap_or_else(|_| {
                 Err(RingError::Setup { what: "start a worker", errno: moor_ring::Errno::OWNERDEAD })
             })?;
-            handles.push(handle);
+            peers.push(Wakeable { ring, doorbell: doorbell.clone() });
             tell.push(tell_peers);
         }
         for sender in tell {
             // A worker that is gone already has said why in the log.
-            sender.send(handles.clone()).unwrap_or_default();
+            sender.send(peers.clone()).unwrap_or_default();
         }
         Ok(Self { threads, mailboxes, doorbells: doorbells.into() })
     }

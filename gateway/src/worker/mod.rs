@@ -66,6 +66,7 @@ use websocket::WebSockets;
 use wheel::Wheel;
 
 pub use run::{WorkerParts, WorkerSpec, run};
+pub use uring::Wakeable;
 
 /// Milliseconds since the gateway's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,7 +10,7 @@ use super::counters::{Board, Counter};
 use super::io::WorkerId;
 use super::mailbox::Mailboxes;
 use super::settings::Settings;
-use super::uring::Uring;
+use super::uring::{Uring, Wakeable};
 use super::{Now, Worker};
 use crate::limits::{GIVE_BACK_MS, TURN_COMPLETIONS_MAX};
 
@@ -44,8 +44,8 @@ pub struct WorkerSpec {
 pub struct WorkerParts {
     /// The worker says that its ring stands, or why not.
     pub ready: Sender<Result<(RingHandle, Features), RingError>>,
-    /// The worker is told everybody's ring; closed without a word: do not start.
-    pub peers: Receiver<Vec<RingHandle>>,
+    /// The worker is told how to wake everybody; closed without a word: do not start.
+    pub peers: Receiver<Vec<Wakeable>>,
 }
 
 /// Runs a worker to its end. To be called on the worker's own thread.

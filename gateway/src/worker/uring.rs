@@ -3,19 +3,28 @@
 use std::net::{SocketAddr, TcpListener};
 
 use moor_ring::{
-    Completion, ConnectOptions, ListenerId, RecvBuffer, Ring, RingConfig, RingError, RingHandle, SendBuffer,
-    Slot, Token,
+    Completion, ConnectOptions, Doorbell, Feature, ListenerId, RecvBuffer, Ring, RingConfig, RingError,
+    RingHandle, SendBuffer, Slot, Token,
 };
 
 use super::io::{Io, Listener, WorkerId};
+
+/// How a worker is woken: by a message to its ring, or by its doorbell where rings have no messages.
+#[derive(Clone, Debug)]
+pub struct Wakeable {
+    /// Its ring.
+    pub ring: RingHandle,
+    /// What it watches.
+    pub doorbell: Doorbell,
+}
 
 /// A worker's ring with its listeners and the rings of the other workers.
 #[derive(Debug)]
 pub struct Uring {
     ring: Ring,
     listeners: [Option<ListenerId>; 2],
-    /// Rings of all workers, by index; filled before the first turn.
-    peers: Vec<RingHandle>,
+    /// All workers, by index; filled before the first turn.
+    peers: Vec<Wakeable>,
 }
 
 impl Uring {
@@ -35,7 +44,7 @@ impl Uring {
     }
 
     /// Tells how to wake the others.
-    pub fn set_peers(&mut self, peers: Vec<RingHandle>) {
+    pub fn set_peers(&mut self, peers: Vec<Wakeable>) {
         self.peers = peers;
     }
 
@@ -109,18 +118,58 @@ impl Io for Uring {
     }
 
     fn wake(&mut self, worker: WorkerId) {
-        if let Some(peer) = self.peers.get(worker.index()) {
-            self.ring.message(peer, 0);
+        let Some(peer) = self.peers.get(worker.index()) else { return };
+        if self.ring.features().has(Feature::MessageRing) {
+            self.ring.message(&peer.ring, 0);
+        } else {
+            peer.doorbell.ring();
         }
     }
 
     fn pass(&mut self, slot: Slot, worker: WorkerId, value: u64, token: Token) {
         if let Some(peer) = self.peers.get(worker.index()) {
-            self.ring.pass_slot(slot, peer, value, token);
+            self.ring.pass_slot(slot, &peer.ring, value, token);
         }
     }
 
     fn recycle(&mut self, buffer: RecvBuffer) {
         self.ring.recycle(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moor_ring::FeatureMask;
+    use std::time::Duration;
+
+    fn uring(features: FeatureMask, doorbell: &Doorbell) -> Uring {
+        let config =
+            RingConfig { submission_entries: 8, completion_entries: 32, features, ..RingConfig::default() };
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut io = Uring::new(&config, listener(), listener()).unwrap();
+        io.ring().watch(doorbell);
+        io
+    }
+
+    #[test]
+    fn another_worker_is_woken_with_messages_between_rings_or_without() {
+        for features in [FeatureMask::NONE, FeatureMask::of(Feature::MessageRing)] {
+            let bells = [Doorbell::new().unwrap(), Doorbell::new().unwrap()];
+            let mut workers = bells.each_ref().map(|bell| uring(features, bell));
+            let peers: Vec<_> = workers
+                .iter()
+                .zip(bells)
+                .map(|(io, doorbell)| Wakeable { ring: io.handle(), doorbell })
+                .collect();
+            let [sleeper, waker] = &mut workers;
+            waker.set_peers(peers);
+            waker.wake(WorkerId(0));
+            waker.ring().submit_and_wait(0, None).unwrap();
+            sleeper.ring().submit_and_wait(1, Some(Duration::from_secs(10))).unwrap();
+            let woken = sleeper.pop();
+            assert!(matches!(woken, Some(Completion::Message { .. } | Completion::Doorbell)), "{woken:?}");
+            assert!(waker.pop().is_none(), "nothing failed");
+        }
     }
 }
