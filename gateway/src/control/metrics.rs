@@ -50,9 +50,9 @@ impl CounterSource for Board {
     }
 }
 
-/// The sum over all workers of the value at `index`.
-pub fn sum(source: &dyn CounterSource, index: usize) -> u64 {
-    (0..source.workers()).fold(0, |sum: u64, worker| sum.wrapping_add(source.value(worker, index)))
+/// The value at `index` of all workers together.
+pub fn over_workers(source: &dyn CounterSource, index: usize) -> u64 {
+    source.table()[index].over_workers((0..source.workers()).map(|worker| source.value(worker, index)))
 }
 
 /// The table of metrics in docs/operating.md.
@@ -62,7 +62,7 @@ pub fn metrics_markdown(table: &[CounterInfo]) -> String {
     for info in table {
         let kind = match info.kind {
             CounterKind::Total => "counter",
-            CounterKind::Gauge => "gauge",
+            CounterKind::Gauge | CounterKind::Least => "gauge",
         };
         text.push_str(&format!("| `{PREFIX}_{}` | {kind} | {} |\n", info.name, info.help));
     }
@@ -123,13 +123,15 @@ impl Collector for WorkerCollector {
                 CounterKind::Total => {
                     (info.name.strip_suffix("_total").unwrap_or(info.name), MetricType::Counter)
                 }
-                CounterKind::Gauge => (info.name, MetricType::Gauge),
+                CounterKind::Gauge | CounterKind::Least => (info.name, MetricType::Gauge),
             };
             let mut metric = encoder.encode_descriptor(name, info.help, None, kind)?;
             let write =
                 |metric: &mut prometheus_client::encoding::MetricEncoder<'_>, value: u64| match info.kind {
                     CounterKind::Total => metric.encode_counter::<NoLabelSet, _, u64>(&value, None),
-                    CounterKind::Gauge => metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+                    CounterKind::Gauge | CounterKind::Least => {
+                        metric.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))
+                    }
                 };
             if self.per_worker {
                 for worker in 0..self.source.workers() {
@@ -138,7 +140,7 @@ impl Collector for WorkerCollector {
                     write(&mut of_worker, self.source.value(worker, index))?;
                 }
             } else {
-                write(&mut metric, sum(&*self.source, index))?;
+                write(&mut metric, over_workers(&*self.source, index))?;
             }
         }
         Ok(())

@@ -29,7 +29,7 @@ pub(super) fn collect(state: &AdminState) -> Value {
     gateway.insert("admin_address".to_owned(), json!(state.listening.admin));
     gateway.insert("router_address".to_owned(), json!(state.listening.router));
     for (index, info) in source.table().iter().enumerate() {
-        gateway.insert(info.name.to_owned(), json!(metrics::sum(source, index)));
+        gateway.insert(info.name.to_owned(), json!(metrics::over_workers(source, index)));
     }
     let workers: Vec<Value> = (0..source.workers())
         .map(|worker| {

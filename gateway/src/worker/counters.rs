@@ -14,6 +14,8 @@ pub enum CounterKind {
     Total,
     /// Goes up and down.
     Gauge,
+    /// Likewise, and of all workers the least counts, not the sum.
+    Least,
 }
 
 /// Name and meaning of a counter.
@@ -25,6 +27,16 @@ pub struct CounterInfo {
     pub help: &'static str,
     /// Whether it only grows.
     pub kind: CounterKind,
+}
+
+impl CounterInfo {
+    /// One value for those of all workers.
+    pub fn over_workers(&self, values: impl Iterator<Item = u64>) -> u64 {
+        match self.kind {
+            CounterKind::Least => values.min().unwrap_or(0),
+            CounterKind::Total | CounterKind::Gauge => values.fold(0, u64::wrapping_add),
+        }
+    }
 }
 
 macro_rules! counters {
@@ -52,7 +64,7 @@ counters! {
     SendQueuedBytes Gauge "send_queued_bytes" "Bytes waiting in send queues, in flight included.";
     MailboxEntries Gauge "mailbox_entries" "Messages from other workers waiting.";
     RegistrationsPending Gauge "registrations_pending" "Sessions not yet announced to the router.";
-    LastTickMs Gauge "last_tick_ms" "Time of the worker's last turn, milliseconds since its start.";
+    LastTickMs Least "last_tick_ms" "Time of the worker's last turn, milliseconds since the gateway's start; of all workers the earliest.";
     NameBytes Gauge "name_bytes" "Memory of accounts' and devices' names, bytes.";
     Accepted Total "accepted_total" "Connections accepted.";
     AcceptRefused Total "accept_refused_total" "Connections refused with GOAWAY: the connection limit was reached, memory was short, or a drain had begun.";
@@ -204,6 +216,12 @@ mod tests {
         for info in COUNTERS {
             assert_eq!(info.name.ends_with("_total"), info.kind == CounterKind::Total, "{}", info.name);
         }
+    }
+
+    #[test]
+    fn times_are_not_added_up() {
+        let of = |counter: Counter| COUNTERS[counter as usize].over_workers([7, 5].into_iter());
+        assert_eq!((of(Counter::Deliveries), of(Counter::LastTickMs)), (12, 5));
     }
 
     #[test]

@@ -308,7 +308,7 @@ impl<I: Io> Worker<I> {
     fn handle_stats(&mut self, slot: Slot, cookie: u64, now: Now) {
         let stats = COUNTERS.iter().enumerate().map(|(index, info)| Stat {
             name: format!("gateway_{}", info.name),
-            value: (0..self.board.workers()).map(|worker| self.board.value(worker, index)).sum(),
+            value: info.over_workers((0..self.board.workers()).map(|worker| self.board.value(worker, index))),
         });
         let result = StatsResult { cookie, stats: stats.collect() };
         self.queue_internal(slot, Verb::StatsResult, &result, now);
