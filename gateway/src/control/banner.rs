@@ -24,7 +24,8 @@ pub struct Listening {
 pub fn banner(config: &Config, listening: &Listening) -> String {
     match config.announce {
         Announce::Json => announcement(listening),
-        Announce::Banner => welcome(config, listening),
+        // Where cargo started it, cargo starts the tool too.
+        Announce::Banner => welcome(config, listening, std::env::var_os("CARGO").is_some()),
     }
 }
 
@@ -40,7 +41,7 @@ fn announcement(listening: &Listening) -> String {
     format!("{}\n", json!({ "listening": addresses }))
 }
 
-fn welcome(config: &Config, listening: &Listening) -> String {
+fn welcome(config: &Config, listening: &Listening, by_cargo: bool) -> String {
     let defaults = Config::default();
     let router = match (&config.router, listening.router) {
         (RouterChoice::Address(address), _) => format!("{address} (not in this process)"),
@@ -55,11 +56,7 @@ fn welcome(config: &Config, listening: &Listening) -> String {
     } else {
         format!(" --target {}", listening.clients)
     };
-    // Where cargo started it, cargo starts the tool too.
-    let moor = match std::env::var_os("CARGO") {
-        Some(_) => "cargo run --release -p moor-client --bin moor --",
-        None => "moor",
-    };
+    let moor = if by_cargo { "cargo run --release -p moor-client --bin moor --" } else { "moor" };
     let anybody = match &config.credentials {
         credentials if credentials.anonymous => {
             "\nNOBODY IS ASKED WHO THEY ARE (credentials.anonymous): whoever reaches the clients' port can be anybody.\n"
@@ -108,10 +105,12 @@ mod tests {
 
     #[test]
     fn people_read_where_and_what_next() {
-        let text = banner(&Config::default(), &listening("127.0.0.1:7100"));
+        let text = welcome(&Config::default(), &listening("127.0.0.1:7100"), false);
         assert!(text.contains("clients   127.0.0.1:7100\n"), "{text}");
         assert!(text.contains("127.0.0.1:7300 (in this process, data in ./moor-data)"), "{text}");
-        assert!(text.contains("moor -- listen --app shop --account alice\n"), "{text}");
+        assert!(text.contains("\n  moor listen --app shop --account alice\n"), "{text}");
+        let by_cargo = welcome(&Config::default(), &listening("127.0.0.1:7100"), true);
+        assert!(by_cargo.contains("--bin moor -- listen --app shop --account alice\n"), "{by_cargo}");
         assert!(text.contains("Nobody is asked who they are"), "{text}");
         let mut config = Config::default();
         config.credentials.file = Some("credentials.toml".into());
