@@ -178,7 +178,7 @@ fn a_link_full_of_messages_takes_what_keeps_it_alive_and_what_must_be_told() {
         let late = bed.client(0, "late");
         bed.open(late, 1, &format!("late-{number}"));
     }
-    bed.advance(1000);
+    bed.advance(20_000);
     assert_eq!(bed.counter(Counter::LinkLost), 0);
     bed.with_socket(router, |socket| socket.window = usize::MAX);
     bed.settle();
