@@ -324,7 +324,7 @@ fn publish(
                 r#type: if sent.is_multiple_of(words.one_of) { RELIABLE } else { DROPPABLE },
                 client_id: sent.to_be_bytes().to_vec().into(),
                 payload: payload.clone().into(),
-                marks: None,
+                ..RoomPublish::default()
             };
             put_control(&mut out, Verb::RoomPublish, &message);
         }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use moor_router::{Apps, Fsync, RouterConfig};
 use moor_wire::Code;
 use moor_wire::client::{Kind, Submit};
-use moor_wire::internal::{Degrade, Verb};
+use moor_wire::internal::{Degrade, RoomPublish, SendResult, Verb};
 use prost::Message;
 
 use common::{Peer, RouterProcess, Who};
@@ -32,6 +32,23 @@ fn taken(gateway: &mut Peer, round: u8) -> Vec<bool> {
             is_taken
         })
         .collect()
+}
+
+/// Which of a level each a service may say in a room: none named, 0, 1, 2.
+fn taken_in_room(service: &mut Peer) -> Vec<bool> {
+    let levels = [None, Some(0), Some(1), Some(2)];
+    let say = |level| {
+        let (app, room, from) = ("shop".into(), "live".into(), "bob".into());
+        let client_id = b"id".to_vec().into();
+        let said = RoomPublish { cookie: 7, app, room, from, client_id, level, ..RoomPublish::default() };
+        service.put(Verb::RoomPublish, &said);
+        service.flush();
+        let result: SendResult = service.expect_control(Verb::SendResult);
+        let is_taken = result.code() == Code::Ok;
+        assert!(is_taken || (result.code() == Code::Unavailable && result.detail.contains("level")));
+        is_taken
+    };
+    levels.into_iter().map(say).collect()
 }
 
 fn degrade(service: &mut Peer, from_level: u32) -> Code {
@@ -61,14 +78,16 @@ fn levels_go_off_from_the_top_and_the_core_stays() {
     // A service's message names none: it is the app's as well.
     let result = service.send("shop", "bob", "alice", b"id", b"hi");
     assert_eq!(result.code(), Code::Unavailable);
+    assert_eq!(taken_in_room(&mut service), [false, true, true, false]);
     assert_eq!(degrade(&mut service, 1), Code::Ok);
+    assert_eq!(taken_in_room(&mut service), [false, true, false, false]);
     assert_eq!(taken(&mut gateway, 2), [false, true, false, false]);
     assert_eq!((degrade(&mut service, 0), degrade(&mut service, 4)), (Code::Invalid, Code::Invalid));
     assert_eq!(taken(&mut gateway, 3), [false, true, false, false], "nothing changed");
     assert_eq!(degrade(&mut service, 3), Code::Ok);
     assert_eq!(taken(&mut gateway, 4), [true; 4]);
     let refused = router.stats().into_iter().find(|(name, _)| *name == "router_submits_degraded_total");
-    assert_eq!(refused.unwrap().1, 9);
+    assert_eq!(refused.unwrap().1, 14);
     // Gateways do not switch: that ends the link.
     gateway.put(Verb::Degrade, &Degrade { cookie: 5, from_level: 1 });
     gateway.flush();

@@ -356,8 +356,8 @@ impl Request {
             return Err(Error::Protocol("SEND is made of a message".into()));
         };
         let (app, room, from) = (app.into(), room.into(), from.into());
-        let (cookie, r#type, marks) = (0, number, None);
-        Ok(Self::RoomPublish(RoomPublish { cookie, app, room, from, r#type, client_id, payload, marks }))
+        let publish = RoomPublish { app, room, from, r#type: number, client_id, payload, ..RoomPublish::default() };
+        Ok(Self::RoomPublish(publish))
     }
 
     /// `ROOM_STATS`.

@@ -84,7 +84,7 @@ pub fn publish(node: &mut Node, origin: Origin, app: &str, from: &str, message: 
 
 /// `ROOM_PUBLISH`.
 pub fn handle_publish(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u64) -> Result<(), Refusal> {
-    let RoomPublish { cookie, app, room, from, r#type, client_id, payload, marks } =
+    let RoomPublish { cookie, app, room, from, r#type, client_id, payload, marks, level } =
         RoomPublish::decode(body)?;
     let origin = Origin::Service { link: link.clone(), cookie };
     if room.is_empty() {
@@ -98,6 +98,7 @@ pub fn handle_publish(node: &mut Node, link: &Arc<Link>, body: Bytes, now_ms: u6
         room,
         room_type: r#type,
         marks,
+        level,
         ..SubmitBody::default()
     };
     submit(node, origin, &app, &from, Class::Reliable, message, now_ms);
