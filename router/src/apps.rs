@@ -84,12 +84,12 @@ impl Default for AppRules {
 }
 
 impl AppRules {
-    /// The part of one shard of so many: quotas hold for all of them, and accounts are spread evenly.
+    /// The part of one shard of so many: quotas hold for all of them, and accounts are spread evenly. What is stored the
+    /// shards add up.
     const fn per_shard(self, shards: u32) -> Self {
         Self {
             messages_per_s: self.messages_per_s.div_ceil(shards as u64),
             bytes_per_s: self.bytes_per_s.div_ceil(shards as u64),
-            storage_bytes: self.storage_bytes.div_ceil(shards as u64),
             ..self
         }
     }
@@ -236,7 +236,7 @@ mod tests {
         let rules = part.of("shop");
         assert_eq!(
             (rules.messages_per_s, rules.bytes_per_s, rules.storage_bytes, rules.weight),
-            (3, 250, 3, 5)
+            (3, 250, 9, 5)
         );
         assert_eq!(part.of("other"), AppRules::default());
     }

@@ -227,6 +227,7 @@ pub fn start_with(
         epoch,
         gate,
         apps: Arc::new(config.apps.clone().per_shard(shards)),
+        totals: Arc::default(),
         levels: Levels::open(&data)?,
         rooms: config.rooms.clone(),
         report: report.clone(),

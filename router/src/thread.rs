@@ -28,6 +28,7 @@ use crate::offline::Interest;
 use crate::outbox::Parcel;
 use crate::rooms::RoomSettings;
 use crate::shard::Shard;
+use crate::shard::storage::Totals;
 use crate::shard::work::Work;
 use crate::store::location::{LocationEvent, LocationStore};
 use crate::store::{Full, MessageStore, StoreEvent};
@@ -47,6 +48,8 @@ pub struct Shared {
     pub gate: Gate,
     /// How each shard treats each app.
     pub apps: Arc<Apps>,
+    /// What apps' messages take in all shards.
+    pub totals: Arc<Totals>,
     /// Business levels that are switched off.
     pub levels: Levels,
     /// How rooms are served.
@@ -259,7 +262,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.set_group_read_threshold(group_read_threshold);
     shard.begin();
     shard.set_apps(shared.apps.clone());
-    shard.set_usage(store.take_usage());
+    shard.set_usage(store.take_usage(), shared.totals.clone());
     shard.set_rooms(shared.rooms.clone());
     shard.set_wall_offset(wall_ms().saturating_sub(now_ms()));
     shard.tell_offline(offline, interest, now_ms());

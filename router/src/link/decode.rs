@@ -428,6 +428,7 @@ pub fn submit(
         origin,
         entry: Entry::Personal,
         marks,
+        copies_bytes: 0,
     };
     let submit = Box::new(submit);
     let work = match class {

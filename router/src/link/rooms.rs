@@ -75,7 +75,7 @@ pub fn publish(node: &mut Node, origin: Origin, app: &str, from: &str, message: 
     };
     let hash = to.hash;
     let (from, sent_at_ms, entry) = (from.into(), wall_ms(), Entry::Personal);
-    let submit = Submit { to, from, client_id, payload, sent_at_ms, origin, entry, marks };
+    let submit = Submit { to, from, client_id, payload, sent_at_ms, origin, entry, marks, copies_bytes: 0 };
     if node.shard_of(hash) != node.shard.index && node.shard.takes_for_another(app, room_type) {
         return node.shard.take_for_another(submit, room_type, now_ms);
     }

@@ -172,6 +172,7 @@ impl Shard {
             entry: Entry::Personal,
             // They lie in the body.
             marks: None,
+            copies_bytes: 0,
         };
         self.offer(Box::new(submit), now_ms);
     }

@@ -32,7 +32,7 @@ use crate::outbox::Weight;
 use crate::shard::Shard;
 use crate::shard::work::{GroupAsk, PullAsk, Work};
 use crate::store::groups::{GroupFound, GroupRead, GroupWrite, VacancyAsk};
-use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write};
+use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write, usage};
 use rounds::spread_entry;
 use state::{Changing, GroupState, Waiting};
 
@@ -40,6 +40,24 @@ pub use state::Groups;
 
 /// The account that changes of groups come from in their timelines: nobody's.
 const CHANGES: &str = "\u{1}";
+/// What a `GroupDelivery` takes beside names, marks and payload.
+const GROUP_DELIVERY_HEAD_BYTES: usize = 40;
+
+/// What copies of an entry will take in its members' timelines, a few bytes less or more.
+fn copies_bytes(submit: &Submit, members: usize) -> u64 {
+    if !submit.entry.is_copied() {
+        return 0;
+    }
+    let marks = submit.marks.as_ref().map_or(0, |marks| marks.encoded_len());
+    let names = submit.to.account.len() + submit.from.len() + submit.client_id.len();
+    let body = submit.payload.len() + names + marks + GROUP_DELIVERY_HEAD_BYTES;
+    members as u64 * copy_bytes(&submit.to, body)
+}
+
+/// What a copy of a group's entry takes whose body is so long.
+fn copy_bytes(group: &AccountKey, body: usize) -> u64 {
+    usage::message_bytes(&group.account, &[0; 8], &[]) + body as u64
+}
 
 /// A message of a timeline as a client is told it: a member's copy of a group's entry is unwrapped.
 pub fn delivery_of(message: Message, floor: u64) -> Delivery {
@@ -109,7 +127,8 @@ impl Shard {
                 &key,
                 matches!(&waiting, Waiting::Ask(ask) if matches!(ask.request.act, Some(Act::Create(_)))),
             );
-            let state = GroupState::new(key.clone(), self.groups.queued.clone());
+            let owed = self.storage.owed(&key.app);
+            let state = GroupState::new(key.clone(), self.groups.queued.clone(), owed);
             self.groups.states.insert(key, state);
         }
         let Some(state) = self.groups.states.get_mut(&key) else { return };
@@ -229,8 +248,9 @@ impl Shard {
         if !is_service && !group.members.contains_key(&*submit.from) {
             return self.refuse_waiting(Waiting::Submit(submit), NO_GROUP);
         }
-        submit.entry =
-            if group.members.len() >= self.groups.read_threshold { Entry::Shared } else { Entry::Copied };
+        let members = group.members.len();
+        submit.entry = if members >= self.groups.read_threshold { Entry::Shared } else { Entry::Copied };
+        submit.copies_bytes = copies_bytes(&submit, members);
         self.offer(submit, now_ms);
     }
 
@@ -318,19 +338,22 @@ impl Shard {
         let new = event.set.iter().map(|member| member.account.as_str());
         let new = new.filter(|name| known.is_none_or(|known| !known.contains_key(*name)));
         let new: Vec<AccountKey> = new.map(|name| AccountKey::new(&key.app, name)).collect();
+        let grows = !new.is_empty();
         self.groups.next_ticket += 1;
         let ticket = self.groups.next_ticket;
         let event = Arc::new(event);
-        let submit = Submit {
+        let mut submit = Submit {
             to: key.clone(),
             from: CHANGES.into(),
             client_id: client_id.into(),
             payload,
             sent_at_ms: ask.at_ms,
-            origin: Origin::Change,
+            origin: Origin::Change { grows },
             entry,
             marks: None,
+            copies_bytes: 0,
         };
+        submit.copies_bytes = copies_bytes(&submit, members);
         let mut changing = Changing {
             origin: ask.origin,
             id: ask.request.id,
@@ -423,10 +446,12 @@ impl Shard {
         if !submit.entry.is_event() {
             self.metrics.group_messages.increment();
         }
+        let copies_bytes = submit.copies_bytes;
         let (key, message) = submit.into_message(stored.sync_id);
         let Some(state) = self.groups.states.get_mut(&key) else {
             return self.enter_group(key, Waiting::Look, now_ms);
         };
+        state.owed.add(copies_bytes);
         state.head = state.head.max(stored.sync_id);
         state.floor = state.floor.max(stored.floor);
         let entry = spread_entry(key.group().unwrap_or_default(), state.floor, message);
@@ -462,7 +487,7 @@ impl Shard {
                 let entries: Vec<_> = entries.collect();
                 if entries.is_empty() {
                     // What retention took before it was spread.
-                    state.spread = state.spread.max(found.through).max(after);
+                    state.spread_to(found.through.max(after), 0);
                     self.start_round(&key, now_ms);
                 } else {
                     state.clear_queue();

@@ -11,17 +11,21 @@ use bytes::Bytes;
 use moor_client::core::{Event, Options, Sending, Session, Target};
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, Connected, GroupCreate, GroupNames, GroupPreference, GroupRequest, Kind, Open, Opened, Pull,
+    Act, Class, Connected, GroupCreate, GroupMember, GroupNames, GroupPreference, GroupRole, GroupRequest, Kind, Open, Opened, Pull,
     Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
-use moor_wire::internal::{Departure, NotHere, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::internal::{
+    Departure, NotHere, Push, Registration, Role, SendResult, Up, Verb, frame_reader,
+};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
 use super::Shard;
 use super::credit::{Answer, Credit};
+use super::storage::Totals;
 use super::work::{GroupAsk, PullAsk, Work};
+use crate::apps::Apps;
 use crate::config::{Fsync, OfflineSettings, Telling};
 use crate::hook::{Cause, HookSettings, Notice, Offline};
 use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
@@ -30,7 +34,7 @@ use crate::offline::Interest;
 use crate::outbox::{LinkOut, Outbox};
 use crate::store::groups::GroupWrite;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{AccountKey, Entry, MessageStore, Origin, StoreEvent, Submit, Write};
+use crate::store::{AccountKey, Entry, MessageStore, Origin, StoreEvent, Submit, Write, schema, usage};
 
 const SHARDS: u32 = 2;
 const GROUP: &str = "friends";
@@ -75,6 +79,9 @@ struct World {
     /// What was accepted: place and payload.
     accepted: BTreeMap<u64, Bytes>,
     pauses: Cell<u32>,
+    totals: Option<Arc<Totals>>,
+    /// What services were answered that sent messages.
+    results: Vec<SendResult>,
 }
 
 impl Drop for World {
@@ -108,6 +115,8 @@ impl World {
             threshold: 3,
             accepted: BTreeMap::new(),
             pauses: Cell::new(0),
+            totals: None,
+            results: Vec::new(),
         };
         world.boot();
         for (number, account) in accounts.iter().enumerate() {
@@ -134,6 +143,7 @@ impl World {
 
     /// Starts the shards on what the files hold.
     fn boot(&mut self) {
+        let totals = self.totals.insert(Arc::default()).clone();
         for index in 0..SHARDS {
             let path = self.directory.path().join(format!("messages-{index}.sqlite"));
             let mut store = SqliteStore::open(&path, "test", Fsync::Off, 10_000, &self.metrics).unwrap();
@@ -141,7 +151,7 @@ impl World {
             let mut shard =
                 Shard::new(here, Outbox::new(here, SHARDS, self.metrics.clone()), self.metrics.clone());
             shard.set_group_read_threshold(self.threshold);
-            shard.set_usage(store.take_usage());
+            shard.set_usage(store.take_usage(), totals.clone());
             shard.begin();
             if index == 0 {
                 shard.outbox.add(self.link.id, self.out.clone());
@@ -270,6 +280,9 @@ impl World {
         let mut any = false;
         while let Some(frame) = self.reader.try_next().unwrap() {
             any = true;
+            if frame.header.kind == Verb::SendResult.byte() {
+                self.results.push(SendResult::decode(frame.body.clone()).unwrap());
+            }
             if frame.header.kind != Verb::Push.byte() {
                 continue;
             }
@@ -379,6 +392,7 @@ impl World {
                             origin,
                             entry: Entry::Personal,
                             marks: None,
+                            copies_bytes: 0,
                         };
                         self.mail(to.hash, Work::Submit(Box::new(submit)));
                     }
@@ -884,4 +898,134 @@ fn an_account_in_as_many_groups_as_allowed_is_not_added_to_another() {
     .unwrap();
     assert_eq!(add(&mut world, "carol"), Code::Limit);
     assert_eq!(add(&mut world, "dave"), Code::Ok, "the group goes on");
+}
+
+impl World {
+    /// An app's messages may take so many bytes more than they do.
+    fn limit(&mut self, more: u64) {
+        let limit = self.totals.as_ref().unwrap().taken("shop") + more;
+        let tables = toml::from_str(&format!("shop = {{ storage_bytes = {limit} }}")).unwrap();
+        let apps = Arc::new(Apps::new(&tables).unwrap().per_shard(SHARDS));
+        for node in &mut self.nodes {
+            node.shard.set_apps(apps.clone());
+        }
+    }
+
+    /// A service sends a message.
+    fn serve(&mut self, to: AccountKey, payload_bytes: usize) {
+        let client_id = Bytes::copy_from_slice(&self.next_id.to_be_bytes());
+        self.next_id += 1;
+        let submit = Box::new(Submit {
+            to: to.clone(),
+            from: "service".into(),
+            client_id,
+            payload: vec![7; payload_bytes].into(),
+            sent_at_ms: self.now_ms,
+            origin: Origin::Service { link: self.link.clone(), cookie: 1 },
+            entry: Entry::Personal,
+            marks: None,
+            copies_bytes: 0,
+        });
+        self.mail(to.hash, Work::Submit(submit));
+    }
+
+    fn results(&mut self) -> Vec<Code> {
+        std::mem::take(&mut self.results).iter().map(SendResult::code).collect()
+    }
+
+    /// What is counted in all shards is what the files hold: nothing is on its way or owed.
+    fn check_usage(&mut self) {
+        let files = (0..self.nodes.len()).map(|at| {
+            let path = self.directory.path().join(format!("messages-{at}.sqlite"));
+            let counted = usage::recount(&schema::open_reader(&path).unwrap());
+            counted.iter().map(|(_, bytes)| bytes).sum::<u64>()
+        });
+        let (counted, kept) = (files.sum::<u64>(), self.totals.as_ref().unwrap().taken("shop"));
+        assert_eq!(counted, kept);
+        let pending: u64 = self.nodes.iter_mut().map(|node| node.shard.taken("shop").1).sum();
+        assert_eq!(pending, 0);
+    }
+}
+
+#[test]
+fn a_message_to_a_group_needs_room_for_its_copies_and_is_refused_before_it_is_accepted() {
+    for is_crashed in [false, true] {
+        let mut world = World::new(10, &ACCOUNTS);
+        world.threshold = 100;
+        for node in &mut world.nodes {
+            node.shard.set_group_read_threshold(100);
+        }
+        world.create(&ACCOUNTS[1..]);
+        world.check_usage();
+        if is_crashed {
+            world.crash();
+            world.calm();
+            world.check_usage();
+        }
+        let (group, alice) = (AccountKey::of_group("shop", GROUP), AccountKey::new("shop", "alice"));
+        // Room for two with their five copies each: the third is refused at once, though nothing is stored yet, and so
+        // is whoever adds to the group.
+        world.limit(2 * 6 * 1200);
+        for _ in 0..3 {
+            world.serve(group.clone(), 1000);
+        }
+        for at in 0..world.nodes.len() {
+            while world.take_mail(at) {}
+            world.dispatch(at);
+        }
+        if is_crashed {
+            // The group is read first.
+            world.settle();
+        }
+        world.deliver();
+        assert_eq!(world.results.iter().filter(|result| result.code() == Code::Storage).count(), 1);
+        assert!(world.results.iter().any(|result| result.detail.contains("storage_bytes")));
+        world.calm();
+        let mut results = world.results();
+        results.sort();
+        assert_eq!(results, [Code::Ok, Code::Ok, Code::Storage]);
+        assert!(world.metrics.quota_refused.get() >= 1);
+        assert_eq!(world.metrics.refused_storage.get(), 0);
+        assert!(world.devices.iter().all(|device| device.got.len() == 3), "what was accepted reaches everybody");
+        world.check_usage();
+        // A direct message still fits; the group's would not.
+        world.limit(3 * 1200);
+        world.serve(group.clone(), 1000);
+        world.serve(alice.clone(), 1000);
+        world.calm();
+        let mut results = world.results();
+        results.sort();
+        assert_eq!(results, [Code::Ok, Code::Storage]);
+        // From the threshold on there are no copies.
+        for node in &mut world.nodes {
+            node.shard.set_group_read_threshold(0);
+        }
+        world.serve(group.clone(), 1000);
+        world.calm();
+        assert_eq!(world.results(), [Code::Ok]);
+        world.check_usage();
+    }
+}
+
+#[test]
+fn where_there_is_no_room_a_group_may_only_become_smaller() {
+    let mut world = World::new(11, &ACCOUNTS);
+    world.threshold = 100;
+    world.create(&ACCOUNTS[1..4]);
+    world.limit(0);
+    let ask = |world: &mut World, number: usize, act: Act| {
+        let id = world.ask(number, act);
+        world.calm();
+        world.devices[number].answers[&id]
+    };
+    let names = |name: &str| GroupNames { accounts: vec![name.to_owned()] };
+    let nothing = moor_wire::client::GroupNothing {};
+    assert_eq!(ask(&mut world, 0, Act::Add(names("eve"))), Code::Storage);
+    let owner = GroupMember { account: "bob".into(), role: GroupRole::Owner.into() };
+    assert_eq!(ask(&mut world, 0, Act::Role(owner)), Code::Ok);
+    assert_eq!(ask(&mut world, 0, Act::Leave(nothing)), Code::Ok);
+    assert_eq!(ask(&mut world, 1, Act::Remove(names("carol"))), Code::Ok);
+    assert_eq!(ask(&mut world, 1, Act::Dissolve(nothing)), Code::Ok);
+    assert_eq!(ask(&mut world, 0, Act::Create(GroupCreate::default())), Code::Storage);
+    world.check_usage();
 }

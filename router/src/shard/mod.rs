@@ -21,7 +21,7 @@ pub mod rooms;
 mod service;
 mod sessions;
 pub mod spread;
-mod storage;
+pub mod storage;
 mod submit;
 mod tenants;
 #[cfg(test)]

@@ -1,47 +1,133 @@
-//! What each app's messages take in this shard, and whose messages are refused because it is as much as they may.
+//! What each app's messages take, and whose messages are refused because it is as much as they may.
 //!
-//! The file has the sum (`store/usage.rs`); here is a copy that every answer of the store carries on, with what is on its
-//! way beside it, so that nobody waits for the disk to be refused. Copies and changes of groups are counted and never
-//! refused: the message that they stem from was accepted.
+//! The files have the sums (`store/usage.rs`); here are copies that every answer of the store carries on. Beside them
+//! there is one number for each app, which all shards share: what is stored, what is on its way, and what copies of
+//! groups' entries will take. So nobody waits for the disk to be refused, and a copy is never refused: there was room
+//! for it when its entry was accepted.
 
-use moor_wire::Code;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::registry::AppIndex;
 use crate::shard::Shard;
-use crate::store::{Stored, Submit};
+use crate::store::{Origin, Stored, Submit};
 
 /// For whoever is refused.
-const DETAIL: &str = "the app's messages take as much as its storage_bytes";
+pub const DETAIL: &str = "the app's messages take as much as its storage_bytes";
 
-#[derive(Clone, Copy, Debug, Default)]
+/// What an app's messages take in all shards.
+#[derive(Clone, Debug, Default)]
+struct Total(Arc<AtomicU64>);
+
+impl Total {
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn remove(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds, where it does not become more than `limit`; 0: in any case.
+    fn try_add(&self, bytes: u64, limit: u64) -> bool {
+        let fits = |taken: u64| Some(taken + bytes).filter(|taken| limit == 0 || *taken <= limit);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
+}
+
+/// What apps' messages take in all shards, by the app's name. Looked up once by each shard.
+#[derive(Debug, Default)]
+pub struct Totals(Mutex<HashMap<Box<str>, Total>>);
+
+impl Totals {
+    fn of(&self, app: &str) -> Total {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(app.into()).or_default().clone()
+    }
+
+    /// What an app's messages take. For tests.
+    #[cfg(test)]
+    pub fn taken(&self, app: &str) -> u64 {
+        self.of(app).0.load(Ordering::Relaxed)
+    }
+}
+
+/// What copies of a group's entries will take in its members' timelines: charged since the entries were accepted.
+#[derive(Debug)]
+pub struct Owed {
+    total: Total,
+    bytes: u64,
+}
+
+impl Owed {
+    /// An entry more is stored.
+    pub fn add(&mut self, bytes: u64) {
+        self.total.add(bytes);
+        self.bytes += bytes;
+    }
+
+    /// So much of it is in the members' timelines.
+    pub fn settle(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.total.remove(bytes);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.settle(self.bytes);
+    }
+}
+
+#[derive(Debug)]
 struct Taken {
-    /// By messages in the file.
+    /// By messages in this shard's file.
     stored: u64,
-    /// By those that the store has not answered.
+    /// By those that its store has not answered, and by the copies that they lead to.
     pending: u64,
+    total: Total,
 }
 
 /// What each app's messages take.
 #[derive(Debug, Default)]
 pub struct Storage {
-    by_app: Vec<Taken>,
+    by_app: Vec<Option<Taken>>,
+    totals: Arc<Totals>,
     /// True when some app's storage is limited.
     pub(super) is_limited: bool,
 }
 
 impl Storage {
-    fn of(&mut self, app: AppIndex) -> &mut Taken {
+    fn of(&mut self, app: AppIndex, name: &str) -> &mut Taken {
         let at = usize::from(app.0);
         if at >= self.by_app.len() {
-            self.by_app.resize(at + 1, Taken::default());
+            self.by_app.resize_with(at + 1, || None);
         }
-        &mut self.by_app[at]
+        let totals = &self.totals;
+        self.by_app[at].get_or_insert_with(|| Taken { stored: 0, pending: 0, total: totals.of(name) })
+    }
+
+    /// Nothing owed yet by a group of an app.
+    pub(super) fn owed(&self, app: &str) -> Owed {
+        Owed { total: self.totals.of(app), bytes: 0 }
+    }
+}
+
+/// What is charged for a message while the store has it.
+fn pending_bytes(submit: &Submit) -> u64 {
+    match submit.origin {
+        // Charged with the entry that it is a copy of, until all copies of that are stored.
+        Origin::Spread { .. } => 0,
+        _ => submit.stored_bytes() + submit.copies_bytes,
     }
 }
 
 impl Shard {
-    /// Sets what each app's messages take, as the store had it when it was opened. Before anything is offered.
-    pub fn set_usage(&mut self, usage: Vec<(Box<str>, u64)>) {
+    /// Sets what each app's messages take, as the store had it when it was opened, and where all shards' are added up.
+    /// Before anything is offered.
+    pub fn set_usage(&mut self, usage: Vec<(Box<str>, u64)>, totals: Arc<Totals>) {
+        self.storage.totals = totals;
         for (app, bytes) in usage {
             self.change_stored(&app, bytes, 0);
         }
@@ -54,32 +140,33 @@ impl Shard {
         }
     }
 
-    /// Answers a message that there is no room for in its app's storage, and returns false.
-    pub(super) fn has_room(&mut self, app: AppIndex, submit: &Submit) -> bool {
-        if !self.storage.is_limited {
-            return true;
+    /// Charges a message that is taken in, until it is answered. False: there is no room for it in its app's storage.
+    pub(super) fn take_room(&mut self, app: AppIndex, submit: &Submit) -> bool {
+        let is_refusable = !matches!(submit.origin, Origin::Change { grows: false });
+        let limit = match self.storage.is_limited && is_refusable {
+            true => self.apps.of(&submit.to.app).storage_bytes,
+            false => 0,
+        };
+        let bytes = pending_bytes(submit);
+        let taken = self.storage.of(app, &submit.to.app);
+        // A copy, which is charged already, is taken however full it is.
+        if bytes > 0 && !taken.total.try_add(bytes, limit) {
+            self.metrics.quota_refused.increment();
+            let slot = self.arrival_apps.slot(&submit.to.app);
+            self.metrics.usage.refused(slot);
+            return false;
         }
-        let limit = self.apps.of(&submit.to.app).storage_bytes;
-        let Taken { stored, pending } = *self.storage.of(app);
-        if limit == 0 || stored + pending + submit.stored_bytes() <= limit {
-            return true;
-        }
-        self.metrics.quota_refused.increment();
-        let slot = self.arrival_apps.slot(&submit.to.app);
-        self.metrics.usage.refused(slot);
-        self.answer(submit, Code::Storage, None, DETAIL);
-        false
-    }
-
-    /// A message was taken in, and will be answered.
-    pub(super) fn note_pending(&mut self, app: AppIndex, submit: &Submit) {
-        self.storage.of(app).pending += submit.stored_bytes();
+        taken.pending += bytes;
+        true
     }
 
     /// It is answered, or was given up.
     pub(super) fn forget_pending(&mut self, submit: &Submit) {
         if let Some(app) = self.registry.app(&submit.to.app) {
-            self.storage.of(app).pending -= submit.stored_bytes();
+            let bytes = pending_bytes(submit);
+            let taken = self.storage.of(app, &submit.to.app);
+            taken.pending -= bytes;
+            taken.total.remove(bytes);
         }
     }
 
@@ -91,9 +178,12 @@ impl Shard {
     fn change_stored(&mut self, app: &str, added: u64, removed: u64) {
         // More apps than are known have nothing that could be refused.
         let Some(index) = self.registry.intern_app(app) else { return };
-        let taken = self.storage.of(index);
+        let taken = self.storage.of(index, app);
         debug_assert!(taken.stored + added >= removed, "{app}: {taken:?} + {added} - {removed}");
-        taken.stored = (taken.stored + added).saturating_sub(removed);
+        let before = taken.stored;
+        taken.stored = (before + added).saturating_sub(removed);
+        taken.total.add(taken.stored.saturating_sub(before));
+        taken.total.remove(before.saturating_sub(taken.stored));
         let slot = self.arrival_apps.slot(app);
         self.metrics.usage.change_stored(slot, added, removed);
     }
@@ -102,7 +192,7 @@ impl Shard {
     #[cfg(test)]
     pub(super) fn taken(&mut self, app: &str) -> (u64, u64) {
         let index = self.registry.intern_app(app).unwrap();
-        let Taken { stored, pending } = *self.storage.of(index);
-        (stored, pending)
+        let taken = self.storage.of(index, app);
+        (taken.stored, taken.pending)
     }
 }

@@ -13,7 +13,7 @@ use crate::limits::{
 };
 use crate::outbox::{Outbox, Weight};
 use crate::registry::AppIndex;
-use crate::shard::Shard;
+use crate::shard::{Shard, storage};
 use crate::store::{Origin, Stored, Submit, Write, Written};
 
 /// Said when a shard holds all that it may hold.
@@ -61,13 +61,13 @@ pub fn answer(
         }
         Origin::Spread { part, .. } => part.finish(code == Code::Ok, outbox),
         // Its group's owner answers.
-        Origin::Change => {}
+        Origin::Change { .. } => {}
     }
 }
 
 impl Shard {
     pub(super) fn answer(&mut self, submit: &Submit, code: Code, stored: Option<Stored>, detail: &str) {
-        if matches!(submit.origin, Origin::Change) {
+        if matches!(submit.origin, Origin::Change { .. }) {
             return self.change_done(&submit.to, code, stored, detail);
         }
         answer(&mut self.outbox, &submit.origin, &submit.client_id, code, stored, detail);
@@ -89,17 +89,18 @@ impl Shard {
             return;
         }
         // Copies and changes are the router's own: the message they stem from was counted.
-        let is_own = matches!(submit.origin, Origin::Spread { .. } | Origin::Change);
+        let is_own = matches!(submit.origin, Origin::Spread { .. } | Origin::Change { .. });
         let app = if is_own { self.open_tenant(&submit) } else { self.take_quota(&submit, now_ms) };
         let Some(app) = app else { return };
-        if !is_own && !self.has_room(app, &submit) {
-            return;
+        if !self.take_room(app, &submit) {
+            return self.answer(&submit, Code::Storage, None, storage::DETAIL);
         }
         if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
             || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
         {
             self.metrics.refused_overload.increment();
             let Some(other) = self.tenants.make_room(app) else {
+                self.forget_pending(&submit);
                 return self.answer(&submit, Code::Overloaded, None, DETAIL);
             };
             self.metrics.made_way.increment();
@@ -108,7 +109,6 @@ impl Shard {
         }
         self.writes_outstanding += 1;
         self.writes_outstanding_bytes += submit.payload.len();
-        self.note_pending(app, &submit);
         self.tenants.put(app, submit);
         self.supply_store();
     }

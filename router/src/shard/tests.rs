@@ -68,7 +68,7 @@ impl Rig {
         let path = directory.path().join("messages.sqlite");
         let mut store = SqliteStore::open(&path, "test", Fsync::Off, retention, &metrics).unwrap();
         let mut shard = Shard::new(HERE, Outbox::new(HERE, 1, metrics.clone()), metrics.clone());
-        shard.set_usage(store.take_usage());
+        shard.set_usage(store.take_usage(), Arc::default());
         Self {
             shard,
             store: Box::new(store),
@@ -163,6 +163,7 @@ impl Rig {
             origin,
             entry: crate::store::Entry::Personal,
             marks: None,
+            copies_bytes: 0,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }

@@ -127,7 +127,10 @@ pub enum Origin {
         is_told: bool,
     },
     /// A change of a group: its owner knows who asked for it.
-    Change,
+    Change {
+        /// It makes the group larger, so that it may be refused for want of room.
+        grows: bool,
+    },
 }
 
 /// A message on its way into the receiver's timeline.
@@ -149,6 +152,8 @@ pub struct Submit {
     pub entry: Entry,
     /// Where it comes from.
     pub marks: Marks,
+    /// What copies of it will take in the timelines of a group's members.
+    pub copies_bytes: u64,
 }
 
 /// Traffic marks of a message; most have none.

@@ -7,6 +7,7 @@ use moor_wire::Code;
 use moor_wire::client::{GroupDelivery, GroupEvent};
 use prost::Message as _;
 
+use super::copy_bytes;
 use super::state::{GroupState, Round};
 use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
@@ -78,13 +79,14 @@ impl Shard {
         let shards = self.outbox.shards();
         let Some(state) = self.groups.states.get_mut(key) else { return };
         let Some(group) = &state.group else { return };
+        let members = group.members.len();
         if state.lists.is_empty() {
             state.lists = lists(group, shards);
         }
         let mut copies = 0;
         let within = entries.iter().take_while(|entry| {
             let is_first = copies == 0;
-            copies += if entry.entry.is_copied() { group.members.len() } else { 1 };
+            copies += if entry.entry.is_copied() { members } else { 1 };
             is_first || copies <= SPREAD_COPIES_MAX
         });
         let within = within.count();
@@ -95,12 +97,20 @@ impl Shard {
         let Some(last) = entries.last() else { return };
         let has_event = entries.iter().any(|entry| entry.entry.is_event());
         let through = last.sync_id;
+        let copied = entries.iter().filter(|entry| entry.entry.is_copied());
+        let copied: u64 = copied.map(|entry| copy_bytes(key, entry.body.len())).sum();
         let entries: Arc<[SpreadEntry]> = entries.into();
         self.groups.next_ticket += 1;
         let ticket = self.groups.next_ticket;
         self.metrics.group_rounds.increment();
-        let mut round =
-            Round { ticket, through, waiting: 0, is_failed: false, due_ms: now_ms + SPREAD_TIMEOUT_MS };
+        let mut round = Round {
+            ticket,
+            through,
+            waiting: 0,
+            is_failed: false,
+            due_ms: now_ms + SPREAD_TIMEOUT_MS,
+            copied_bytes: copied * members as u64,
+        };
         for (shard, members) in state.lists.iter().enumerate() {
             if members.is_empty() && !has_event {
                 continue;
@@ -154,7 +164,7 @@ impl Shard {
             state.clear_queue();
             state.retry_ms = now_ms + SPREAD_RETRY_MS;
         } else {
-            state.spread = state.spread.max(round.through);
+            state.spread_to(round.through, round.copied_bytes);
             self.start_round(key, now_ms);
         }
     }

@@ -10,6 +10,7 @@ use moor_wire::client::GroupEvent;
 use crate::group::{Group, MemberKey};
 use crate::limits::{SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX, SPREAD_QUEUES_BYTES_MAX};
 use crate::shard::spread::SpreadEntry;
+use crate::shard::storage::Owed;
 use crate::shard::work::{GroupAsk, PullAsk};
 use crate::store::{AccountKey, Origin, Submit};
 
@@ -56,6 +57,8 @@ pub(super) struct Round {
     pub(super) waiting: usize,
     pub(super) is_failed: bool,
     pub(super) due_ms: u64,
+    /// What the copies take that it leads to.
+    pub(super) copied_bytes: u64,
 }
 
 /// One group.
@@ -87,6 +90,8 @@ pub(super) struct GroupState {
     pub(super) lists: Vec<Arc<[MemberKey]>>,
     /// Bytes in the queues of all groups.
     pub(super) all_queued: Rc<Cell<usize>>,
+    /// What copies of entries behind `spread` will take.
+    pub(super) owed: Owed,
 }
 
 impl Drop for GroupState {
@@ -96,7 +101,7 @@ impl Drop for GroupState {
 }
 
 impl GroupState {
-    pub(super) fn new(key: Arc<AccountKey>, all_queued: Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(key: Arc<AccountKey>, all_queued: Rc<Cell<usize>>, owed: Owed) -> Self {
         Self {
             key,
             group: None,
@@ -116,7 +121,15 @@ impl GroupState {
             used_ms: 0,
             lists: Vec::new(),
             all_queued,
+            owed,
         }
+    }
+
+    /// Everything up to `through` has reached the members, where copies took so many bytes.
+    pub(super) fn spread_to(&mut self, through: u64, copied_bytes: u64) {
+        self.spread = self.spread.max(through);
+        // What was owed is about what it took: it ends with the last entry.
+        self.owed.settle(if self.spread >= self.head { u64::MAX } else { copied_bytes });
     }
 
     pub(super) fn clear_queue(&mut self) {

@@ -19,6 +19,7 @@ fn message(wire: &Wire, client_id: u64, payload_bytes: usize) -> Box<Submit> {
         origin,
         entry: crate::store::Entry::Personal,
         marks: None,
+        copies_bytes: 0,
     })
 }
 

@@ -27,6 +27,7 @@ fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
             origin,
             entry: crate::store::Entry::Personal,
             marks: None,
+            copies_bytes: 0,
         };
         rig.shard.apply(Work::Submit(Box::new(submit)), rig.now_ms);
         rig.settle();

@@ -72,6 +72,7 @@ impl Rig {
             origin: Origin::Service { link: wire.link.clone(), cookie: self.next_id },
             entry: crate::store::Entry::Personal,
             marks: None,
+            copies_bytes: 0,
         });
         self.shard.apply(Work::Room(RoomWork::Publish { submit, number }), self.now_ms);
         self.settle();

@@ -51,6 +51,7 @@ fn message(wire: &Wire, app: &str, to: &str, id: u64, bytes: usize) -> Box<Submi
         origin: Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 },
         entry: Entry::Personal,
         marks: None,
+        copies_bytes: 0,
     })
 }
 
@@ -136,9 +137,9 @@ fn an_app_whose_storage_is_full_is_refused_at_once_and_nobody_else() {
     let submit = message(&wire, "shop", "alice", 9, 100);
     rig.shard.apply(Work::Relay { submit, class: Class::Transient }, rig.now_ms);
     assert_eq!(wire.results()[0].code(), Code::NotFound);
-    // What the router writes on its own account is counted and never refused.
+    // What makes a group smaller is counted and never refused.
     let mut change = message(&wire, "shop", "alice", 10, 100);
-    change.origin = Origin::Change;
+    change.origin = Origin::Change { grows: false };
     rig.shard.apply(Work::Submit(change), rig.now_ms);
     rig.settle();
     assert_eq!(rig.shard.taken("shop"), (limit + taken_by(100), 0));

@@ -16,6 +16,7 @@ impl Rig {
             origin,
             entry: crate::store::Entry::Personal,
             marks: None,
+            copies_bytes: 0,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
     }
@@ -87,6 +88,7 @@ fn a_quota_refuses_by_its_name_and_only_its_app() {
             origin: Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 },
             entry: crate::store::Entry::Personal,
             marks: None,
+            copies_bytes: 0,
         };
         let work = Work::Relay { submit: Box::new(again), class: moor_wire::client::Class::Normal };
         rig.shard.apply(work, rig.now_ms);
