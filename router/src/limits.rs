@@ -142,6 +142,8 @@ pub const GROUPS_PER_APP_MAX: u64 = 1_000_000;
 pub const GROUPS_LOADED_MAX: usize = 65_536;
 /// Nobody asked for a group for this long: it leaves memory.
 pub const GROUP_IDLE_MS: u64 = 60_000;
+/// Groups looked at per tick: 80,000 a second.
+pub const GROUPS_PER_TICK_MAX: usize = 4_096;
 /// What waits for one group to be read from the store, or for its change to be written.
 pub const GROUP_WAITING_MAX: usize = 1_024;
 /// Members from which on a group's messages are no longer copied, by default.

@@ -6,6 +6,7 @@
 //! cursor of that is known to be behind (a restart, a failed round), entries go out again: members' shards and
 //! clients know them by their ids.
 
+mod agenda;
 mod history;
 mod rounds;
 mod state;
@@ -34,7 +35,7 @@ use crate::shard::work::{GroupAsk, PullAsk, Work};
 use crate::store::groups::{GroupFound, GroupRead, GroupWrite, VacancyAsk};
 use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write, usage};
 use rounds::spread_entry;
-use state::{Changing, GroupState, Waiting};
+use state::{Changing, Waiting};
 
 pub use state::Groups;
 
@@ -128,8 +129,7 @@ impl Shard {
                 matches!(&waiting, Waiting::Ask(ask) if matches!(ask.request.act, Some(Act::Create(_)))),
             );
             let owed = self.storage.owed(&key.app);
-            let state = GroupState::new(key.clone(), self.groups.queued.clone(), owed);
-            self.groups.states.insert(key, state);
+            self.groups.open(key, owed);
         }
         let Some(state) = self.groups.states.get_mut(&key) else { return };
         state.used_ms = now_ms;
@@ -214,7 +214,7 @@ impl Shard {
         loop {
             let Some(state) = self.groups.states.get_mut(key) else { return };
             if !state.is_loaded || state.changing.is_some() {
-                return;
+                return self.groups.refile(key, now_ms);
             }
             let Some(waiting) = state.waiting.pop_front() else { break };
             self.groups.waiting_bytes -= waiting.bytes();
@@ -231,8 +231,9 @@ impl Shard {
             && state.group.is_none()
             && state.is_idle()
         {
-            self.groups.states.remove(key);
+            self.groups.close(key);
         }
+        self.groups.refile(key, now_ms);
     }
 
     /// The group, if it is there and alive.
@@ -487,7 +488,7 @@ impl Shard {
                 let entries: Vec<_> = entries.collect();
                 if entries.is_empty() {
                     // What retention took before it was spread.
-                    state.spread_to(found.through.max(after), 0);
+                    state.spread_to(found.through.max(after), 0, now_ms);
                     self.start_round(&key, now_ms);
                 } else {
                     state.clear_queue();

@@ -212,12 +212,12 @@ impl Shard {
         }
         self.retry_due(now_ms);
         self.tick_conversations(now_ms);
+        self.tick_groups(now_ms);
         self.sweep();
         self.announce();
         if now_ms >= self.cursors_due_ms {
             self.cursors_due_ms = now_ms + CURSOR_FLUSH_MS;
             self.save_cursors();
-            self.tick_groups(now_ms);
             self.tick_heads(now_ms);
             self.tick_joining();
             self.flush_positions();

@@ -53,7 +53,7 @@ impl Totals {
 }
 
 /// What copies of a group's entries will take in its members' timelines: charged since the entries were accepted.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Owed {
     total: Total,
     bytes: u64,

@@ -11,7 +11,7 @@ use super::copy_bytes;
 use super::state::{GroupState, Round};
 use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
-use crate::limits::{GROUP_IDLE_MS, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS};
+use crate::limits::{GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS};
 use crate::shard::Shard;
 use crate::shard::spread::{Spread, SpreadEntry};
 use crate::shard::work::Work;
@@ -70,7 +70,7 @@ impl Shard {
             state.group.as_ref().is_some_and(|group| group.is_dissolved) && state.is_idle()
         });
         if is_over {
-            self.groups.states.remove(key);
+            self.groups.close(key);
             self.writes.push(Write::Group(Box::new(GroupWrite::Forget { key: key.clone() })));
         }
     }
@@ -133,6 +133,7 @@ impl Shard {
         if is_over {
             self.finish_round(key, now_ms);
         }
+        self.groups.refile(key, now_ms);
     }
 
     pub(in crate::shard) fn handle_spread_done(
@@ -164,39 +165,47 @@ impl Shard {
             state.clear_queue();
             state.retry_ms = now_ms + SPREAD_RETRY_MS;
         } else {
-            state.spread_to(round.through, round.copied_bytes);
+            state.spread_to(round.through, round.copied_bytes, now_ms);
             self.start_round(key, now_ms);
         }
+        self.groups.refile(key, now_ms);
     }
 
-    /// Rounds whose time ran out or whose pause is over, cursors to be kept, groups nobody needs.
+    /// Looks at groups whose time has come.
     pub(in crate::shard) fn tick_groups(&mut self, now_ms: u64) {
-        let (mut due, mut stuck) = (Vec::new(), Vec::new());
-        let writes = &mut self.writes;
-        self.groups.states.retain(|key, state| {
-            save_spread(state, writes);
-            if let Some(round) = &mut state.round
-                && now_ms >= round.due_ms
-            {
-                round.is_failed = true;
-                due.push((key.clone(), true));
-            } else if state.retry_ms > 0 && now_ms >= state.retry_ms {
-                state.retry_ms = 0;
-                due.push((key.clone(), false));
-            }
-            if state.changing.as_ref().is_some_and(|c| c.submit.is_some() && now_ms >= c.due_ms) {
-                stuck.push(key.clone());
-            }
-            let is_dissolved = state.group.as_ref().is_some_and(|group| group.is_dissolved);
-            is_dissolved || !state.is_idle() || now_ms < state.used_ms + GROUP_IDLE_MS
-        });
-        for (key, is_late) in due {
-            if is_late { self.finish_round(&key, now_ms) } else { self.start_round(&key, now_ms) }
-        }
-        for key in stuck {
-            self.change_done(&key, Code::Overloaded, None, "a member's shard did not answer");
+        for _ in 0..GROUPS_PER_TICK_MAX {
+            let Some(key) = self.groups.agenda.take(now_ms) else { break };
+            self.look_at_group(&key, now_ms);
         }
         self.metrics.groups_loaded.set(self.groups.states.len() as u64);
+    }
+
+    /// A round whose time ran out or whose pause is over, a cursor to be kept, a group nobody needs.
+    fn look_at_group(&mut self, key: &AccountKey, now_ms: u64) {
+        let Some(state) = self.groups.states.get_mut(key) else { return };
+        state.wake_ms = u64::MAX;
+        save_spread(state, &mut self.writes);
+        let is_stuck = state.changing.as_ref().is_some_and(|c| c.submit.is_some() && now_ms >= c.due_ms);
+        if let Some(round) = &mut state.round
+            && now_ms >= round.due_ms
+        {
+            round.is_failed = true;
+            self.finish_round(key, now_ms);
+        } else if state.retry_ms > 0 && now_ms >= state.retry_ms {
+            state.retry_ms = 0;
+            self.start_round(key, now_ms);
+        }
+        if is_stuck {
+            self.change_done(key, Code::Overloaded, None, "a member's shard did not answer");
+        }
+        let is_unused = self.groups.states.get(key).is_some_and(|state| {
+            let is_dissolved = state.group.as_ref().is_some_and(|group| group.is_dissolved);
+            !is_dissolved && state.is_idle() && now_ms >= state.used_ms + GROUP_IDLE_MS
+        });
+        if is_unused {
+            self.groups.close(key);
+        }
+        self.groups.refile(key, now_ms);
     }
 
     /// Hands out how far groups are spread.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use moor_wire::client::GroupEvent;
 
+use super::agenda::Agenda;
 use crate::group::{Group, MemberKey};
-use crate::limits::{SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX, SPREAD_QUEUES_BYTES_MAX};
+use crate::limits::{CURSOR_FLUSH_MS, GROUP_IDLE_MS, SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX, SPREAD_QUEUES_BYTES_MAX};
 use crate::shard::spread::SpreadEntry;
 use crate::shard::storage::Owed;
 use crate::shard::work::{GroupAsk, PullAsk};
@@ -86,6 +87,12 @@ pub(super) struct GroupState {
     /// After a failed round: not before.
     pub(super) retry_ms: u64,
     pub(super) used_ms: u64,
+    /// What the store is to know of `spread` by then.
+    pub(super) save_ms: u64,
+    /// Where it stands in the agenda; `u64::MAX`: not at all.
+    pub(super) wake_ms: u64,
+    /// See [`Agenda::number`].
+    pub(super) number: u64,
     /// The members by shard; empty: to be made.
     pub(super) lists: Vec<Arc<[MemberKey]>>,
     /// Bytes in the queues of all groups.
@@ -101,7 +108,7 @@ impl Drop for GroupState {
 }
 
 impl GroupState {
-    pub(super) fn new(key: Arc<AccountKey>, all_queued: Rc<Cell<usize>>, owed: Owed) -> Self {
+    fn new(key: Arc<AccountKey>, number: u64, all_queued: Rc<Cell<usize>>, owed: Owed) -> Self {
         Self {
             key,
             group: None,
@@ -119,14 +126,32 @@ impl GroupState {
             round: None,
             retry_ms: 0,
             used_ms: 0,
+            save_ms: 0,
+            wake_ms: u64::MAX,
+            number,
             lists: Vec::new(),
             all_queued,
             owed,
         }
     }
 
+    /// When something is to be done about it, if nothing happens until then.
+    pub(super) fn due_ms(&self, now_ms: u64) -> u64 {
+        let save_ms = (self.saved < self.spread).then_some(self.save_ms);
+        let round_ms = self.round.as_ref().map(|round| round.due_ms);
+        let retry_ms = Some(self.retry_ms).filter(|retry_ms| *retry_ms > 0);
+        let change_ms = self.changing.as_ref().filter(|c| c.submit.is_some()).map(|c| c.due_ms);
+        // One that was not idle when it could have left is looked at again.
+        let idle_ms = Some(self.used_ms + GROUP_IDLE_MS).filter(|idle_ms| *idle_ms > now_ms);
+        let idle_ms = idle_ms.unwrap_or(now_ms + GROUP_IDLE_MS);
+        [save_ms, round_ms, retry_ms, change_ms].into_iter().flatten().fold(idle_ms, u64::min)
+    }
+
     /// Everything up to `through` has reached the members, where copies took so many bytes.
-    pub(super) fn spread_to(&mut self, through: u64, copied_bytes: u64) {
+    pub(super) fn spread_to(&mut self, through: u64, copied_bytes: u64, now_ms: u64) {
+        if self.saved == self.spread {
+            self.save_ms = now_ms + CURSOR_FLUSH_MS;
+        }
         self.spread = self.spread.max(through);
         // What was owed is about what it took: it ends with the last entry.
         self.owed.settle(if self.spread >= self.head { u64::MAX } else { copied_bytes });
@@ -187,6 +212,7 @@ impl GroupState {
 #[derive(Debug)]
 pub struct Groups {
     pub(super) states: HashMap<Arc<AccountKey>, GroupState>,
+    pub(super) agenda: Agenda,
     /// Members from which on messages are not copied.
     pub read_threshold: usize,
     pub(super) next_ticket: u64,
@@ -205,6 +231,7 @@ impl Groups {
     pub fn new() -> Self {
         Self {
             states: HashMap::new(),
+            agenda: Agenda::default(),
             read_threshold: crate::limits::GROUP_READ_THRESHOLD_DEFAULT as usize,
             next_ticket: 0,
             next_change: 0,
@@ -213,5 +240,54 @@ impl Groups {
             queued: Rc::default(),
             now_ms: 0,
         }
+    }
+
+    /// A group that nothing is known of yet.
+    pub(super) fn open(&mut self, key: Arc<AccountKey>, owed: Owed) {
+        let state = GroupState::new(key.clone(), self.agenda.number(), self.queued.clone(), owed);
+        self.states.insert(key, state);
+    }
+
+    /// A group leaves memory.
+    pub(super) fn close(&mut self, key: &AccountKey) {
+        if let Some(state) = self.states.remove(key) {
+            self.agenda.forget(&state);
+        }
+    }
+
+    /// Looks at a group when something is to be done about it, at the latest.
+    pub(super) fn refile(&mut self, key: &AccountKey, now_ms: u64) {
+        if let Some(state) = self.states.get_mut(key) {
+            let due_ms = state.due_ms(now_ms);
+            self.agenda.wake(state, due_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Groups {
+    /// How many are in memory.
+    pub fn loaded(&self) -> usize {
+        self.states.len()
+    }
+
+    /// How many stand in the agenda.
+    pub fn filed(&self) -> usize {
+        self.agenda.len()
+    }
+
+    /// Whether entries of a group are on their way to its members.
+    pub fn is_spreading(&self, key: &AccountKey) -> bool {
+        self.states.get(key).is_some_and(|state| state.round.is_some() || state.spread < state.head)
+    }
+
+    /// One without members, as if it had been read.
+    pub fn open_empty(&mut self, key: AccountKey, now_ms: u64) {
+        let key = Arc::new(key);
+        self.open(key.clone(), Owed::default());
+        if let Some(state) = self.states.get_mut(&key) {
+            (state.is_loaded, state.group, state.used_ms) = (true, Some(Group::default()), now_ms);
+        }
+        self.refile(&key, now_ms);
     }
 }
