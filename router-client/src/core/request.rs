@@ -356,7 +356,8 @@ impl Request {
             return Err(Error::Protocol("SEND is made of a message".into()));
         };
         let (app, room, from) = (app.into(), room.into(), from.into());
-        let publish = RoomPublish { app, room, from, r#type: number, client_id, payload, ..RoomPublish::default() };
+        let publish =
+            RoomPublish { app, room, from, r#type: number, client_id, payload, ..RoomPublish::default() };
         Ok(Self::RoomPublish(publish))
     }
 

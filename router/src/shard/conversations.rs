@@ -367,15 +367,42 @@ impl Shard {
             None => drop(self.conversations.tails.remove(&(index, generation))),
         }
         self.report_tails(index, &given_up, Cause::Unacknowledged);
-        let heads = heads.into_iter().map(|(key, head)| GroupHead {
-            group: key.group().unwrap_or_default().to_owned(),
-            head,
-            ..GroupHead::default()
-        });
-        self.push_heads(index, heads.collect());
+        // Which of them its account cares for most stands in the store.
+        let key = self.registry.session(index).and_then(|session| self.key_of(session.account));
+        if let Some(key) = key.filter(|_| !heads.is_empty()) {
+            let purpose = Purpose::Remind { session: Slot { index, generation }, heads };
+            self.reads.push(Read::Group(Box::new(GroupRead::Conversations { key, purpose })));
+        }
     }
 
-    fn push_heads(&mut self, index: SessionIndex, heads: Vec<GroupHead>) {
+    /// Tells a session again what it has not acknowledged; `rows` are its account's groups, by name.
+    fn remind(
+        &mut self,
+        session: Slot<SessionIndex>,
+        heads: Vec<(Arc<AccountKey>, u64)>,
+        rows: &[ConversationRow],
+    ) {
+        if self.registry.session(session.index).is_none_or(|now| now.generation() != session.generation) {
+            return;
+        }
+        let heads = heads.into_iter().map(|(key, head)| {
+            let group = key.group().unwrap_or_default();
+            // One that it was removed from is told once more, like any.
+            let row = rows.binary_search_by(|row| row.group.as_str().cmp(group)).ok().map(|at| &rows[at]);
+            GroupHead {
+                group: group.to_owned(),
+                head,
+                priority: row.map_or(0, |row| u32::from(row.priority)),
+                is_muted: row.is_some_and(|row| row.is_muted),
+                ..GroupHead::default()
+            }
+        });
+        self.push_heads(session.index, heads.collect());
+    }
+
+    /// The most important first; of equal ones by name.
+    fn push_heads(&mut self, index: SessionIndex, mut heads: Vec<GroupHead>) {
+        heads.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.group.cmp(&b.group)));
         self.metrics.group_heads.add(heads.len() as u64);
         for heads in heads.chunks(GROUP_HEADS_MAX) {
             let body = GroupHeads { heads: heads.to_vec() }.encode_to_vec();
@@ -401,6 +428,7 @@ impl Shard {
     ) {
         match purpose {
             Purpose::Login { session } => self.ask_heads(key, session, rows, now_ms),
+            Purpose::Remind { session, heads } => self.remind(session, heads, &rows),
             Purpose::List { origin, id, after } => {
                 let mut rest = rows.into_iter().filter(|row| row.group > after);
                 let groups = rest.by_ref().take(GROUP_PAGE_NAMES_MAX).map(|row| Membership {
@@ -471,13 +499,11 @@ impl Shard {
         }
     }
 
-    /// The most important first; of equal ones the longest.
     fn tell_heads(&mut self, session: SessionKey) {
-        let Some(mut wait) = self.conversations.heads.remove(&session) else { return };
+        let Some(wait) = self.conversations.heads.remove(&session) else { return };
         if self.registry.session(session.0).is_none_or(|now| now.generation() != session.1) {
             return;
         }
-        wait.heads.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.group.cmp(&b.group)));
         self.push_heads(session.0, wait.heads);
     }
 

@@ -11,13 +11,11 @@ use bytes::Bytes;
 use moor_client::core::{Event, Options, Sending, Session, Target};
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, Connected, GroupCreate, GroupMember, GroupNames, GroupPreference, GroupRole, GroupRequest, Kind, Open, Opened, Pull,
-    Submit as SubmitBody, put_control,
+    Act, Class, Connected, GroupCreate, GroupHead, GroupHeads, GroupMember, GroupNames, GroupPreference,
+    GroupRequest, GroupRole, Kind, Open, Opened, Pull, Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
-use moor_wire::internal::{
-    Departure, NotHere, Push, Registration, Role, SendResult, Up, Verb, frame_reader,
-};
+use moor_wire::internal::{Departure, NotHere, Push, Registration, Role, SendResult, Up, Verb, frame_reader};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
@@ -82,6 +80,8 @@ struct World {
     totals: Option<Arc<Totals>>,
     /// What services were answered that sent messages.
     results: Vec<SendResult>,
+    /// Heads that sessions were told.
+    heads: Vec<GroupHead>,
 }
 
 impl Drop for World {
@@ -117,6 +117,7 @@ impl World {
             pauses: Cell::new(0),
             totals: None,
             results: Vec::new(),
+            heads: Vec::new(),
         };
         world.boot();
         for (number, account) in accounts.iter().enumerate() {
@@ -287,6 +288,9 @@ impl World {
                 continue;
             }
             let push = Push::parse(&frame.body).unwrap();
+            if push.kind == Kind::GroupHeads.byte() {
+                self.heads.extend(GroupHeads::decode(push.body).unwrap().heads);
+            }
             let device = self.devices.iter_mut().find(|device| device.handle == Some(push.session.0));
             let Some(device) = device else {
                 let entries = vec![NotHere { cookie: push.cookie, session: push.session }];
@@ -963,8 +967,11 @@ fn a_message_to_a_group_needs_room_for_its_copies_and_is_refused_before_it_is_ac
             world.check_usage();
         }
         let (group, alice) = (AccountKey::of_group("shop", GROUP), AccountKey::new("shop", "alice"));
-        // Room for two with their five copies each: the third is refused at once, though nothing is stored yet, and so
-        // is whoever adds to the group.
+        // So that the group is in memory.
+        world.serve(group.clone(), 10);
+        world.settle();
+        assert_eq!(world.results(), [Code::Ok]);
+        // Room for two with their five copies each: the third is refused at once, though nothing is stored yet.
         world.limit(2 * 6 * 1200);
         for _ in 0..3 {
             world.serve(group.clone(), 1000);
@@ -972,10 +979,6 @@ fn a_message_to_a_group_needs_room_for_its_copies_and_is_refused_before_it_is_ac
         for at in 0..world.nodes.len() {
             while world.take_mail(at) {}
             world.dispatch(at);
-        }
-        if is_crashed {
-            // The group is read first.
-            world.settle();
         }
         world.deliver();
         assert_eq!(world.results.iter().filter(|result| result.code() == Code::Storage).count(), 1);
@@ -986,7 +989,10 @@ fn a_message_to_a_group_needs_room_for_its_copies_and_is_refused_before_it_is_ac
         assert_eq!(results, [Code::Ok, Code::Ok, Code::Storage]);
         assert!(world.metrics.quota_refused.get() >= 1);
         assert_eq!(world.metrics.refused_storage.get(), 0);
-        assert!(world.devices.iter().all(|device| device.got.len() == 3), "what was accepted reaches everybody");
+        assert!(
+            world.devices.iter().all(|device| device.got.len() == 4),
+            "what was accepted reaches everybody"
+        );
         world.check_usage();
         // A direct message still fits; the group's would not.
         world.limit(3 * 1200);
@@ -1063,7 +1069,9 @@ fn what_other_shards_do_not_answer_is_given_up_on_in_its_time() {
             while world.take_event(at) {}
             world.dispatch(at);
             if is_lost {
-                world.nodes[at].mailbox.retain(|work| !matches!(work, Work::SpreadDone { .. } | Work::VacancyFound { .. }));
+                world.nodes[at]
+                    .mailbox
+                    .retain(|work| !matches!(work, Work::SpreadDone { .. } | Work::VacancyFound { .. }));
             }
             while world.take_mail(at) {}
         }
@@ -1101,4 +1109,25 @@ fn what_other_shards_do_not_answer_is_given_up_on_in_its_time() {
         turn(&mut world, true);
     }
     assert_eq!(world.devices[0].answers.get(&id), Some(&Code::Overloaded));
+}
+
+#[test]
+fn what_is_told_again_has_the_priority_that_its_account_gave_it() {
+    let mut world = World::new(14, &ACCOUNTS[..2]);
+    world.threshold = 0;
+    for node in &mut world.nodes {
+        node.shard.set_group_read_threshold(0);
+    }
+    world.create(&["bob"]);
+    world.ask(1, Act::Prefer(GroupPreference { priority: 7, is_muted: true }));
+    world.calm();
+    world.send(0);
+    for _ in 0..50 {
+        world.turn_without_frames(0);
+    }
+    world.heads.clear();
+    world.calm();
+    let heads: Vec<_> = world.heads.iter().map(|head| (head.head, head.priority, head.is_muted)).collect();
+    assert_eq!(heads, [(2, 0, false), (2, 7, true)], "ann's and bob's");
+    world.check();
 }

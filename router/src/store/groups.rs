@@ -165,6 +165,13 @@ pub enum Purpose {
         /// The session.
         session: Slot<SessionIndex>,
     },
+    /// A session has not acknowledged these groups: it is told their heads again.
+    Remind {
+        /// The session.
+        session: Slot<SessionIndex>,
+        /// Which groups, and how far they were pushed.
+        heads: Vec<(Arc<AccountKey>, u64)>,
+    },
     /// Somebody asked for the list.
     List {
         /// Who.

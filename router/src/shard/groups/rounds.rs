@@ -11,7 +11,9 @@ use super::copy_bytes;
 use super::state::{GroupState, Round};
 use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
-use crate::limits::{GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS};
+use crate::limits::{
+    GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS,
+};
 use crate::shard::Shard;
 use crate::shard::spread::{Spread, SpreadEntry};
 use crate::shard::work::Work;

@@ -9,7 +9,10 @@ use moor_wire::client::GroupEvent;
 
 use super::agenda::Agenda;
 use crate::group::{Group, MemberKey};
-use crate::limits::{CURSOR_FLUSH_MS, GROUP_IDLE_MS, SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX, SPREAD_QUEUES_BYTES_MAX};
+use crate::limits::{
+    CURSOR_FLUSH_MS, GROUP_IDLE_MS, SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX,
+    SPREAD_QUEUES_BYTES_MAX,
+};
 use crate::shard::spread::SpreadEntry;
 use crate::shard::storage::Owed;
 use crate::shard::work::{GroupAsk, PullAsk};
