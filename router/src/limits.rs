@@ -223,6 +223,8 @@ pub const OFFLINE_ACCOUNTS_MAX: usize = 65_536;
 pub const OFFLINE_GROUPS_MAX: usize = 16;
 /// Bytes of payloads that wait to be told with them; beyond it notices come without.
 pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Messages looked at of those that a device left behind, to find which are to be told of: one may be 64 KiB.
+pub const LEFT_MESSAGES_MAX: u64 = 256;
 /// Absent accounts looked at per tick: 80,000 a second.
 pub const OFFLINE_TOLD_PER_TICK_MAX: usize = 4_096;
 

@@ -169,7 +169,7 @@ impl Shard {
             payload: entry.body.clone(),
             sent_at_ms: entry.sent_at_ms,
             origin: Origin::Spread { part: part.clone(), is_told: entry.is_told(member) },
-            entry: Entry::Personal,
+            entry: if entry.is_quiet(member) { Entry::Quiet } else { Entry::Personal },
             // They lie in the body.
             marks: None,
             copies_bytes: 0,

@@ -516,6 +516,7 @@ impl Shard {
                 // Lost when that shard's queue is full: the change's time runs out.
                 drop(self.outbox.cross(ask.home, found));
             }
+            (GroupRead::Left(left), found) => self.tell_left_behind(&left, &found),
             (GroupRead::History(history), group) => self.answer_history(&history, Found { group, ..found }),
             _ => {}
         }
@@ -535,6 +536,10 @@ impl Shard {
                     ..Pulled::default()
                 };
                 self.answer_pulled(&history.origin, pulled);
+                true
+            }
+            GroupRead::Left(left) => {
+                self.tell_left_behind(left, &GroupFound::Nothing);
                 true
             }
             GroupRead::Conversations {

@@ -1131,3 +1131,41 @@ fn what_is_told_again_has_the_priority_that_its_account_gave_it() {
     assert_eq!(heads, [(2, 0, false), (2, 7, true)], "ann's and bob's");
     world.check();
 }
+
+#[test]
+fn of_copies_that_a_device_leaves_behind_only_those_are_told_that_its_account_wants_to_be() {
+    for is_departure in [false, true] {
+        let mut world = World::new(15, &ACCOUNTS[..3]);
+        world.threshold = 100;
+        world.tell_vendors();
+        world.create(&ACCOUNTS[1..3]);
+        world.ask(1, Act::Prefer(GroupPreference { priority: 0, is_muted: true }));
+        world.calm();
+        world.told();
+        // Ann says it, bob has muted the group: only carol is told of.
+        world.send(0);
+        for _ in 0..50 {
+            world.turn_without_frames(0);
+        }
+        let cause = if is_departure {
+            for number in 0..3 {
+                let key = AccountKey::new("shop", world.devices[number].account);
+                let session = world.devices[number].handle.unwrap();
+                let departure = Departure { session, app: "shop".into(), account: (*key.account).into() };
+                let sessions = vec![(key.hash, departure)];
+                world.mail(key.hash, Work::Unregister { link: world.link.clone(), sessions });
+            }
+            Cause::Departed
+        } else {
+            Cause::Unacknowledged
+        };
+        for _ in 0..100 {
+            world.turn_without_frames(0);
+            world.pass(1_000);
+        }
+        let told = world.told().into_iter().map(|news| {
+            (news.account.to_string(), news.cause, news.first_sync_id, news.last_sync_id, news.count)
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [("carol".to_owned(), cause, 2, 2, 1)]);
+    }
+}

@@ -14,7 +14,8 @@ use crate::offline::Interest;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::spread::SpreadEntry;
-use crate::store::{AccountKey, Origin, Stored, Submit};
+use crate::store::groups::{GroupFound, GroupRead, Left};
+use crate::store::{AccountKey, Origin, Read, Slot, Stored, Submit};
 
 /// A payload that rides along, copied: the message may be a slice of all that was read with it.
 fn kept(payload: &Bytes, bytes_max: usize) -> Option<Bytes> {
@@ -121,27 +122,26 @@ impl Shard {
         cause: Cause,
     ) {
         for (group, pushed) in tails {
-            self.report_left(index, group.group(), (*pushed, *pushed), cause);
+            if let Some((key, news)) = self.news_of_left(index, group.group(), (*pushed, *pushed), cause) {
+                self.offline.handle_absence(key.hash, news, self.now_ms);
+            }
         }
     }
 
-    /// Tells of what a session leaves behind: of its account's timeline, or of a group's.
-    fn report_left(
-        &mut self,
+    /// What is told of what a session leaves behind, of its account's timeline or of a group's; `None`: nothing is.
+    fn news_of_left(
+        &self,
         index: SessionIndex,
         group: Option<&str>,
         (first_sync_id, last_sync_id): (u64, u64),
         cause: Cause,
-    ) {
-        let Some(session) = self.registry.session(index) else { return };
-        let Some(account) = self.registry.account(session.account) else { return };
-        let app = self.registry.app_name(account.app);
-        if self.offline.payload_bytes_max(&app).is_none() {
-            return;
-        }
+    ) -> Option<(AccountKey, Offline)> {
+        let session = self.registry.session(index)?;
+        let key = self.key_of(session.account)?;
+        self.offline.payload_bytes_max(&key.app)?;
         let news = Offline {
-            app: (*app).into(),
-            account: account.name.clone(),
+            app: key.app.clone(),
+            account: key.account.clone(),
             device: Some(session.device.clone()),
             group: group.map(Into::into),
             first_sync_id,
@@ -153,10 +153,11 @@ impl Shard {
             marks: None,
             payload: None,
         };
-        self.offline.handle_absence(account.hash, news, self.now_ms);
+        Some((key, news))
     }
 
-    /// A session was given up on, or is the last of its account and goes: what it has not acknowledged.
+    /// A session was given up on, or is the last of its account and goes: what it has not acknowledged. Which of it is to
+    /// be told of is asked of the store.
     pub(super) fn report_unacknowledged(&mut self, index: SessionIndex, cause: Cause) {
         let Some(session) = self.registry.session(index).filter(|session| session.is_placed()) else {
             return;
@@ -166,10 +167,32 @@ impl Shard {
         if first > last {
             return;
         }
-        let owner = session.account;
+        let (owner, session) = (session.account, Slot { index, generation: session.generation() });
         self.metrics.offline_messages.add(last - first + 1);
         self.count_now(owner, Class::Reliable, State::Offline, last - first + 1);
-        self.report_left(index, None, (first, last), cause);
+        if let Some((key, news)) = self.news_of_left(index, None, (first, last), cause) {
+            self.reads.push(Read::Group(Box::new(GroupRead::Left(Box::new(Left { key, session, news })))));
+        }
+    }
+
+    /// The store has said which of what a device left behind is to be told of; nothing: it refused.
+    pub(super) fn tell_left_behind(&mut self, left: &Left, found: &GroupFound) {
+        let mut news = left.news.clone();
+        if let GroupFound::Left { first, last, count } = *found {
+            (news.first_sync_id, news.last_sync_id, news.count) = (first, last, count);
+        }
+        let account = self.registry.find(&left.key.app, &left.key.account, left.key.hash);
+        let session = self.registry.session(left.session.index);
+        let is_over = match news.cause {
+            // It has spoken meanwhile.
+            Cause::Unacknowledged => session
+                .is_some_and(|now| now.generation() == left.session.generation && !now.is_resting()),
+            // Somebody has come meanwhile.
+            _ => account.is_some_and(|account| self.is_listening(account)),
+        };
+        if news.count > 0 && !is_over {
+            self.offline.handle_absence(left.key.hash, news, self.now_ms);
+        }
     }
 
     /// A session is about to be taken out. One that rests has been told of.

@@ -47,7 +47,12 @@ pub struct SpreadEntry {
 impl SpreadEntry {
     /// Whether a member is told of it that is not there.
     pub fn is_told(&self, member: &MemberKey) -> bool {
-        !member.is_muted && !self.entry.is_event() && *self.from != *member.account
+        !member.is_muted && !self.is_quiet(member)
+    }
+
+    /// Whether no member need be told of it, or this one has said it.
+    pub fn is_quiet(&self, member: &MemberKey) -> bool {
+        self.entry.is_event() || *self.from == *member.account
     }
 }
 

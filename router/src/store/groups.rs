@@ -4,21 +4,24 @@
 //! A change of a group is an entry of its timeline, and its rows are written in the same transaction; the rest is
 //! written when the entry is spread, again if need be: every statement here may run twice.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use moor_wire::client::{GroupEvent, GroupHead, GroupRole};
+use moor_wire::identity::group_of_account;
 use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::limits::{
-    DEVICES_PER_ACCOUNT_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_ACCOUNT_MAX, GROUPS_PER_APP_MAX, SPREAD_BYTES_MAX,
+    DEVICES_PER_ACCOUNT_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_ACCOUNT_MAX, GROUPS_PER_APP_MAX, LEFT_MESSAGES_MAX, SPREAD_BYTES_MAX,
     SPREAD_ENTRIES_MAX, UNSPREAD_PAGE,
 };
+use crate::hook::Offline;
 use crate::registry::SessionIndex;
 use crate::shard::spread::Part;
 use crate::store::reader::{find_account, read_range};
-use crate::store::schema::{signed, unsigned};
-use crate::store::{AccountKey, Found, Origin, Slot};
+use crate::store::schema::{rowid, signed, sync_id, unsigned};
+use crate::store::{AccountKey, Entry, Found, Origin, Slot};
 
 /// A write beside a timeline.
 #[derive(Debug)]
@@ -142,6 +145,19 @@ pub enum GroupRead {
     Vacancy(Box<VacancyAsk>),
     /// A range of a timeline.
     History(Box<History>),
+    /// Which of the messages that a device leaves behind anybody is to be told of.
+    Left(Box<Left>),
+}
+
+/// Messages of an account's own timeline that a device left unacknowledged.
+#[derive(Debug)]
+pub struct Left {
+    /// The account.
+    pub key: AccountKey,
+    /// The device's session.
+    pub session: Slot<SessionIndex>,
+    /// What would be told if all of them were to be.
+    pub news: Offline,
 }
 
 /// A question of a group's shard to those of its members to be.
@@ -275,6 +291,15 @@ pub enum GroupFound {
     Heads(Vec<GroupHead>),
     /// An account that is in as many groups as it may be.
     Vacancy(Option<Box<str>>),
+    /// What is to be told of.
+    Left {
+        /// The first of them.
+        first: u64,
+        /// The last.
+        last: u64,
+        /// How many; 0: nothing is.
+        count: u64,
+    },
     /// Where a range begins.
     History {
         /// Messages are behind this.
@@ -419,7 +444,32 @@ pub fn find(snapshot: &Connection, read: &GroupRead) -> rusqlite::Result<Found> 
         }
         GroupRead::Vacancy(ask) => find_vacancy(snapshot, ask),
         GroupRead::History(history) => find_history(snapshot, history),
+        GroupRead::Left(left) => find_left(snapshot, left),
     }
+}
+
+/// Of copies nobody is told whose group the account has muted, or which are its own words or a change. Looks at the newest
+/// messages alone, and takes those before them for messages to be told of.
+fn find_left(snapshot: &Connection, left: &Left) -> rusqlite::Result<Found> {
+    let (first, last) = (left.news.first_sync_id, left.news.last_sync_id);
+    let Some((account, _)) = find_account(snapshot, &left.key)? else { return Ok(Found::nothing()) };
+    let muted = conversations(snapshot, account)?.into_iter().filter(|row| row.is_muted);
+    let muted: HashSet<String> = muted.map(|row| row.group).collect();
+    let begin = first.max((last + 1).saturating_sub(LEFT_MESSAGES_MAX));
+    let mut statement = snapshot
+        .prepare_cached("SELECT id, sender, entry FROM messages WHERE id >= ?1 AND id <= ?2 ORDER BY id")?;
+    let mut rows = statement.query(params![rowid(account, begin), rowid(account, last)])?;
+    let (mut told, mut count) = ((first < begin).then_some((first, begin - 1)), begin - first);
+    while let Some(row) = rows.next()? {
+        let (id, sender): (i64, String) = (row.get(0)?, row.get(1)?);
+        let is_muted = group_of_account(&sender).is_some_and(|group| muted.contains(group));
+        if !is_muted && Entry::from_number(row.get(2)?) != Entry::Quiet {
+            told = Some((told.map_or(sync_id(id), |(first, _)| first), sync_id(id)));
+            count += 1;
+        }
+    }
+    let (first, last) = told.unwrap_or((first, last));
+    Ok(Found { group: GroupFound::Left { first, last, count }, ..Found::nothing() })
 }
 
 fn find_vacancy(snapshot: &Connection, ask: &VacancyAsk) -> rusqlite::Result<Found> {

@@ -74,10 +74,19 @@ pub enum Entry {
     CopiedEvent,
     /// A change of a group, not copied.
     SharedEvent,
+    /// A member's copy of what it need not be told of while it is away: its own words, or a change.
+    Quiet,
 }
 
 impl Entry {
-    const ALL: [Self; 5] = [Self::Personal, Self::Copied, Self::Shared, Self::CopiedEvent, Self::SharedEvent];
+    const ALL: [Self; 6] = [
+        Self::Personal,
+        Self::Copied,
+        Self::Shared,
+        Self::CopiedEvent,
+        Self::SharedEvent,
+        Self::Quiet,
+    ];
 
     /// Its number in the file.
     pub const fn number(self) -> u8 {
