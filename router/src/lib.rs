@@ -230,6 +230,7 @@ pub fn start_with(
         totals: Arc::default(),
         levels: Levels::open(&data)?,
         rooms: config.rooms.clone(),
+        rooms_open: Arc::default(),
         report: report.clone(),
         settled: AtomicU32::new(0),
     });

@@ -178,8 +178,10 @@ pub const HISTORIES_OUTSTANDING_MAX: usize = 1_024;
 pub const HISTORY_MESSAGES_MAX: usize = 64;
 /// Payload bytes read for it.
 pub const HISTORY_BYTES: usize = 48 * 1024;
-/// Rooms of one shard that have somebody in them: some 500 bytes each.
-pub const ROOMS_MAX: usize = 262_144;
+/// Rooms of a router that have somebody in them, all shards and apps together: some 500 bytes each, half a gigabyte.
+pub const ROOMS_MAX: usize = 1_048_576;
+/// A room that is not taken is logged so often at most.
+pub const ROOMS_REFUSED_LOG_MS: u64 = 1_000;
 /// Rooms looked at per tick: whose members are gone, and whose numbers are to be told.
 pub const SWEEP_ROOMS_PER_TICK: usize = 4_096;
 /// Rules for types of room messages.

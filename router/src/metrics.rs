@@ -101,7 +101,7 @@ metrics! {
     acks, Counter, "router_acks_total", "Acknowledgements that moved a cursor";
     syncs, Counter, "router_syncs_total", "SYNC requests";
     rooms, Gauge, "router_rooms", "Rooms with somebody in them";
-    rooms_refused, Counter, "router_rooms_refused_total", "Counts of rooms not taken because a shard has too many rooms";
+    rooms_refused, Counter, "router_rooms_refused_total", "Counts of rooms not taken because the router has as many as it may have";
     room_counts, Counter, "router_room_counts_total", "Counts of members received from gateways";
     room_publishes, Counter, "router_room_publishes_total", "Messages for rooms offered by clients and services";
     room_runs, Counter, "router_room_runs_total", "Runs of droppable messages that a shard took for a room of another shard";

@@ -13,6 +13,8 @@ use crate::limits;
 pub struct RoomType {
     /// Reliable, normal or transient (droppable).
     pub class: Class,
+    /// Whose messages count with it towards `per_s`: those of its own number, or of all numbers of which nothing is said.
+    pub pace: Option<u32>,
     /// Most messages of it in one room a second.
     pub per_s: u32,
 }
@@ -41,19 +43,20 @@ impl RoomTypes {
 impl RoomType {
     const fn by_default(number: u32) -> Self {
         match number {
-            0 => Self::of_class(Class::Normal),
-            1 => Self::of_class(Class::Reliable),
-            _ => Self::of_class(Class::Transient),
+            0 => Self::of_class(Class::Normal, Some(0)),
+            1 => Self::of_class(Class::Reliable, Some(1)),
+            // Together: else whoever makes numbers up goes past any rate.
+            _ => Self::of_class(Class::Transient, None),
         }
     }
 
-    const fn of_class(class: Class) -> Self {
+    const fn of_class(class: Class, pace: Option<u32>) -> Self {
         let per_s = match class {
             Class::Command | Class::Reliable => limits::ROOM_RELIABLE_PER_S,
             Class::Normal => limits::ROOM_NORMAL_PER_S,
             Class::Transient => limits::ROOM_DROPPABLE_PER_S,
         };
-        Self { class, per_s }
+        Self { class, pace, per_s }
     }
 }
 
@@ -96,12 +99,13 @@ fn parse_rule(text: &str) -> Result<Rule, String> {
         "droppable" => Class::Transient,
         _ => return Err(wrong()),
     };
-    let usual = RoomType::of_class(class);
+    let number = number.parse().map_err(|_| wrong())?;
+    let usual = RoomType::of_class(class, Some(number));
     let means = RoomType { per_s: per_s.unwrap_or(usual.per_s), ..usual };
     if !(1..=limits::ROOM_PER_S_MAX).contains(&means.per_s) {
         return Err(format!("\"{text}\": a room takes 1 to {} messages a second", limits::ROOM_PER_S_MAX));
     }
-    Ok(Rule { app: app.map(Into::into), number: number.parse().map_err(|_| wrong())?, means })
+    Ok(Rule { app: app.map(Into::into), number, means })
 }
 
 impl fmt::Display for RoomTypes {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use monoio::net::{TcpListener, TcpStream};
@@ -54,6 +54,8 @@ pub struct Shared {
     pub levels: Levels,
     /// How rooms are served.
     pub rooms: RoomSettings,
+    /// How many there are.
+    pub rooms_open: Arc<AtomicUsize>,
     /// All shards' numbers.
     pub report: Report,
     /// Shards that have answered everything and are about to end.
@@ -263,7 +265,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.begin();
     shard.set_apps(shared.apps.clone());
     shard.set_usage(store.take_usage(), shared.totals.clone());
-    shard.set_rooms(shared.rooms.clone());
+    shard.set_rooms(shared.rooms.clone(), shared.rooms_open.clone());
     shard.set_wall_offset(wall_ms().saturating_sub(now_ms()));
     shard.tell_offline(offline, interest, now_ms());
     if locations.wants_changes() {

@@ -8,6 +8,7 @@ mod runs;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use moor_wire::Code;
@@ -22,7 +23,7 @@ use prost::Message as _;
 use crate::lease::Link;
 use crate::limits::{
     ROOM_BATCH_BYTES_MAX, ROOM_BATCH_DROPPABLE_BYTES_MAX, ROOM_PULLS_OUTSTANDING_MAX, ROOM_RECENT_BYTES_MAX,
-    ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX, SWEEP_ROOMS_PER_TICK,
+    ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX, ROOMS_REFUSED_LOG_MS, SWEEP_ROOMS_PER_TICK,
 };
 use crate::outbox::Weight;
 use crate::rooms::{RoomSettings, RoomType};
@@ -89,7 +90,7 @@ pub struct Pull {
 /// Messages a second: so many, and a second's worth at once.
 #[derive(Debug)]
 struct Pace {
-    number: u32,
+    of: Option<u32>,
     /// Thousandths of a message that may come now.
     saved: u64,
     at_ms: u64,
@@ -143,13 +144,13 @@ impl Room {
         self.state.online = self.links.iter().fold(0, |sum, (_, members)| sum.saturating_add(*members));
     }
 
-    fn may_take(&mut self, number: u32, per_s: u32, now_ms: u64) -> bool {
-        if let Some(pace) = self.paces.iter_mut().find(|pace| pace.number == number) {
+    fn may_take(&mut self, of: Option<u32>, per_s: u32, now_ms: u64) -> bool {
+        if let Some(pace) = self.paces.iter_mut().find(|pace| pace.of == of) {
             return pace.take(per_s, now_ms);
         }
         // One that has been quiet for a second is full, which is what a new one is.
         self.paces.retain(|pace| now_ms < pace.at_ms + 1000);
-        let mut pace = Pace { number, saved: u64::from(per_s) * 1000, at_ms: now_ms };
+        let mut pace = Pace { of, saved: u64::from(per_s) * 1000, at_ms: now_ms };
         let may = pace.take(per_s, now_ms);
         self.paces.push(pace);
         may
@@ -190,7 +191,14 @@ pub struct Rooms {
     runs: Runs,
     sweep_from: usize,
     pulls_outstanding: usize,
+    /// Rooms of all shards.
+    open: Arc<AtomicUsize>,
+    /// When a room that was not taken may be logged again.
+    log_ms: u64,
 }
+
+/// For whoever speaks in a room that was not taken, or would not be.
+const FULL: &str = "the router has as many rooms as it may have";
 
 impl Rooms {
     fn find(&mut self, key: &AccountKey) -> Option<usize> {
@@ -202,11 +210,15 @@ impl Rooms {
         self.by_key.get(self.key.as_str()).copied()
     }
 
+    /// True when no room more is taken.
+    fn are_full(&self) -> bool {
+        self.open.load(Ordering::Relaxed) >= ROOMS_MAX
+    }
+
     /// Makes the room that was just looked for; `None`: there are too many.
     fn open(&mut self, key: AccountKey, now_ms: u64) -> Option<usize> {
-        if self.by_key.len() >= ROOMS_MAX {
-            return None;
-        }
+        let one_more = |open: usize| (open < ROOMS_MAX).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         let room = Room {
             key,
             links: Vec::new(),
@@ -244,9 +256,9 @@ impl Rooms {
 }
 
 impl Shard {
-    /// How rooms are served. Before anything happens in one.
-    pub fn set_rooms(&mut self, settings: RoomSettings) {
-        self.rooms.settings = settings;
+    /// How rooms are served, and where all shards' are counted. Before anything happens in one.
+    pub fn set_rooms(&mut self, settings: RoomSettings, open: Arc<AtomicUsize>) {
+        (self.rooms.settings, self.rooms.open) = (settings, open);
     }
 
     pub(super) fn handle_room(&mut self, work: RoomWork, now_ms: u64) {
@@ -273,8 +285,7 @@ impl Shard {
             None if members == 0 => return,
             None => {
                 let Some(index) = self.rooms.open(key.clone(), now_ms) else {
-                    self.metrics.rooms_refused.increment();
-                    return;
+                    return self.refuse_room(&key, now_ms);
                 };
                 self.reads.push(Read::Room { key, pull: None });
                 index
@@ -294,6 +305,16 @@ impl Shard {
         if is_new && room.state.newest_id > 0 {
             let push = state_push(room);
             self.outbox.put(&link, Weight::Normal, |out| push.put(out));
+        }
+    }
+
+    /// Its worker is not told: it says its members again when they change, and on its next link.
+    fn refuse_room(&mut self, key: &AccountKey, now_ms: u64) {
+        self.metrics.rooms_refused.increment();
+        if now_ms >= self.rooms.log_ms {
+            self.rooms.log_ms = now_ms + ROOMS_REFUSED_LOG_MS;
+            let room = room_of(&key.account).unwrap_or_default();
+            tracing::warn!(app = %key.app, %room, rooms = ROOMS_MAX, "{FULL}: nobody hears what is said in this one");
         }
     }
 
@@ -328,8 +349,11 @@ impl Shard {
         }
         let key = format!("{}{}", room.key.app, room.key.account);
         self.rooms.by_key.remove(key.as_str());
-        self.rooms.rooms[index] = None;
-        self.rooms.collecting.retain(|collecting| *collecting != index);
+        let is_collecting = self.rooms.rooms[index].take().is_some_and(|room| room.is_collecting);
+        self.rooms.open.fetch_sub(1, Ordering::Relaxed);
+        if is_collecting {
+            self.rooms.collecting.retain(|collecting| *collecting != index);
+        }
         self.rooms.free.push(index);
     }
 
@@ -345,17 +369,23 @@ impl Shard {
             result.newest_id = room.state.newest_id;
             result.workers = u32::try_from(room.links.len()).unwrap_or(u32::MAX);
             result.buffered = room.state.online >= buffer_members;
+        } else if self.rooms.are_full() {
+            result.code = Code::Overloaded.into();
         }
         self.outbox.put(link, Weight::Answer, |out| put_control(out, Verb::RoomStatsResult, &result));
     }
 
     fn handle_publish(&mut self, mut submit: Box<Submit>, number: u32, now_ms: u64) {
         self.metrics.room_publishes.increment();
-        let RoomType { class, per_s } = self.rooms.settings.types.of(&submit.to.app, number);
+        let RoomType { class, pace, per_s } = self.rooms.settings.types.of(&submit.to.app, number);
         let known = self.rooms.find(&submit.to);
+        if known.is_none() && self.rooms.are_full() {
+            self.metrics.refused_overload.increment();
+            return self.answer(&submit, Code::Overloaded, None, FULL);
+        }
         if let Some(index) = known
             && let Some(room) = self.rooms.get_mut(index)
-            && !room.may_take(number, per_s, now_ms)
+            && !room.may_take(pace, per_s, now_ms)
         {
             self.metrics.room_limited.increment();
             if class == Class::Transient {

@@ -13,6 +13,7 @@ use moor_wire::rooms::{Records, put_record};
 
 use super::{RoomWork, message_of};
 use crate::limits::ROOM_BATCH_DROPPABLE_BYTES_MAX;
+use crate::rooms::RoomType;
 use crate::shard::Shard;
 use crate::shard::work::Work;
 use crate::store::{AccountKey, Submit};
@@ -77,9 +78,9 @@ impl Shard {
     pub(super) fn handle_run(&mut self, key: &AccountKey, run: &Run, now_ms: u64) {
         let Some(index) = self.rooms.find(key) else { return };
         for (record, number) in Records::new(&run.records).zip(&run.numbers) {
-            let per_s = self.rooms.settings.types.of(&key.app, *number).per_s;
+            let RoomType { pace, per_s, .. } = self.rooms.settings.types.of(&key.app, *number);
             let Some(room) = self.rooms.get_mut(index) else { return };
-            if room.may_take(*number, per_s, now_ms) {
+            if room.may_take(pace, per_s, now_ms) {
                 self.collect(index, Class::Transient, |out| record.put(out), now_ms);
             } else {
                 self.metrics.room_limited.increment();

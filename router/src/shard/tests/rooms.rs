@@ -6,7 +6,9 @@ use moor_wire::internal::{RoomStatsResult, SendResult};
 use moor_wire::rooms::{RoomPush, RoomState};
 
 use super::*;
-use crate::limits::{ROOM_RECENT_MAX, ROOM_STATE_MS};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::limits::{ROOM_DROPPABLE_PER_S, ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX};
 use crate::rooms::RoomSettings;
 use crate::shard::rooms::{Pull, RoomWork};
 
@@ -51,7 +53,7 @@ impl Wire {
 impl Rig {
     fn rooms(settings: RoomSettings) -> Self {
         let mut rig = Self::new(1000);
-        rig.shard.set_rooms(settings);
+        rig.shard.set_rooms(settings, Arc::default());
         rig
     }
 
@@ -273,4 +275,51 @@ fn numbers_are_told_now_and_then_where_nothing_is_said() {
     assert_eq!(east.pushed(), [(RoomState { newest_id: 0, likes: 7, online: 2 }, 0, vec![])]);
     rig.later(ROOM_STATE_MS);
     assert_eq!(east.pushed(), [], "nothing new");
+}
+
+#[test]
+fn where_the_router_has_its_rooms_no_other_is_taken_and_who_speaks_in_it_is_told() {
+    let mut rig = Rig::new(1000);
+    let open = Arc::new(AtomicUsize::new(ROOMS_MAX - 1));
+    rig.shard.set_rooms(RoomSettings::default(), open.clone());
+    let mut east = rig.link("east", 1);
+    let mut service = rig.link("service", 1);
+    let other = |name: &str, members| {
+        let (link, key) = (east.link.clone(), room(name));
+        Work::Room(RoomWork::Count { link, key, members, likes: 0 })
+    };
+    rig.shard.apply(other("other", 1), rig.now_ms);
+    rig.settle();
+    rig.shard.apply(other("other", 2), rig.now_ms);
+    rig.count(&east, 1, 0);
+    assert_eq!((rig.metrics.rooms_refused.get(), open.load(Ordering::Relaxed)), (1, ROOMS_MAX));
+    for number in [0, 1, 2] {
+        rig.publish(&service, number, b"hi");
+    }
+    let refused = service.bodies(Verb::SendResult).into_iter().map(|body| SendResult::decode(body).unwrap());
+    let refused: Vec<_> = refused.map(|sent| (sent.code(), sent.detail.contains("rooms"))).collect();
+    assert_eq!(refused, [(Code::Overloaded, true); 3]);
+    let work = RoomWork::Stats { link: service.link.clone(), cookie: 3, key: room("live") };
+    rig.shard.apply(Work::Room(work), rig.now_ms);
+    let stats = RoomStatsResult::decode(service.bodies(Verb::RoomStatsResult).remove(0)).unwrap();
+    assert_eq!(stats.code(), Code::Overloaded);
+    // One room less, and the next count is taken.
+    rig.shard.apply(other("other", 0), rig.now_ms);
+    rig.later(50);
+    assert_eq!(open.load(Ordering::Relaxed), ROOMS_MAX - 1);
+    rig.count(&east, 2, 0);
+    rig.publish(&service, 0, b"hi");
+    assert_eq!((service.sent(), east.payloads()), (vec![(Code::Ok, 0)], vec![b"hi".to_vec()]));
+}
+
+#[test]
+fn numbers_that_senders_make_up_share_one_rate() {
+    let mut rig = Rig::new(1000);
+    let mut east = rig.link("east", 1);
+    rig.count(&east, 1, 0);
+    for number in 0..ROOM_DROPPABLE_PER_S + 10 {
+        rig.publish(&east, 1_000 + number, b"x");
+    }
+    assert_eq!(rig.metrics.room_limited.get(), 10);
+    assert_eq!(east.payloads().len(), ROOM_DROPPABLE_PER_S as usize);
 }
