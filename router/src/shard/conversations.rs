@@ -60,8 +60,9 @@ struct HeadsWait {
 /// What a shard keeps of its sessions' groups.
 #[derive(Debug, Default)]
 pub struct Conversations {
+    /// By session: there exactly while `due` has an entry for it, and empty where all of it was acknowledged before.
     tails: HashMap<SessionKey, Vec<Tail>>,
-    /// When, which session; one entry for each session with tails.
+    /// When, which session.
     due: BinaryHeap<Reverse<(u64, SessionIndex, u32)>>,
     /// By session and group, until the next flush.
     positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
@@ -78,6 +79,14 @@ pub(super) struct Joining {
     account: Box<str>,
     group: Arc<AccountKey>,
     part: Arc<Part>,
+}
+
+#[cfg(test)]
+impl Conversations {
+    /// Entries in the queue of retries.
+    pub(super) fn timed(&self) -> usize {
+        self.due.len()
+    }
 }
 
 impl Shard {
@@ -213,16 +222,17 @@ impl Shard {
     ) {
         let Some(session) = self.registry.session(index) else { return };
         let session = (index, session.generation());
-        let tails = self.conversations.tails.entry(session).or_default();
+        let due = &mut self.conversations.due;
+        let tails = self.conversations.tails.entry(session).or_insert_with(|| {
+            due.push(Reverse((now_ms + RETRY_MS[0], index, session.1)));
+            Vec::new()
+        });
         match tails.iter_mut().find(|tail| tail.key == *key) {
             Some(tail) => {
                 tail.pushed = tail.pushed.max(sync_id);
                 tail.is_told |= is_told;
             }
             None => {
-                if tails.is_empty() {
-                    self.conversations.due.push(Reverse((now_ms + RETRY_MS[0], index, session.1)));
-                }
                 if tails.len() < GROUPS_PER_ACCOUNT_MAX {
                     tails.push(Tail {
                         key: key.clone(),

@@ -1169,3 +1169,26 @@ fn of_copies_that_a_device_leaves_behind_only_those_are_told_that_its_account_wa
         assert_eq!(told.collect::<Vec<_>>(), [("carol".to_owned(), cause, 2, 2, 1)]);
     }
 }
+
+#[test]
+fn a_session_stands_in_the_queue_of_retries_once_however_often_it_acknowledges() {
+    let mut world = World::new(16, &ACCOUNTS[..2]);
+    world.threshold = 0;
+    for node in &mut world.nodes {
+        node.shard.set_group_read_threshold(0);
+    }
+    world.create(&["bob"]);
+    let acked = world.metrics.group_acks.get();
+    for _ in 0..50 {
+        world.send(0);
+        world.settle();
+        world.pass(100);
+        world.settle();
+    }
+    let timed: usize = world.nodes.iter().map(|node| node.shard.conversations.timed()).sum();
+    assert!(world.metrics.group_acks.get() >= acked + 50, "acknowledged in between");
+    assert!(timed <= 2, "{timed} entries for two sessions");
+    world.calm();
+    assert_eq!(world.nodes.iter().map(|node| node.shard.conversations.timed()).sum::<usize>(), 0);
+    world.check();
+}
