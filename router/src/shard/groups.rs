@@ -414,7 +414,6 @@ impl Shard {
 
     /// A change is written, or refused.
     pub(super) fn change_done(&mut self, key: &AccountKey, code: Code, stored: Option<Stored>, detail: &str) {
-        let now_ms = self.groups.now_ms;
         let Some(state) = self.groups.states.get_mut(key) else { return };
         let Some(Changing { origin, id, event, .. }) = state.changing.take() else { return };
         let mut answer =
@@ -436,9 +435,18 @@ impl Shard {
             self.metrics.group_refused.increment();
         }
         self.answer_group(&origin, answer);
-        // A change that is new is spread first, by `group_stored`.
-        if stored.is_none_or(|stored| stored.is_duplicate) {
-            self.run_group(key, now_ms);
+        // A change that is new is spread first, by `group_stored`. Any other may have been refused in the midst of what
+        // goes on with the group.
+        if stored.is_none_or(|stored| stored.is_duplicate) && self.groups.ready.last() != Some(key) {
+            self.groups.ready.push(key.clone());
+        }
+    }
+
+    /// Goes on with groups whose change has ended. At the end of each event: what waits may be refused as well, in a loop
+    /// and not ever deeper.
+    pub(super) fn run_ready_groups(&mut self, now_ms: u64) {
+        while let Some(key) = self.groups.ready.pop() {
+            self.run_group(&key, now_ms);
         }
     }
 

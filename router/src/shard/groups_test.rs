@@ -1192,3 +1192,28 @@ fn a_session_stands_in_the_queue_of_retries_once_however_often_it_acknowledges()
     assert_eq!(world.nodes.iter().map(|node| node.shard.conversations.timed()).sum::<usize>(), 0);
     world.check();
 }
+
+#[test]
+fn however_many_changes_wait_for_one_that_is_refused_the_stack_holds() {
+    let mut world = World::new(17, &ACCOUNTS);
+    world.create(&ACCOUNTS[1..4]);
+    let group = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(group.hash);
+    let names = |name: &str| GroupNames { accounts: vec![name.to_owned()] };
+    let waiting = crate::limits::GROUP_WAITING_MAX - 1;
+    let acts = std::iter::once(Act::Add(names("eve"))).chain((0..waiting).map(|_| Act::Remove(names("bob"))));
+    let origin = Origin::Service { link: world.link.clone(), cookie: 1 };
+    for act in acts {
+        let request = GroupRequest { id: 1, group: GROUP.into(), act: Some(act) };
+        let ask = GroupAsk { origin: origin.clone(), actor: None, request, at_ms: world.now_ms };
+        world.mail(group.hash, Work::Group { key: group.clone(), ask: Box::new(ask) });
+    }
+    // Whether there is room for eve is asked; meanwhile the router is about to stop.
+    while world.take_mail(at) {}
+    world.hand_reads(at);
+    while world.take_event(at) {}
+    world.nodes[at].shard.stop();
+    let refused = world.metrics.group_refused.get();
+    world.settle();
+    assert_eq!(world.metrics.group_refused.get() - refused, waiting as u64 + 1);
+}

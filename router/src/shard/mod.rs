@@ -150,7 +150,6 @@ impl Shard {
 
     /// Carries a piece of work out.
     pub fn apply(&mut self, work: Work, now_ms: u64) {
-        self.groups.now_ms = now_ms;
         self.now_ms = now_ms;
         match work {
             Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
@@ -179,11 +178,11 @@ impl Shard {
             Work::Heads(ask) => self.handle_heads(ask),
             Work::HeadsFound { session, heads } => self.handle_heads_found(session, heads),
         }
+        self.run_ready_groups(now_ms);
     }
 
     /// Takes what the store has to say.
     pub fn handle_store(&mut self, event: StoreEvent, now_ms: u64) {
-        self.groups.now_ms = now_ms;
         self.now_ms = now_ms;
         match event {
             StoreEvent::Written(written) => self.handle_written(written, now_ms),
@@ -200,11 +199,11 @@ impl Shard {
                 }
             }
         }
+        self.run_ready_groups(now_ms);
     }
 
     /// Retries, sweeps, flushes: what time brings.
     pub fn handle_tick(&mut self, now_ms: u64) {
-        self.groups.now_ms = now_ms;
         self.now_ms = now_ms;
         self.drop_void_links();
         for links in self.subscriptions.values_mut() {
@@ -213,6 +212,7 @@ impl Shard {
         self.retry_due(now_ms);
         self.tick_conversations(now_ms);
         self.tick_groups(now_ms);
+        self.run_ready_groups(now_ms);
         self.sweep();
         self.announce();
         if now_ms >= self.cursors_due_ms {
@@ -323,6 +323,7 @@ impl Shard {
                 Write::Cursor(_) => {}
             }
         }
+        self.run_ready_groups(self.now_ms);
     }
 
     /// The store's queue was full: the reads wait.

@@ -216,6 +216,8 @@ impl GroupState {
 pub struct Groups {
     pub(super) states: HashMap<Arc<AccountKey>, GroupState>,
     pub(super) agenda: Agenda,
+    /// Groups whose change has ended, to go on with.
+    pub(super) ready: Vec<AccountKey>,
     /// Members from which on messages are not copied.
     pub read_threshold: usize,
     pub(super) next_ticket: u64,
@@ -225,8 +227,6 @@ pub struct Groups {
     pub(super) waiting_bytes: usize,
     /// Bytes in the groups' queues.
     pub(super) queued: Rc<Cell<usize>>,
-    /// Time of the turn: answers are given in places that do not know it.
-    pub now_ms: u64,
 }
 
 impl Groups {
@@ -235,13 +235,13 @@ impl Groups {
         Self {
             states: HashMap::new(),
             agenda: Agenda::default(),
+            ready: Vec::new(),
             read_threshold: crate::limits::GROUP_READ_THRESHOLD_DEFAULT as usize,
             next_ticket: 0,
             next_change: 0,
             histories_outstanding: 0,
             waiting_bytes: 0,
             queued: Rc::default(),
-            now_ms: 0,
         }
     }
 
