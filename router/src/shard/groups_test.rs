@@ -11,7 +11,7 @@ use bytes::Bytes;
 use moor_client::core::{Event, Options, Sending, Session, Target};
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, Connected, GroupCreate, GroupHead, GroupHeads, GroupMember, GroupNames, GroupPreference,
+    Act, Class, Connected, GroupCreate, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames, GroupPreference,
     GroupRequest, GroupRole, Kind, Open, Opened, Pull, Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
@@ -1216,4 +1216,39 @@ fn however_many_changes_wait_for_one_that_is_refused_the_stack_holds() {
     let refused = world.metrics.group_refused.get();
     world.settle();
     assert_eq!(world.metrics.group_refused.get() - refused, waiting as u64 + 1);
+}
+
+#[test]
+fn a_group_made_anew_in_the_commit_that_forgets_the_former_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("messages.sqlite");
+    let mut store = SqliteStore::open(&path, "test", Fsync::Off, 10_000, &Arc::default()).unwrap();
+    let key = AccountKey::of_group("shop", GROUP);
+    let create = |number: u8| {
+        let set = vec![GroupMember { account: "ann".into(), role: GroupRole::Owner.into() }];
+        let event = GroupEvent { created: true, set, ..GroupEvent::default() };
+        Write::Submit(Box::new(Submit {
+            to: key.clone(),
+            from: "\u{1}".into(),
+            client_id: vec![number].into(),
+            payload: event.encode_to_vec().into(),
+            sent_at_ms: 1,
+            origin: Origin::Change { grows: true },
+            entry: Entry::CopiedEvent,
+            marks: None,
+            copies_bytes: 0,
+        }))
+    };
+    let forget = Write::Group(Box::new(GroupWrite::Forget { key: key.clone() }));
+    for batch in [vec![create(1)], vec![forget, create(2)]] {
+        store.try_write(batch).unwrap();
+        let StoreEvent::Written(written) = store.events().recv().unwrap() else { panic!("a commit") };
+        assert!(written[0].outcome.is_ok());
+    }
+    Box::new(store).close();
+    let file = schema::open_reader(&path).unwrap();
+    let count = |table: &str| {
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!((count("groups"), count("members")), (1, 1));
 }

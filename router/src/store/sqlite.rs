@@ -157,6 +157,30 @@ struct Committer {
 /// What became of the submits and of the marks of a commit, in their order.
 type Outcomes = (Vec<Result<Stored, StoreError>>, Vec<Result<Saved, StoreError>>);
 
+/// Sorts what was written by who waits for it.
+fn tell(batch: Vec<Write>, outcome: Result<Outcomes, StoreError>) -> Committed {
+    let error = outcome.as_ref().err().cloned();
+    let (places, saved) = outcome.unwrap_or_default();
+    let (mut places, mut saved) = (places.into_iter(), saved.into_iter());
+    let refused = || error.clone().unwrap_or_else(|| StoreError("the store lost count".into()));
+    let (mut written, mut marked, mut spread) = Committed::default();
+    for write in batch {
+        match write {
+            Write::Submit(submit) => {
+                let outcome = places.next().unwrap_or_else(|| Err(refused()));
+                written.push(Written { submit, outcome });
+            }
+            Write::Mark(save) => {
+                let outcome = saved.next().unwrap_or_else(|| Err(refused()));
+                marked.push(Marked { save, outcome });
+            }
+            Write::Group(group) => spread.extend(group.into_part().map(|part| (part, error.is_none()))),
+            Write::Cursor(_) => {}
+        }
+    }
+    (written, marked, spread)
+}
+
 fn bytes_of(batch: &[Write]) -> usize {
     batch.iter().map(|write| if let Write::Submit(submit) = write { submit.payload.len() } else { 0 }).sum()
 }
@@ -275,46 +299,24 @@ impl Committer {
     /// groups.
     fn commit(&mut self, batch: Vec<Write>) -> Committed {
         let started = Instant::now();
-        let mut submits = Vec::with_capacity(batch.len());
-        let operations = batch.len() as u64;
-        let (mut cursors, mut marks, mut groups) = (Vec::new(), Vec::new(), Vec::new());
-        for write in batch {
-            match write {
-                Write::Submit(submit) => submits.push(submit),
-                Write::Cursor(cursor) => cursors.push(cursor),
-                Write::Mark(mark) => marks.push(mark),
-                Write::Group(group) => groups.push(group),
-            }
-        }
-        let outcome = self.try_commit(&submits, &cursors, &marks, &groups);
-        let is_done = outcome.is_ok();
-        let spread = groups.into_iter().filter_map(|group| group.into_part()).map(|part| (part, is_done));
-        let spread = spread.collect();
+        let outcome = self.try_commit(&batch);
         let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.metrics.commit_us.add(us);
-        match outcome {
-            Ok((places, saved)) => {
+        let outcome = match outcome {
+            Ok(outcomes) => {
                 self.metrics.commits.increment();
-                self.metrics.commit_ops.add(operations);
-                let written = submits.into_iter().zip(places);
-                let marked = marks.into_iter().zip(saved);
-                (
-                    written.map(|(submit, outcome)| Written { submit, outcome }).collect(),
-                    marked.map(|(save, outcome)| Marked { save, outcome }).collect(),
-                    spread,
-                )
+                self.metrics.commit_ops.add(batch.len() as u64);
+                Ok(outcomes)
             }
             Err(error) => {
                 self.metrics.commit_failures.increment();
-                tracing::error!(%error, messages = submits.len(), "the disk refused a commit; nothing of it was acknowledged");
+                tracing::error!(%error, writes = batch.len(), "the disk refused a commit; nothing of it was acknowledged");
                 self.roll_back();
                 self.cut_off();
-                let error = StoreError(error.to_string().into());
-                let failed = |submit| Written { submit, outcome: Err(error.clone()) };
-                let unmarked = |save| Marked { save, outcome: Err(error.clone()) };
-                (submits.into_iter().map(failed).collect(), marks.into_iter().map(unmarked).collect(), spread)
+                Err(StoreError(error.to_string().into()))
             }
-        }
+        };
+        tell(batch, outcome)
     }
 
     fn roll_back(&mut self) {
@@ -339,38 +341,33 @@ impl Committer {
         }
     }
 
-    fn try_commit(
-        &mut self,
-        submits: &[Box<Submit>],
-        cursors: &[Box<CursorSave>],
-        marks: &[Box<MarkSave>],
-        groups: &[Box<GroupWrite>],
-    ) -> rusqlite::Result<Outcomes> {
+    /// Carries writes out in the order they were handed over: what forgets a group must not meet its successor.
+    fn try_commit(&mut self, batch: &[Write]) -> rusqlite::Result<Outcomes> {
         if self.heads.len() > HEADS_CACHED_MAX {
             self.heads.clear();
         }
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut places = Vec::with_capacity(submits.len());
-        for submit in submits {
-            places.push(self.append(submit)?);
-        }
-        for cursor in cursors {
-            self.save_cursor(cursor)?;
-        }
-        for group in groups {
-            self.remember(group.key(), group.makes_account())?;
-            if let Some(head) = self.heads.get(&group.key().hash) {
-                groups::write(&self.connection, head.id, head.extent.head, group)?;
+        let (mut places, mut saved) = (Vec::with_capacity(batch.len()), Vec::new());
+        for write in batch {
+            match write {
+                Write::Submit(submit) => places.push(self.append(submit)?),
+                Write::Cursor(cursor) => self.save_cursor(cursor)?,
+                Write::Group(group) => self.write_group(group)?,
+                Write::Mark(mark) => saved.push(self.save_mark(mark)?),
             }
-        }
-        let mut saved = Vec::with_capacity(marks.len());
-        for mark in marks {
-            saved.push(self.save_mark(mark)?);
         }
         self.save_heads()?;
         self.usage.save(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
         Ok((places, saved))
+    }
+
+    fn write_group(&mut self, group: &GroupWrite) -> rusqlite::Result<()> {
+        self.remember(group.key(), group.makes_account())?;
+        match self.heads.get(&group.key().hash) {
+            Some(head) => groups::write(&self.connection, head.id, head.extent.head, group),
+            None => Ok(()),
+        }
     }
 
     fn save_mark(&mut self, save: &MarkSave) -> rusqlite::Result<Result<Saved, StoreError>> {
