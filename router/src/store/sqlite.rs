@@ -201,7 +201,11 @@ impl Committer {
         progress: &Progress,
         checkpointer: &std::thread::Thread,
     ) {
-        while let Some(mut batch) = self.next(queue, events) {
+        // A row touches its leaf, an index leaf and its account: an estimate is enough here.
+        let note = |committer: &Self, operations: u64| {
+            progress.handle_commit(operations * 2 + 2, &committer.connection, checkpointer, &committer.metrics);
+        };
+        while let Some(mut batch) = self.next(queue, events, note) {
             let mut bytes = bytes_of(&batch);
             while batch.len() < COMMIT_OPS_MAX
                 && bytes < COMMIT_BYTES_MAX
@@ -227,18 +231,18 @@ impl Committer {
                 if !spread.is_empty() && events.send(StoreEvent::Spread(spread)).is_err() {
                     return;
                 }
-                // A row touches its leaf, an index leaf and its account: an estimate is enough here.
-                progress.handle_commit(operations * 2 + 2, &self.connection, checkpointer, &self.metrics);
+                note(self, operations);
             }
         }
     }
 
     /// What is to be written next; between two commits, and while there is nothing, the walk takes its steps.
-    /// `None`: the queue's senders are gone.
+    /// `None`: the queue's senders are gone. `note` is told how much of the log a step took.
     fn next(
         &mut self,
         queue: &flume::Receiver<Vec<Write>>,
         events: &flume::Sender<StoreEvent>,
+        note: impl Fn(&Self, u64),
     ) -> Option<Vec<Write>> {
         if !self.retention.walks() {
             return queue.recv().ok();
@@ -246,7 +250,10 @@ impl Committer {
         loop {
             let now_ms = wall_ms();
             if self.walk.is_due(now_ms) {
-                let freed = self.walk_on(now_ms);
+                let Step { removed, freed, .. } = self.walk_on(now_ms);
+                if removed > 0 {
+                    note(self, removed);
+                }
                 if !freed.is_empty() && events.send(StoreEvent::Freed(freed)).is_err() {
                     return None;
                 }
@@ -259,8 +266,8 @@ impl Committer {
         }
     }
 
-    /// Removes messages past their age, or too many, from a few accounts. What they took, by app.
-    fn walk_on(&mut self, now_ms: u64) -> Vec<(Box<str>, u64)> {
+    /// Removes messages past their age, or too many, from a few accounts.
+    fn walk_on(&mut self, now_ms: u64) -> Step {
         let connection = &self.connection;
         let walked = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| {
             let step = self.walk.step(connection, self.retention.keep(now_ms))?;
@@ -272,25 +279,25 @@ impl Committer {
             Ok(step)
         });
         match walked {
-            Ok(Step { removed, excess, freed, moved, expired, is_round_over }) => {
-                for (app, count) in expired {
-                    count_expired(&self.metrics, &app, count, now_ms);
+            Ok(step) => {
+                for (app, count) in &step.expired {
+                    count_expired(&self.metrics, app, *count, now_ms);
                 }
-                self.metrics.trimmed.add(removed);
-                self.metrics.trimmed_age.add(removed - excess);
-                self.metrics.retention_rounds.add(u64::from(is_round_over));
-                for (hash, id, floor) in moved {
-                    if let Some(head) = self.heads.get_mut(&hash).filter(|head| head.id == id) {
-                        (head.extent.floor, head.oldest_ms) = (floor, 0);
+                self.metrics.trimmed.add(step.removed);
+                self.metrics.trimmed_age.add(step.removed - step.excess);
+                self.metrics.retention_rounds.add(u64::from(step.is_round_over));
+                for (hash, id, floor) in &step.moved {
+                    if let Some(head) = self.heads.get_mut(hash).filter(|head| head.id == *id) {
+                        (head.extent.floor, head.oldest_ms) = (*floor, 0);
                     }
                 }
-                freed
+                step
             }
             Err(error) => {
                 tracing::warn!(%error, "messages past their age cannot be removed now");
                 self.roll_back();
                 self.walk.rest_until(now_ms + RETENTION_REST_MS);
-                Vec::new()
+                Step::default()
             }
         }
     }

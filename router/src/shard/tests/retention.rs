@@ -52,3 +52,29 @@ fn messages_past_their_age_go_when_one_more_comes_and_the_floor_says_so() {
     offer(&mut rig, 0, now_ms + DAY_MS + 4);
     assert_eq!(wire.delivered(1), [605]);
 }
+
+#[test]
+fn what_the_walk_writes_to_the_log_is_copied_also_where_nobody_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("messages.sqlite");
+    let metrics = Arc::<Metrics>::default();
+    let messages = crate::limits::CHECKPOINT_FRAMES / 2 + 2_000;
+    {
+        let file = crate::store::schema::open_writer(&path, Fsync::Off).unwrap();
+        file.execute("INSERT INTO accounts VALUES (1, 'shop', 'alice', ?1, 1)", [crate::store::schema::signed(messages)]).unwrap();
+        file.execute_batch("BEGIN").unwrap();
+        for id in 1..=messages {
+            let row = rusqlite::params![crate::store::schema::rowid(1, id), id.to_be_bytes()];
+            file.execute("INSERT INTO messages VALUES (?1, 1, 'bob', ?2, 5, x'00', 0, NULL)", row).unwrap();
+        }
+        file.execute_batch("COMMIT").unwrap();
+    }
+    let store = SqliteStore::open(&path, "test", Fsync::Off, Retention::new(1_000, 1), &metrics).unwrap();
+    let events = store.events();
+    while metrics.checkpoints.get() == 0 && metrics.retention_rounds.get() < 3 {
+        // A step of the walk, or a second one that found nothing.
+        events.recv_timeout(std::time::Duration::from_secs(5)).ok();
+    }
+    assert!(metrics.checkpoints.get() > 0, "{} removed", metrics.trimmed.get());
+    Box::new(store).close();
+}
