@@ -174,6 +174,8 @@ pub const HEADS_OUTSTANDING_MAX: usize = 16_384;
 pub const HEADS_TIMEOUT_MS: u64 = 2_000;
 /// Ranges asked for by clients and services and not yet read.
 pub const HISTORIES_OUTSTANDING_MAX: usize = 1_024;
+/// Extents, lists of groups and pages of read marks asked for by clients and services and not yet read: some 200 bytes each.
+pub const QUESTIONS_OUTSTANDING_MAX: usize = 4_096;
 /// Messages in one such range.
 pub const HISTORY_MESSAGES_MAX: usize = 64;
 /// Payload bytes read for it.

@@ -530,8 +530,11 @@ impl Shard {
         let id = ask.request.id;
         match &ask.request.act {
             Some(Act::List(page)) => {
-                let purpose = Purpose::List { origin: ask.origin, id, after: page.after.clone() };
-                self.reads.push(Read::Group(Box::new(GroupRead::Conversations { key, purpose })));
+                let purpose = Purpose::List { origin: ask.origin.clone(), id, after: page.after.clone() };
+                let read = Read::Group(Box::new(GroupRead::Conversations { key, purpose }));
+                if !self.try_ask(read) {
+                    self.refuse_ask(&ask, Code::Overloaded, "too many lists are asked for");
+                }
             }
             Some(Act::Prefer(wish)) => {
                 let Ok(priority) = u8::try_from(wish.priority) else {

@@ -42,7 +42,11 @@ impl Shard {
         let (key, asker) = sender(link, hash, &up);
         if up.kind == Kind::ReadMarks.byte() {
             let Some(since) = sync_id(up.body) else { return };
-            return self.reads.push(Read::Marks { key, asker, since });
+            // Not answered, so the client asks again.
+            if !self.try_ask(Read::Marks { key, asker, since }) {
+                self.metrics.marks_refused.increment();
+            }
+            return;
         }
         let Ok(mark) = ReadMark::decode(up.body) else { return };
         self.metrics.marks.increment();
@@ -92,8 +96,9 @@ impl Shard {
             more: is_more,
         };
         self.answer_marks(&asker, key.hash, Kind::ReadMarks, &page.encode_to_vec());
-        if is_more {
-            self.reads.push(Read::Marks { key, asker, since: found.through });
+        // What comes behind it the client asks for by itself where there is no room.
+        if is_more && !self.try_ask(Read::Marks { key, asker, since: found.through }) {
+            self.metrics.marks_refused.increment();
         }
     }
 

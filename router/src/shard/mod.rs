@@ -39,7 +39,7 @@ use moor_wire::Code;
 use crate::apps::Apps;
 use crate::arrival::LocalApps;
 use crate::lease::{Link, LinkId, ShardIndex};
-use crate::limits::{CURSOR_FLUSH_MS, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
+use crate::limits::{CURSOR_FLUSH_MS, QUESTIONS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
 use crate::metrics::Metrics;
 use crate::offline::Ledger;
 use crate::outbox::{Outbox, Weight};
@@ -89,6 +89,8 @@ pub struct Shard {
     tenants: Tenants,
     storage: Storage,
     ranges_outstanding: usize,
+    /// Reads that clients and services asked for and that the store has not answered, ranges aside.
+    questions_outstanding: usize,
     sweep_from: u32,
     is_stopping: bool,
     /// Time of the last event.
@@ -130,6 +132,7 @@ impl Shard {
             tenants: Tenants::default(),
             storage: Storage::default(),
             ranges_outstanding: 0,
+            questions_outstanding: 0,
             sweep_from: 0,
             is_stopping: false,
             now_ms: 0,
@@ -298,6 +301,16 @@ impl Shard {
     /// Writes collected since the last call.
     pub fn take_writes(&mut self) -> Vec<Write> {
         std::mem::take(&mut self.writes)
+    }
+
+    /// Asks the store on somebody's behalf. False: too many wait for its answers.
+    fn try_ask(&mut self, read: Read) -> bool {
+        let may = self.questions_outstanding < QUESTIONS_OUTSTANDING_MAX;
+        if may {
+            self.questions_outstanding += 1;
+            self.reads.push(read);
+        }
+        may
     }
 
     /// Reads collected since the last call.

@@ -24,7 +24,11 @@ impl Shard {
             .map(|account| Extent { head: account.head, floor: account.floor });
         match extent {
             Some(_) => self.find_sessions(link, cookie, key, extent, Code::Ok),
-            None => self.reads.push(Read::Extent { key, link, cookie }),
+            None => {
+                if !self.try_ask(Read::Extent { key, link: link.clone(), cookie }) {
+                    self.refuse_lookup(link, cookie);
+                }
+            }
         }
     }
 

@@ -211,6 +211,9 @@ impl Shard {
     }
 
     pub(super) fn handle_read(&mut self, read: Read, outcome: Result<Found, StoreError>, now_ms: u64) {
+        if read.is_question() {
+            self.questions_outstanding -= 1;
+        }
         let found = match outcome {
             Ok(found) => found,
             Err(error) => {

@@ -782,3 +782,39 @@ fn what_retention_removes_before_anybody_acknowledged_it_is_counted() {
     assert!(removed > 50);
     assert_eq!(rig.arrivals().0, [100, 10, 10, 90, removed - 10]);
 }
+
+#[test]
+fn of_questions_to_the_store_so_many_wait_and_the_others_are_told() {
+    use crate::limits::QUESTIONS_OUTSTANDING_MAX;
+    let mut rig = Rig::new(1000);
+    let mut service = rig.link("service", 1);
+    let ask = |rig: &mut Rig, service: &Wire| {
+        let (link, key) = (service.link.clone(), AccountKey::new("shop", "nobody"));
+        rig.shard.apply(Work::Lookup { link, cookie: 1, key }, rig.now_ms);
+    };
+    for _ in 0..QUESTIONS_OUTSTANDING_MAX + 10 {
+        ask(&mut rig, &service);
+    }
+    let refused = |service: &mut Wire| {
+        let bodies = service.bodies(Verb::LookupResult).into_iter();
+        let codes = bodies.map(|body| moor_wire::internal::LookupResult::decode(body).unwrap().code());
+        codes.filter(|code| *code == Code::Overloaded).count()
+    };
+    assert_eq!(refused(&mut service), 10);
+    rig.settle();
+    assert_eq!(rig.shard.take_finds().len(), QUESTIONS_OUTSTANDING_MAX);
+    // Those of clients share the room.
+    let mut frame = Vec::new();
+    let (app, account, device) = ("shop", "alice", "phone");
+    let body = &0u64.to_be_bytes();
+    Up { session: SessionHandle(1), kind: Kind::ReadMarks.byte(), flags: 0, app, account, device, body }
+        .put(&mut frame);
+    let up = Bytes::copy_from_slice(&frame[moor_wire::frame::HEADER_BYTES..]);
+    for _ in 0..QUESTIONS_OUTSTANDING_MAX + 5 {
+        let work = Work::Marks { link: service.link.clone(), hash: alice().hash, up: up.clone() };
+        rig.shard.apply(work, rig.now_ms);
+    }
+    assert_eq!(rig.metrics.marks_refused.get(), 5);
+    ask(&mut rig, &service);
+    assert_eq!(refused(&mut service), 1);
+}

@@ -28,7 +28,7 @@ use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::credit::Credit;
 use crate::shard::rooms::Pull;
 use crate::shard::spread::Part;
-use crate::store::groups::{GroupFound, GroupRead, GroupWrite};
+use crate::store::groups::{GroupFound, GroupRead, GroupWrite, Purpose};
 use crate::store::marks::{Asker, Mark, MarkSave, Marked};
 
 /// An account's full name, with its hash.
@@ -327,6 +327,19 @@ pub enum Read {
     },
     /// What is kept of groups, and ranges that somebody asked for.
     Group(Box<GroupRead>),
+}
+
+impl Read {
+    /// Whether a client or a service asks, and is answered also where the store refuses, if at all.
+    pub fn is_question(&self) -> bool {
+        match self {
+            Self::Extent { .. } | Self::Marks { .. } => true,
+            Self::Group(read) => {
+                matches!(**read, GroupRead::Conversations { purpose: Purpose::List { .. }, .. })
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What a read found.
