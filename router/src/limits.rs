@@ -56,7 +56,8 @@ pub const LINK_QUEUE_BYTES_HARD_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of one link's queue written in one go: what a command waits behind, where pushes pile up. More would
 /// save little: at this size a write takes hundreds of frames along.
 pub const LINK_WRITE_BYTES_MAX: usize = 256 * 1024;
-/// Bytes of frames waiting to cross to another shard's thread before pushes are dropped.
+/// Bytes of frames waiting to cross to another shard's thread before pushes are dropped, and of messages before they are
+/// refused.
 pub const CROSSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Work items waiting to cross to another shard's thread before submits are refused.
 pub const CROSSING_WORK_MAX: usize = 65_536;

@@ -182,7 +182,10 @@ pub struct Parcel {
 #[derive(Debug, Default)]
 struct Crossing {
     parcel: Parcel,
+    /// Of frames.
     bytes: usize,
+    /// Of messages in work.
+    work_bytes: usize,
 }
 
 /// Everything a shard's thread sends.
@@ -287,8 +290,11 @@ impl Outbox {
     pub fn cross(&mut self, shard: ShardIndex, work: Work) -> Result<(), Work> {
         let max =
             if work.is_said_once() { CROSSING_ONCE_MAX } else { work.weight().share(CROSSING_WORK_MAX) };
+        let bytes = work.bytes();
+        let bytes_max = if bytes > 0 { work.weight().share(CROSSING_BYTES_MAX) } else { usize::MAX };
         match self.crossings.get_mut(usize::from(shard.0)) {
-            Some(crossing) if crossing.parcel.work.len() < max => {
+            Some(crossing) if crossing.parcel.work.len() < max && crossing.work_bytes < bytes_max => {
+                crossing.work_bytes += bytes;
                 crossing.parcel.work.push(work);
                 Ok(())
             }
@@ -303,7 +309,7 @@ impl Outbox {
                 continue;
             }
             match send(shard, std::mem::take(&mut crossing.parcel)) {
-                Ok(()) => crossing.bytes = 0,
+                Ok(()) => (crossing.bytes, crossing.work_bytes) = (0, 0),
                 Err(parcel) => {
                     self.metrics.crossing_full.increment();
                     crossing.parcel = parcel;

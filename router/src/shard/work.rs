@@ -205,6 +205,16 @@ impl Work {
         matches!(self, Self::Register { .. } | Self::Unregister { .. } | Self::Room(RoomWork::Count { .. }))
     }
 
+    /// What of it is as long as its sender likes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Submit(submit) | Self::Relay { submit, .. } => submit.payload.len(),
+            Self::Room(RoomWork::Publish { submit, .. }) => submit.payload.len(),
+            Self::PushAccount { body, .. } => body.len(),
+            _ => 0,
+        }
+    }
+
     /// How much it matters where too much of it waits to cross to another shard.
     pub const fn weight(&self) -> Weight {
         match self {

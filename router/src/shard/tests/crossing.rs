@@ -4,7 +4,7 @@ use moor_wire::identity::room_account;
 use moor_wire::internal::{Kick, LookupResult, PushAccount};
 
 use super::*;
-use crate::limits::{CROSSING_ONCE_MAX, CROSSING_WORK_MAX};
+use crate::limits::{CROSSING_BYTES_MAX, CROSSING_ONCE_MAX, CROSSING_WORK_MAX};
 use crate::shard::rooms::RoomWork;
 
 const THERE: ShardIndex = ShardIndex(1);
@@ -74,4 +74,34 @@ fn a_link_ends_on_which_something_would_be_lost() {
         assert!(other.out.poll_take(&context).is_pending(), "the other goes on");
         assert_eq!(rig.metrics.links_overrun.get(), 1);
     }
+}
+
+#[test]
+fn messages_that_wait_to_cross_are_bounded_by_their_bytes() {
+    let mut outbox = Outbox::new(HERE, 2, Arc::default());
+    let mut rig = Rig::new(1000);
+    let wire = rig.link("east", 1);
+    let message = |id: u64| {
+        let origin = Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 };
+        Work::Submit(Box::new(Submit {
+            to: alice(),
+            from: "bob".into(),
+            client_id: Bytes::copy_from_slice(&id.to_be_bytes()),
+            payload: Bytes::from_static(&[7; 65_536]),
+            sent_at_ms: 1,
+            origin,
+            entry: crate::store::Entry::Personal,
+            marks: None,
+            copies_bytes: 0,
+        }))
+    };
+    let fit = CROSSING_BYTES_MAX as u64 / 65_536;
+    for id in 0..fit {
+        outbox.cross(THERE, message(id)).unwrap();
+    }
+    assert!(outbox.cross(THERE, message(fit)).is_err());
+    // What has no payload still crosses, and messages again once the parcel is gone.
+    outbox.cross(THERE, Work::Positions(Vec::new())).unwrap();
+    outbox.dispatch(|_, _| Ok(()));
+    outbox.cross(THERE, message(fit)).unwrap();
 }
