@@ -11,8 +11,8 @@ use bytes::Bytes;
 use moor_client::core::{Event, Options, Sending, Session, Target};
 use moor_wire::Code;
 use moor_wire::client::{
-    Act, Class, Connected, GroupCreate, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames, GroupPreference,
-    GroupRequest, GroupRole, Kind, Open, Opened, Pull, Submit as SubmitBody, put_control,
+    Act, Class, Connected, GroupCreate, GroupEvent, GroupHead, GroupHeads, GroupMember, GroupNames,
+    GroupPreference, GroupRequest, GroupRole, Kind, Open, Opened, Pull, Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
 use moor_wire::internal::{Departure, NotHere, Push, Registration, Role, SendResult, Up, Verb, frame_reader};

@@ -39,7 +39,9 @@ use moor_wire::Code;
 use crate::apps::Apps;
 use crate::arrival::LocalApps;
 use crate::lease::{Link, LinkId, ShardIndex};
-use crate::limits::{CURSOR_FLUSH_MS, QUESTIONS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK};
+use crate::limits::{
+    CURSOR_FLUSH_MS, QUESTIONS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, SWEEP_SESSIONS_PER_TICK,
+};
 use crate::metrics::Metrics;
 use crate::offline::Ledger;
 use crate::outbox::{Outbox, Weight};

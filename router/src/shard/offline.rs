@@ -185,8 +185,9 @@ impl Shard {
         let session = self.registry.session(left.session.index);
         let is_over = match news.cause {
             // It has spoken meanwhile.
-            Cause::Unacknowledged => session
-                .is_some_and(|now| now.generation() == left.session.generation && !now.is_resting()),
+            Cause::Unacknowledged => {
+                session.is_some_and(|now| now.generation() == left.session.generation && !now.is_resting())
+            }
             // Somebody has come meanwhile.
             _ => account.is_some_and(|account| self.is_listening(account)),
         };

@@ -12,11 +12,11 @@ use moor_wire::identity::group_of_account;
 use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::limits::{
-    DEVICES_PER_ACCOUNT_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_ACCOUNT_MAX, GROUPS_PER_APP_MAX, LEFT_MESSAGES_MAX, SPREAD_BYTES_MAX,
-    SPREAD_ENTRIES_MAX, UNSPREAD_PAGE,
-};
 use crate::hook::Offline;
+use crate::limits::{
+    DEVICES_PER_ACCOUNT_MAX, GROUP_MEMBERS_MAX, GROUPS_PER_ACCOUNT_MAX, GROUPS_PER_APP_MAX,
+    LEFT_MESSAGES_MAX, SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, UNSPREAD_PAGE,
+};
 use crate::registry::SessionIndex;
 use crate::shard::spread::Part;
 use crate::store::reader::{find_account, read_range};

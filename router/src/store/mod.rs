@@ -79,14 +79,8 @@ pub enum Entry {
 }
 
 impl Entry {
-    const ALL: [Self; 6] = [
-        Self::Personal,
-        Self::Copied,
-        Self::Shared,
-        Self::CopiedEvent,
-        Self::SharedEvent,
-        Self::Quiet,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Personal, Self::Copied, Self::Shared, Self::CopiedEvent, Self::SharedEvent, Self::Quiet];
 
     /// Its number in the file.
     pub const fn number(self) -> u8 {

@@ -203,7 +203,12 @@ impl Committer {
     ) {
         // A row touches its leaf, an index leaf and its account: an estimate is enough here.
         let note = |committer: &Self, operations: u64| {
-            progress.handle_commit(operations * 2 + 2, &committer.connection, checkpointer, &committer.metrics);
+            progress.handle_commit(
+                operations * 2 + 2,
+                &committer.connection,
+                checkpointer,
+                &committer.metrics,
+            );
         };
         while let Some(mut batch) = self.next(queue, events, note) {
             let mut bytes = bytes_of(&batch);

@@ -61,7 +61,11 @@ fn what_the_walk_writes_to_the_log_is_copied_also_where_nobody_writes() {
     let messages = crate::limits::CHECKPOINT_FRAMES / 2 + 2_000;
     {
         let file = crate::store::schema::open_writer(&path, Fsync::Off).unwrap();
-        file.execute("INSERT INTO accounts VALUES (1, 'shop', 'alice', ?1, 1)", [crate::store::schema::signed(messages)]).unwrap();
+        file.execute(
+            "INSERT INTO accounts VALUES (1, 'shop', 'alice', ?1, 1)",
+            [crate::store::schema::signed(messages)],
+        )
+        .unwrap();
         file.execute_batch("BEGIN").unwrap();
         for id in 1..=messages {
             let row = rusqlite::params![crate::store::schema::rowid(1, id), id.to_be_bytes()];
