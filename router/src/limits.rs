@@ -169,6 +169,8 @@ pub const SPREAD_RETRY_MS: u64 = 1_000;
 pub const UNSPREAD_PAGE: usize = 256;
 /// Positions in groups that wait to be sent to the groups' shards.
 pub const POSITIONS_WAITING_MAX: usize = 8_192;
+/// Positions handed to the store and not yet written; a disk that is further behind gets no more: messages wait behind them.
+pub const POSITIONS_OUTSTANDING_MAX: usize = 16_384;
 /// Questions about groups' heads of sessions that came, not yet answered by all shards; others are told without.
 pub const HEADS_OUTSTANDING_MAX: usize = 16_384;
 /// How long the answers of other shards are waited for.

@@ -154,6 +154,7 @@ metrics! {
     group_round_failures, Counter, "router_group_round_failures_total", "Rounds that failed or were not confirmed in time, and came again";
     group_heads, Counter, "router_group_heads_total", "Conversations that sessions were told they are behind in";
     group_acks, Counter, "router_group_acks_total", "Positions in groups acknowledged by devices";
+    positions_dropped, Counter, "router_group_positions_dropped_total", "Positions among them not stored because the disk was behind";
     pulls, Counter, "router_pulls_total", "Ranges asked for by clients and services";
     pulls_refused, Counter, "router_pulls_refused_total", "Ranges refused because too many were asked for";
     writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";

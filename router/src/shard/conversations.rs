@@ -18,12 +18,12 @@ use moor_wire::internal::{Push, Up};
 use moor_wire::limits::{GROUP_HEADS_MAX, GROUP_PAGE_NAMES_MAX, GROUP_POSITIONS_MAX};
 use prost::Message as _;
 
-use crate::group::MemberKey;
+use crate::group::{MemberKey, NO_GROUP};
 use crate::hook::Cause;
 use crate::lease::{Link, ShardIndex};
 use crate::limits::{
-    GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_WAITING_MAX,
-    RETRIES_PER_TURN_MAX, RETRY_MS,
+    GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_OUTSTANDING_MAX,
+    POSITIONS_WAITING_MAX, RETRIES_PER_TURN_MAX, RETRY_MS, WRITES_OUTSTANDING_MAX,
 };
 use crate::outbox::Weight;
 use crate::registry::SessionIndex;
@@ -31,7 +31,7 @@ use crate::shard::Shard;
 use crate::shard::spread::{Part, Spread, SpreadEntry};
 use crate::shard::work::{GroupAsk, Work};
 use crate::store::groups::{
-    ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Purpose, VacancyAsk,
+    ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Preference, Purpose, VacancyAsk, Waiter,
 };
 use crate::store::{AccountKey, Entry, Origin, Read, Slot, Submit, Write};
 
@@ -66,6 +66,8 @@ pub struct Conversations {
     due: BinaryHeap<Reverse<(u64, SessionIndex, u32)>>,
     /// By session and group, until the next flush.
     positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
+    /// Positions of members of groups here that the store has not written.
+    positions_outstanding: usize,
     heads: HashMap<SessionKey, HeadsWait>,
     /// Groups that accounts, by their hashes, are members of as soon as it is written.
     pub(super) joining: HashMap<u64, Vec<Joining>>,
@@ -299,8 +301,13 @@ impl Shard {
     }
 
     pub(super) fn handle_positions(&mut self, saves: Vec<PositionSave>) {
-        let writes = saves.into_iter().map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
+        // What a disk that is behind does not take is lost, like what finds no way here.
+        let room = POSITIONS_OUTSTANDING_MAX.saturating_sub(self.conversations.positions_outstanding);
+        self.metrics.positions_dropped.add(saves.len().saturating_sub(room) as u64);
+        let writes = saves.into_iter().take(room).map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
+        let before = self.writes.len();
         self.writes.extend(writes);
+        self.conversations.positions_outstanding += self.writes.len() - before;
     }
 
     /// A session came. Entries by which its account joins a group may have been pushed just before, and the membership
@@ -540,16 +547,50 @@ impl Shard {
                 let Ok(priority) = u8::try_from(wish.priority) else {
                     return self.refuse_ask(&ask, Code::Invalid, "a priority is 0 to 255");
                 };
-                let (name, is_muted) = (ask.request.group.as_str(), wish.is_muted);
-                let (group, member) = (AccountKey::of_group(&key.app, name), key.account.clone());
-                let write = GroupWrite::Preference { key, group: name.into(), priority, is_muted };
+                // A mark's part of the room: it can wait longer than a message.
+                if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX) {
+                    return self.refuse_ask(&ask, Code::Overloaded, "too much waits for the disk");
+                }
+                self.writes_outstanding += 1;
+                let (group, is_muted) = (ask.request.group.as_str().into(), wish.is_muted);
+                let preference = Preference { key, group, priority, is_muted, origin: ask.origin, id };
+                let write = GroupWrite::Preference(Box::new(preference));
                 self.writes.push(Write::Group(Box::new(write)));
-                // Whom to tell of a message is decided where the group's members are known.
-                let shard = self.shard_of(group.hash);
-                drop(self.outbox.cross(shard, Work::Mute { key: group, member, is_muted }));
-                self.answer_group(&ask.origin, GroupAnswer { id, ..GroupAnswer::default() });
             }
             _ => self.refuse_ask(&ask, Code::Invalid, "nothing is asked for"),
         }
+    }
+
+    /// A row of a group is written, or why it is not.
+    pub(super) fn handle_row(&mut self, waiter: Waiter, outcome: Result<bool, (Code, Arc<str>)>) {
+        match waiter {
+            Waiter::Part(part) => part.finish(outcome.is_ok(), &mut self.outbox),
+            Waiter::Preference(preference) => self.preference_done(*preference, outcome),
+            Waiter::Position => self.conversations.positions_outstanding -= 1,
+        }
+    }
+
+    /// How an account wants a group treated is written. Whom to tell of a message is decided where the group's members are
+    /// known.
+    fn preference_done(&mut self, preference: Preference, outcome: Result<bool, (Code, Arc<str>)>) {
+        self.writes_outstanding -= 1;
+        let Preference { key, group, is_muted, origin, id, .. } = preference;
+        let outcome = outcome.and_then(|is_member| {
+            if !is_member {
+                return Err((NO_GROUP.0, NO_GROUP.1.into()));
+            }
+            let (group, member) = (AccountKey::of_group(&key.app, &group), key.account);
+            let shard = self.shard_of(group.hash);
+            let mute = Work::Mute { key: group, member, is_muted };
+            self.outbox
+                .cross(shard, mute)
+                .map_err(|_| (Code::Overloaded, "too much waits for the group's shard".into()))
+        });
+        let mut answer = GroupAnswer { id, ..GroupAnswer::default() };
+        if let Err((code, detail)) = outcome {
+            self.metrics.group_refused.increment();
+            (answer.code, answer.detail) = (code.into(), detail.to_string());
+        }
+        self.answer_group(&origin, answer);
     }
 }

@@ -30,7 +30,7 @@ use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
 use crate::metrics::Metrics;
 use crate::offline::Interest;
 use crate::outbox::{LinkOut, Outbox};
-use crate::store::groups::GroupWrite;
+use crate::store::groups::{GroupWrite, PositionSave};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, Entry, MessageStore, Origin, StoreEvent, Submit, Write, schema, usage};
 
@@ -209,14 +209,14 @@ impl World {
             return false;
         }
         let mut awaited = batch.iter().filter(|write| matches!(write, Write::Submit(_))).count();
-        awaited += batch.iter().filter(|write| is_membership(write)).count();
+        awaited += batch.iter().filter(|write| is_awaited(write)).count();
         node.store.try_write(batch).unwrap();
         let events = node.store.events();
         while awaited > 0 {
             let event = events.recv().unwrap();
             awaited -= match &event {
                 StoreEvent::Written(written) => written.len(),
-                StoreEvent::Spread(parts) => parts.len(),
+                StoreEvent::Rows(rows) => rows.len(),
                 StoreEvent::Read(_) | StoreEvent::Marked(_) | StoreEvent::Freed(_) => 0,
             };
             node.events.push_back(event);
@@ -591,6 +591,13 @@ impl World {
         self.calm();
         assert_eq!(self.devices[0].answers.get(&id), Some(&Code::Ok));
     }
+}
+
+fn is_awaited(write: &Write) -> bool {
+    matches!(write, Write::Group(group) if matches!(
+        **group,
+        GroupWrite::Membership { .. } | GroupWrite::Preference(_) | GroupWrite::Position(_)
+    ))
 }
 
 fn is_membership(write: &Write) -> bool {
@@ -1251,4 +1258,62 @@ fn a_group_made_anew_in_the_commit_that_forgets_the_former_stays() {
         file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!((count("groups"), count("members")), (1, 1));
+}
+
+#[test]
+fn a_preference_is_answered_when_it_is_written_and_only_of_a_group_of_one_s_own() {
+    let mut world = World::new(18, &ACCOUNTS[..2]);
+    world.create(&["bob"]);
+    let wish = || Act::Prefer(GroupPreference { priority: 1, is_muted: true });
+    let bob = AccountKey::new("shop", "bob");
+    let at = world.shard_of(bob.hash);
+    let id = world.ask(1, wish());
+    world.speak(1);
+    while world.take_mail(at) {}
+    world.deliver();
+    world.take_app_events(1);
+    assert_eq!(world.devices[1].answers.get(&id), None, "nothing is written");
+    world.settle();
+    assert_eq!(world.devices[1].answers.get(&id), Some(&Code::Ok));
+    // The store's queue is full.
+    let id = world.ask(1, wish());
+    world.speak(1);
+    while world.take_mail(at) {}
+    let writes = world.nodes[at].shard.take_writes();
+    assert_eq!(writes.len(), 1);
+    world.nodes[at].shard.handle_writes_refused(writes);
+    world.settle();
+    assert_eq!(world.devices[1].answers.get(&id), Some(&Code::Overloaded));
+    world.ask(0, Act::Remove(GroupNames { accounts: vec!["bob".into()] }));
+    world.calm();
+    let id = world.ask(1, wish());
+    world.calm();
+    assert_eq!(world.devices[1].answers.get(&id), Some(&Code::NotFound));
+    assert!(world.nodes.iter().all(|node| node.shard.is_settled()));
+}
+
+#[test]
+fn positions_do_not_pile_up_before_a_disk_that_is_behind() {
+    use crate::limits::POSITIONS_OUTSTANDING_MAX;
+    let mut world = World::new(19, &ACCOUNTS[..2]);
+    world.create(&["bob"]);
+    let key = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(key.hash);
+    let save = |device: usize| PositionSave {
+        key: key.clone(),
+        member: "bob".into(),
+        device: format!("device-{device}").into(),
+        acked: 1,
+    };
+    for turn in 0..3 {
+        let saves = (0..POSITIONS_OUTSTANDING_MAX / 2).map(|device| save(device + turn)).collect();
+        world.mail(key.hash, Work::Positions(saves));
+        while world.take_mail(at) {}
+    }
+    assert_eq!(world.nodes[at].shard.writes.len(), POSITIONS_OUTSTANDING_MAX);
+    assert_eq!(world.metrics.positions_dropped.get(), POSITIONS_OUTSTANDING_MAX as u64 / 2);
+    world.settle();
+    world.mail(key.hash, Work::Positions(vec![save(1)]));
+    while world.take_mail(at) {}
+    assert_eq!(world.nodes[at].shard.writes.len(), 1);
 }

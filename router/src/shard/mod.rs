@@ -54,6 +54,7 @@ use crate::shard::rooms::Rooms;
 use crate::shard::storage::Storage;
 use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
+use crate::store::groups::RowDone;
 use crate::store::{AccountKey, CursorSave, Read, ReadDone, Slot, StoreEvent, Write};
 
 /// One shard's state.
@@ -191,9 +192,9 @@ impl Shard {
         self.now_ms = now_ms;
         match event {
             StoreEvent::Written(written) => self.handle_written(written, now_ms),
-            StoreEvent::Spread(parts) => {
-                for (part, is_done) in parts {
-                    part.finish(is_done, &mut self.outbox);
+            StoreEvent::Rows(rows) => {
+                for RowDone { waiter, outcome } in rows {
+                    self.handle_row(waiter, outcome.map_err(|error| (Code::Storage, error.0)));
                 }
             }
             StoreEvent::Marked(marked) => self.handle_marked(marked),
@@ -330,8 +331,8 @@ impl Shard {
                     self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
                 }
                 Write::Group(write) => {
-                    if let Some(part) = write.into_part() {
-                        part.finish(false, &mut self.outbox);
+                    if let Some(waiter) = write.into_waiter() {
+                        self.handle_row(waiter, Err((Code::Overloaded, "the store's queue is full".into())));
                     }
                 }
                 Write::Mark(_) => self.forget_mark(),

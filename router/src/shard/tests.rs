@@ -125,7 +125,8 @@ impl Rig {
                 StoreEvent::Written(written) => writes -= written.len(),
                 StoreEvent::Marked(marked) => writes -= marked.len(),
                 StoreEvent::Read(done) => reads -= done.len(),
-                StoreEvent::Spread(_) | StoreEvent::Freed(_) => {}
+                StoreEvent::Rows(rows) => writes -= rows.len(),
+                StoreEvent::Freed(_) => {}
             }
             self.shard.handle_store(event, self.now_ms);
         }

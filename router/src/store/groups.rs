@@ -21,7 +21,7 @@ use crate::registry::SessionIndex;
 use crate::shard::spread::Part;
 use crate::store::reader::{find_account, read_range};
 use crate::store::schema::{rowid, signed, sync_id, unsigned};
-use crate::store::{AccountKey, Entry, Found, Origin, Slot};
+use crate::store::{AccountKey, Entry, Found, Origin, Slot, StoreError};
 
 /// A write beside a timeline.
 #[derive(Debug)]
@@ -38,16 +38,7 @@ pub enum GroupWrite {
         part: Arc<Part>,
     },
     /// How an account wants a conversation treated.
-    Preference {
-        /// The account.
-        key: AccountKey,
-        /// The group.
-        group: Box<str>,
-        /// Higher ones are told first.
-        priority: u8,
-        /// Kept and told.
-        is_muted: bool,
-    },
+    Preference(Box<Preference>),
     /// Whether a member wants to be told of what is said while it is away.
     Mute {
         /// The group.
@@ -73,6 +64,43 @@ pub enum GroupWrite {
     },
 }
 
+/// How an account wants a conversation treated.
+#[derive(Debug)]
+pub struct Preference {
+    /// The account.
+    pub key: AccountKey,
+    /// The group.
+    pub group: Box<str>,
+    /// Higher ones are told first.
+    pub priority: u8,
+    /// Kept and told.
+    pub is_muted: bool,
+    /// Who is answered.
+    pub origin: Origin,
+    /// The request.
+    pub id: u64,
+}
+
+/// Who waits for a write beside a timeline.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A group's spreading.
+    Part(Arc<Part>),
+    /// Whoever said so.
+    Preference(Box<Preference>),
+    /// Nobody, but so many are under way.
+    Position,
+}
+
+/// A write beside a timeline and what became of it.
+#[derive(Debug)]
+pub struct RowDone {
+    /// Who waits for it.
+    pub waiter: Waiter,
+    /// Whether there was a row to change, or why nothing was written.
+    pub outcome: Result<bool, StoreError>,
+}
+
 /// A device's acknowledged position in a group's timeline.
 #[derive(Clone, Debug)]
 pub struct PositionSave {
@@ -91,10 +119,10 @@ impl GroupWrite {
     pub const fn key(&self) -> &AccountKey {
         match self {
             Self::Membership { key, .. }
-            | Self::Preference { key, .. }
             | Self::Mute { key, .. }
             | Self::Spread { key, .. }
             | Self::Forget { key } => key,
+            Self::Preference(preference) => &preference.key,
             Self::Position(save) => &save.key,
         }
     }
@@ -105,8 +133,13 @@ impl GroupWrite {
     }
 
     /// Who waits for it.
-    pub fn into_part(self) -> Option<Arc<Part>> {
-        if let Self::Membership { part, .. } = self { Some(part) } else { None }
+    pub fn into_waiter(self) -> Option<Waiter> {
+        match self {
+            Self::Membership { part, .. } => Some(Waiter::Part(part)),
+            Self::Preference(preference) => Some(Waiter::Preference(preference)),
+            Self::Position(_) => Some(Waiter::Position),
+            Self::Mute { .. } | Self::Spread { .. } | Self::Forget { .. } => None,
+        }
     }
 }
 
@@ -356,9 +389,10 @@ pub fn change(
     Ok(())
 }
 
-/// Carries a write out; `account` is the number and `head` the newest entry of the timeline it lies beside.
-pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrite) -> rusqlite::Result<()> {
-    match write {
+/// Carries a write out; `account` is the number and `head` the newest entry of the timeline it lies beside. False: there
+/// was nothing to change.
+pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrite) -> rusqlite::Result<bool> {
+    let changed = match write {
         GroupWrite::Membership { group, role: Some(role), .. } => connection
             .prepare_cached(
                 "INSERT INTO memberships (account, name, role, priority, is_muted) VALUES (?1, ?2, ?3, 0, 0)
@@ -368,26 +402,28 @@ pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrit
         GroupWrite::Membership { group, role: None, .. } => connection
             .prepare_cached("DELETE FROM memberships WHERE account = ?1 AND name = ?2")?
             .execute(params![account, group])?,
-        GroupWrite::Preference { group, priority, is_muted, .. } => connection
+        GroupWrite::Preference(preference) => connection
             .prepare_cached(
                 "UPDATE memberships SET priority = ?3, is_muted = ?4 WHERE account = ?1 AND name = ?2",
             )?
-            .execute(params![account, group, priority, is_muted])?,
+            .execute(params![account, preference.group, preference.priority, preference.is_muted])?,
         GroupWrite::Mute { member, is_muted, .. } => connection
             .prepare_cached("UPDATE members SET is_muted = ?3 WHERE account = ?1 AND member = ?2")?
             .execute(params![account, member, is_muted])?,
-        GroupWrite::Position(save) => return save_position(connection, account, head, save),
+        GroupWrite::Position(save) => return save_position(connection, account, head, save).map(|()| true),
         GroupWrite::Spread { through, .. } => connection
             .prepare_cached("UPDATE groups SET spread = ?2 WHERE account = ?1 AND spread < ?2")?
             .execute(params![account, signed(*through)])?,
         GroupWrite::Forget { .. } => {
+            let mut changed = 0;
             for table in ["groups", "members", "positions"] {
-                connection.execute(&format!("DELETE FROM {table} WHERE account = ?1"), params![account])?;
+                changed +=
+                    connection.execute(&format!("DELETE FROM {table} WHERE account = ?1"), params![account])?;
             }
-            0
+            changed
         }
     };
-    Ok(())
+    Ok(changed > 0)
 }
 
 fn save_position(

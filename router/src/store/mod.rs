@@ -28,7 +28,7 @@ use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::credit::Credit;
 use crate::shard::rooms::Pull;
 use crate::shard::spread::Part;
-use crate::store::groups::{GroupFound, GroupRead, GroupWrite, Purpose};
+use crate::store::groups::{GroupFound, GroupRead, GroupWrite, Purpose, RowDone};
 use crate::store::marks::{Asker, Mark, MarkSave, Marked};
 
 /// An account's full name, with its hash.
@@ -374,8 +374,8 @@ pub enum StoreEvent {
     Marked(Vec<Marked>),
     /// Reads ended.
     Read(Vec<ReadDone>),
-    /// Rows of members that a group's spreading waited for, and whether they were written.
-    Spread(Vec<(Arc<Part>, bool)>),
+    /// What became of rows of groups that somebody waited for, of one group commit.
+    Rows(Vec<RowDone>),
     /// What messages took that retention removed beside commits, by app.
     Freed(Vec<(Box<str>, u64)>),
 }

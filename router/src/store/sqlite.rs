@@ -23,9 +23,8 @@ use crate::limits::{
     RETENTION_STEP_MS, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
 };
 use crate::metrics::Metrics;
-use crate::shard::spread::Part;
 use crate::store::checkpoint::{self, Progress};
-use crate::store::groups::{self, GroupWrite};
+use crate::store::groups::{self, GroupWrite, RowDone};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
 use crate::store::retention::{Retention, Step, Walk, trim_excess, trim_expired, unacknowledged};
 use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
@@ -139,8 +138,8 @@ struct Head {
     is_dirty: bool,
 }
 
-/// What became of a batch's submits, its marks, and the rows that groups' rounds wait for.
-type Committed = (Vec<Written>, Vec<Marked>, Vec<(Arc<Part>, bool)>);
+/// What became of a batch's submits, its marks, and the rows of groups that somebody waits for.
+type Committed = (Vec<Written>, Vec<Marked>, Vec<RowDone>);
 
 struct Committer {
     connection: Connection,
@@ -154,16 +153,20 @@ struct Committer {
     metrics: Arc<Metrics>,
 }
 
-/// What became of the submits and of the marks of a commit, in their order.
-type Outcomes = (Vec<Result<Stored, StoreError>>, Vec<Result<Saved, StoreError>>);
+/// What became of the submits, of the marks and of the rows of groups of a commit, each in their order.
+type Outcomes = (Vec<Result<Stored, StoreError>>, Vec<Result<Saved, StoreError>>, Vec<bool>);
 
 /// Sorts what was written by who waits for it.
 fn tell(batch: Vec<Write>, outcome: Result<Outcomes, StoreError>) -> Committed {
-    let error = outcome.as_ref().err().cloned();
-    let (places, saved) = outcome.unwrap_or_default();
-    let (mut places, mut saved) = (places.into_iter(), saved.into_iter());
-    let refused = || error.clone().unwrap_or_else(|| StoreError("the store lost count".into()));
-    let (mut written, mut marked, mut spread) = Committed::default();
+    let (outcomes, error) = match outcome {
+        Ok(outcomes) => (outcomes, None),
+        Err(error) => (Outcomes::default(), Some(error)),
+    };
+    let (mut places, mut saved, mut rows) =
+        (outcomes.0.into_iter(), outcomes.1.into_iter(), outcomes.2.into_iter());
+    // In a batch that was committed each has its outcome.
+    let refused = || error.clone().unwrap_or_else(|| StoreError("not written".into()));
+    let (mut written, mut marked, mut done) = Committed::default();
     for write in batch {
         match write {
             Write::Submit(submit) => {
@@ -174,11 +177,14 @@ fn tell(batch: Vec<Write>, outcome: Result<Outcomes, StoreError>) -> Committed {
                 let outcome = saved.next().unwrap_or_else(|| Err(refused()));
                 marked.push(Marked { save, outcome });
             }
-            Write::Group(group) => spread.extend(group.into_part().map(|part| (part, error.is_none()))),
+            Write::Group(group) => {
+                let outcome = rows.next().ok_or_else(refused);
+                done.extend(group.into_waiter().map(|waiter| RowDone { waiter, outcome }));
+            }
             Write::Cursor(_) => {}
         }
     }
-    (written, marked, spread)
+    (written, marked, done)
 }
 
 fn bytes_of(batch: &[Write]) -> usize {
@@ -226,14 +232,14 @@ impl Committer {
                     break;
                 }
                 let operations = slice.len() as u64;
-                let (written, marked, spread) = self.commit(slice);
+                let (written, marked, rows) = self.commit(slice);
                 if !written.is_empty() && events.send(StoreEvent::Written(written)).is_err() {
                     return;
                 }
                 if !marked.is_empty() && events.send(StoreEvent::Marked(marked)).is_err() {
                     return;
                 }
-                if !spread.is_empty() && events.send(StoreEvent::Spread(spread)).is_err() {
+                if !rows.is_empty() && events.send(StoreEvent::Rows(rows)).is_err() {
                     return;
                 }
                 note(self, operations);
@@ -359,26 +365,26 @@ impl Committer {
             self.heads.clear();
         }
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let (mut places, mut saved) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut places, mut saved, mut rows) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
         for write in batch {
             match write {
                 Write::Submit(submit) => places.push(self.append(submit)?),
                 Write::Cursor(cursor) => self.save_cursor(cursor)?,
-                Write::Group(group) => self.write_group(group)?,
+                Write::Group(group) => rows.push(self.write_group(group)?),
                 Write::Mark(mark) => saved.push(self.save_mark(mark)?),
             }
         }
         self.save_heads()?;
         self.usage.save(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
-        Ok((places, saved))
+        Ok((places, saved, rows))
     }
 
-    fn write_group(&mut self, group: &GroupWrite) -> rusqlite::Result<()> {
+    fn write_group(&mut self, group: &GroupWrite) -> rusqlite::Result<bool> {
         self.remember(group.key(), group.makes_account())?;
         match self.heads.get(&group.key().hash) {
             Some(head) => groups::write(&self.connection, head.id, head.extent.head, group),
-            None => Ok(()),
+            None => Ok(false),
         }
     }
 
