@@ -74,6 +74,7 @@ use crate::levels::Levels;
 use crate::limits::{LEASE_MS, MAILBOX_PARCELS_MAX};
 use crate::metrics::{Metrics, Report, Value};
 use crate::offline::Interest;
+use crate::store::MessageStore as _;
 use crate::store::location::Embedded;
 use crate::store::retention::Retention;
 use crate::store::sqlite::SqliteStore;
@@ -253,17 +254,20 @@ pub fn start_with(
         let path = handle.data.messages(u32::from(index));
         let mut retention = Retention::new(config.retention, config.retention_days);
         retention.walks_for_room = config.apps.have_storage_limits();
-        let store = SqliteStore::open(&path, &index.to_string(), config.fsync, retention, metrics)?;
-        stores.push((ShardIndex(index), store));
+        let mut store = SqliteStore::open(&path, &index.to_string(), config.fsync, retention, metrics)?;
+        let usage = store.take_usage();
+        shared.totals.add(&usage);
+        stores.push((ShardIndex(index), store, usage));
     }
     let interest = Interest::new(&config.telling);
-    for ((index, store), mailbox) in stores.into_iter().zip(receivers) {
+    for ((index, store, usage), mailbox) in stores.into_iter().zip(receivers) {
         let seed = Seed {
             index,
             shared: shared.clone(),
             metrics: handle.report.shards[usize::from(index.0)].clone(),
             listener: listener.try_clone().map_err(StartError::Thread)?,
             store: Box::new(store),
+            usage,
             locations: locations(index.0),
             mailbox,
             peers: mailboxes.clone(),

@@ -207,6 +207,8 @@ pub struct Seed {
     pub listener: std::net::TcpListener,
     /// The shard's store.
     pub store: Box<dyn StoreHandle>,
+    /// What apps' messages take in it.
+    pub usage: Vec<(Box<str>, u64)>,
     /// Where whereabouts are told and asked.
     pub locations: Box<dyn LocationHandle>,
     /// Letters to this thread.
@@ -255,7 +257,7 @@ pub fn run(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
 }
 
 async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
-    let Seed { index, shared, metrics, listener, mut store, locations, mailbox, peers, .. } = seed;
+    let Seed { index, shared, metrics, listener, store, locations, mailbox, peers, .. } = seed;
     let group_read_threshold = seed.group_read_threshold;
     let Seed { inbox, offline, interest, .. } = seed;
     let outbox = crate::outbox::Outbox::new(index, shared.shards, metrics.clone());
@@ -264,7 +266,7 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     shard.set_group_read_threshold(group_read_threshold);
     shard.begin();
     shard.set_apps(shared.apps.clone());
-    shard.set_usage(store.take_usage(), shared.totals.clone());
+    shard.set_usage(seed.usage, shared.totals.clone());
     shard.set_rooms(shared.rooms.clone(), shared.rooms_open.clone());
     shard.set_wall_offset(wall_ms().saturating_sub(now_ms()));
     shard.tell_offline(offline, interest, now_ms());

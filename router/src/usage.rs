@@ -1,5 +1,5 @@
 //! What apps' messages take, and what was refused because it is as much as they may, for whoever reads metrics: by app and
-//! shard, since each shard has its part of the quota. Apps have the places that they have in the meters of `arrival`.
+//! shard, so that it shows whose file grows. Apps have the places that they have in the meters of `arrival`.
 
 use std::sync::Arc;
 

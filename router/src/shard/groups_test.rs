@@ -152,7 +152,9 @@ impl World {
             let mut shard =
                 Shard::new(here, Outbox::new(here, SHARDS, self.metrics.clone()), self.metrics.clone());
             shard.set_group_read_threshold(self.threshold);
-            shard.set_usage(store.take_usage(), totals.clone());
+            let usage = store.take_usage();
+            totals.add(&usage);
+            shard.set_usage(usage, totals.clone());
             shard.begin();
             if index == 0 {
                 shard.outbox.add(self.link.id, self.out.clone());

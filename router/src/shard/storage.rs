@@ -45,6 +45,13 @@ impl Totals {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(app.into()).or_default().clone()
     }
 
+    /// What a shard's file has, before anything is offered to any shard.
+    pub fn add(&self, usage: &[(Box<str>, u64)]) {
+        for (app, bytes) in usage {
+            self.of(app).add(*bytes);
+        }
+    }
+
     /// What an app's messages take. For tests.
     #[cfg(test)]
     pub fn taken(&self, app: &str) -> u64 {
@@ -124,12 +131,15 @@ fn pending_bytes(submit: &Submit) -> u64 {
 }
 
 impl Shard {
-    /// Sets what each app's messages take, as the store had it when it was opened, and where all shards' are added up.
+    /// Sets what each app's messages take, as the store had it when it was opened, and the totals that have it already.
     /// Before anything is offered.
     pub fn set_usage(&mut self, usage: Vec<(Box<str>, u64)>, totals: Arc<Totals>) {
         self.storage.totals = totals;
         for (app, bytes) in usage {
-            self.change_stored(&app, bytes, 0);
+            let Some(index) = self.registry.intern_app(&app) else { return };
+            self.storage.of(index, &app).stored = bytes;
+            let slot = self.arrival_apps.slot(&app);
+            self.metrics.usage.change_stored(slot, bytes, 0);
         }
     }
 

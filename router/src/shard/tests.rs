@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use super::Shard;
 use super::credit::{Answer, Credit};
+use super::storage::Totals;
 use super::work::Work;
 use crate::config::{Fsync, OfflineSettings, Telling};
 use crate::hook::{Cause, HookSettings, Notice};
@@ -68,7 +69,9 @@ impl Rig {
         let path = directory.path().join("messages.sqlite");
         let mut store = SqliteStore::open(&path, "test", Fsync::Off, retention, &metrics).unwrap();
         let mut shard = Shard::new(HERE, Outbox::new(HERE, 1, metrics.clone()), metrics.clone());
-        shard.set_usage(store.take_usage(), Arc::default());
+        let (usage, totals) = (store.take_usage(), Arc::<Totals>::default());
+        totals.add(&usage);
+        shard.set_usage(usage, totals);
         Self {
             shard,
             store: Box::new(store),
