@@ -159,7 +159,7 @@ pub const SPREAD_COPIES_MAX: usize = 4_096;
 pub const SPREAD_QUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of those of all groups of a shard.
 pub const SPREAD_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Payload bytes of messages that wait for their groups to be read from the store, all groups together.
+/// Bytes of messages and requests that wait for their groups to be read or changed, all groups together.
 pub const GROUPS_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A round that is not confirmed by then is begun again.
 pub const SPREAD_TIMEOUT_MS: u64 = 10_000;

@@ -1319,3 +1319,24 @@ fn positions_do_not_pile_up_before_a_disk_that_is_behind() {
     while world.take_mail(at) {}
     assert_eq!(world.nodes[at].shard.writes.len(), 1);
 }
+
+#[test]
+fn requests_that_wait_for_their_groups_are_bounded_by_their_bytes() {
+    use crate::limits::{GROUP_WAITING_MAX, GROUPS_WAITING_BYTES_MAX};
+    let mut world = World::new(20, &ACCOUNTS[..1]);
+    let origin = Origin::Service { link: world.link.clone(), cookie: 1 };
+    let accounts: Vec<String> = (0..256).map(|number| format!("{number:0128}")).collect();
+    let act = || Some(Act::Add(GroupNames { accounts: accounts.clone() }));
+    let request = GroupRequest { id: 1, group: "group-0".into(), act: act() };
+    let fit = GROUPS_WAITING_BYTES_MAX / request.encoded_len();
+    assert!(fit > GROUP_WAITING_MAX, "more than one group's");
+    // Nothing is read of them meanwhile.
+    for number in 0..fit + 10 {
+        let group = format!("group-{}", number / GROUP_WAITING_MAX);
+        let key = AccountKey::of_group("shop", &group);
+        let request = GroupRequest { id: 1, group, act: act() };
+        let ask = GroupAsk { origin: origin.clone(), actor: None, request, at_ms: world.now_ms };
+        world.nodes[0].shard.apply(Work::Group { key, ask: Box::new(ask) }, world.now_ms);
+    }
+    assert_eq!(world.metrics.group_refused.get(), 10);
+}

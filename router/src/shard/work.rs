@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use moor_wire::client::{Class, GroupHead, GroupRequest, Pull};
 use moor_wire::internal::{Departure, Kick, NotHere, Registration};
+use prost::Message as _;
 
 use crate::lease::Link;
 use crate::outbox::Weight;
@@ -211,6 +212,7 @@ impl Work {
             Self::Submit(submit) | Self::Relay { submit, .. } => submit.payload.len(),
             Self::Room(RoomWork::Publish { submit, .. }) => submit.payload.len(),
             Self::PushAccount { body, .. } => body.len(),
+            Self::Group { ask, .. } => ask.request.encoded_len(),
             _ => 0,
         }
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use moor_wire::client::GroupEvent;
+use prost::Message as _;
 
 use super::agenda::Agenda;
 use crate::group::{Group, MemberKey};
@@ -34,7 +35,11 @@ pub(super) enum Waiting {
 
 impl Waiting {
     pub(super) fn bytes(&self) -> usize {
-        if let Self::Submit(submit) = self { submit.payload.len() } else { 0 }
+        match self {
+            Self::Submit(submit) => submit.payload.len(),
+            Self::Ask(ask) => ask.request.encoded_len(),
+            _ => 0,
+        }
     }
 }
 
@@ -223,7 +228,7 @@ pub struct Groups {
     pub(super) next_ticket: u64,
     pub(super) next_change: u64,
     pub(super) histories_outstanding: usize,
-    /// Payload bytes of messages that wait for their groups.
+    /// Bytes of messages and requests that wait for their groups.
     pub(super) waiting_bytes: usize,
     /// Bytes in the groups' queues.
     pub(super) queued: Rc<Cell<usize>>,
