@@ -95,13 +95,24 @@ impl SqliteStore {
     }
 }
 
+/// Hands a thread a batch.
+///
+/// # Panics
+/// When the thread has ended: it did so by a fault, and a shard without it would refuse everything for ever.
+fn hand<T>(thread: &flume::Sender<Vec<T>>, batch: Vec<T>) -> Result<(), Full<T>> {
+    thread.try_send(batch).map_err(|error| match error {
+        flume::TrySendError::Full(batch) => Full(batch),
+        flume::TrySendError::Disconnected(_) => panic!("a storage thread has ended"),
+    })
+}
+
 impl MessageStore for SqliteStore {
     fn try_write(&mut self, batch: Vec<Write>) -> Result<(), Full<Write>> {
-        self.writes.try_send(batch).map_err(|error| Full(error.into_inner()))
+        hand(&self.writes, batch)
     }
 
     fn try_read(&mut self, batch: Vec<Read>) -> Result<(), Full<Read>> {
-        self.reads.try_send(batch).map_err(|error| Full(error.into_inner()))
+        hand(&self.reads, batch)
     }
 
     fn take_usage(&mut self) -> Vec<(Box<str>, u64)> {
@@ -532,5 +543,20 @@ impl Committer {
             head.is_dirty = false;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_ended_is_no_full_queue() {
+        let (thread, queue) = flume::bounded(1);
+        assert!(hand(&thread, vec![1]).is_ok());
+        assert_eq!(hand(&thread, vec![2]).unwrap_err().0, [2]);
+        drop(queue);
+        let hand = std::panic::AssertUnwindSafe(|| hand(&thread, vec![3]).is_ok());
+        assert!(std::panic::catch_unwind(hand).is_err());
     }
 }
