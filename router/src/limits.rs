@@ -232,6 +232,8 @@ pub const OFFLINE_GROUPS_MAX: usize = 16;
 pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Messages looked at of those that a device left behind, to find which are to be told of: one may be 64 KiB.
 pub const LEFT_MESSAGES_MAX: u64 = 256;
+/// Sessions that left something behind of which the store is asked at a time, some 300 bytes each; of others all is told.
+pub const LEFT_OUTSTANDING_MAX: usize = 16_384;
 /// Absent accounts looked at per tick: 80,000 a second.
 pub const OFFLINE_TOLD_PER_TICK_MAX: usize = 4_096;
 

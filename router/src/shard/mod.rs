@@ -94,6 +94,8 @@ pub struct Shard {
     ranges_outstanding: usize,
     /// Reads that clients and services asked for and that the store has not answered, ranges aside.
     questions_outstanding: usize,
+    /// Those about what devices left behind.
+    left_outstanding: usize,
     sweep_from: u32,
     is_stopping: bool,
     /// Time of the last event.
@@ -136,6 +138,7 @@ impl Shard {
             storage: Storage::default(),
             ranges_outstanding: 0,
             questions_outstanding: 0,
+            left_outstanding: 0,
             sweep_from: 0,
             is_stopping: false,
             now_ms: 0,

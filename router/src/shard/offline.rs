@@ -10,6 +10,7 @@ use crate::arrival::State;
 use crate::config::OfflineSettings;
 use crate::group::MemberKey;
 use crate::hook::{Cause, Notice, Offline};
+use crate::limits::LEFT_OUTSTANDING_MAX;
 use crate::offline::Interest;
 use crate::registry::{AccountIndex, SessionIndex};
 use crate::shard::Shard;
@@ -170,13 +171,18 @@ impl Shard {
         let (owner, session) = (session.account, Slot { index, generation: session.generation() });
         self.metrics.offline_messages.add(last - first + 1);
         self.count_now(owner, Class::Reliable, State::Offline, last - first + 1);
-        if let Some((key, news)) = self.news_of_left(index, None, (first, last), cause) {
-            self.reads.push(Read::Group(Box::new(GroupRead::Left(Box::new(Left { key, session, news })))));
+        let Some((key, news)) = self.news_of_left(index, None, (first, last), cause) else { return };
+        if self.left_outstanding >= LEFT_OUTSTANDING_MAX {
+            // Rather told of too much than kept waiting.
+            return self.offline.handle_absence(key.hash, news, self.now_ms);
         }
+        self.left_outstanding += 1;
+        self.reads.push(Read::Group(Box::new(GroupRead::Left(Box::new(Left { key, session, news })))));
     }
 
     /// The store has said which of what a device left behind is to be told of; nothing: it refused.
     pub(super) fn tell_left_behind(&mut self, left: &Left, found: &GroupFound) {
+        self.left_outstanding -= 1;
         let mut news = left.news.clone();
         if let GroupFound::Left { first, last, count } = *found {
             (news.first_sync_id, news.last_sync_id, news.count) = (first, last, count);
