@@ -173,6 +173,8 @@ pub const POSITIONS_WAITING_MAX: usize = 8_192;
 pub const POSITIONS_OUTSTANDING_MAX: usize = 16_384;
 /// Questions about groups' heads of sessions that came, not yet answered by all shards; others are told without.
 pub const HEADS_OUTSTANDING_MAX: usize = 16_384;
+/// Accounts' groups read at a time to tell sessions again what they have not acknowledged; others are told in any order.
+pub const REMINDS_OUTSTANDING_MAX: usize = 4_096;
 /// How long the answers of other shards are waited for.
 pub const HEADS_TIMEOUT_MS: u64 = 2_000;
 /// Ranges asked for by clients and services and not yet read.

@@ -23,7 +23,7 @@ use crate::hook::Cause;
 use crate::lease::{Link, ShardIndex};
 use crate::limits::{
     GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_OUTSTANDING_MAX,
-    POSITIONS_WAITING_MAX, RETRIES_PER_TURN_MAX, RETRY_MS, WRITES_OUTSTANDING_MAX,
+    POSITIONS_WAITING_MAX, REMINDS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, RETRY_MS, WRITES_OUTSTANDING_MAX,
 };
 use crate::outbox::Weight;
 use crate::registry::SessionIndex;
@@ -68,6 +68,8 @@ pub struct Conversations {
     positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
     /// Positions of members of groups here that the store has not written.
     positions_outstanding: usize,
+    /// Sessions whose accounts' groups are being read to tell them again what they have not acknowledged.
+    reminds_outstanding: usize,
     heads: HashMap<SessionKey, HeadsWait>,
     /// Groups that accounts, by their hashes, are members of as soon as it is written.
     pub(super) joining: HashMap<u64, Vec<Joining>>,
@@ -385,20 +387,25 @@ impl Shard {
         }
         self.report_tails(index, &given_up, Cause::Unacknowledged);
         // Which of them its account cares for most stands in the store.
+        let session = Slot { index, generation };
         let key = self.registry.session(index).and_then(|session| self.key_of(session.account));
-        if let Some(key) = key.filter(|_| !heads.is_empty()) {
-            let purpose = Purpose::Remind { session: Slot { index, generation }, heads };
-            self.reads.push(Read::Group(Box::new(GroupRead::Conversations { key, purpose })));
+        let Some(key) = key.filter(|_| !heads.is_empty()) else { return };
+        self.conversations.reminds_outstanding += 1;
+        if self.conversations.reminds_outstanding > REMINDS_OUTSTANDING_MAX {
+            return self.remind(session, heads, &[]);
         }
+        let purpose = Purpose::Remind { session, heads };
+        self.reads.push(Read::Group(Box::new(GroupRead::Conversations { key, purpose })));
     }
 
     /// Tells a session again what it has not acknowledged; `rows` are its account's groups, by name.
-    fn remind(
+    pub(super) fn remind(
         &mut self,
         session: Slot<SessionIndex>,
         heads: Vec<(Arc<AccountKey>, u64)>,
         rows: &[ConversationRow],
     ) {
+        self.conversations.reminds_outstanding -= 1;
         if self.registry.session(session.index).is_none_or(|now| now.generation() != session.generation) {
             return;
         }

@@ -32,7 +32,7 @@ use crate::limits::{
 use crate::outbox::Weight;
 use crate::shard::Shard;
 use crate::shard::work::{GroupAsk, PullAsk, Work};
-use crate::store::groups::{GroupFound, GroupRead, GroupWrite, VacancyAsk};
+use crate::store::groups::{GroupFound, GroupRead, GroupWrite, Purpose, VacancyAsk};
 use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write, usage};
 use rounds::spread_entry;
 use state::{Changing, Waiting};
@@ -531,7 +531,7 @@ impl Shard {
     }
 
     /// The store refused a read. True when nobody waits for it any longer.
-    pub(super) fn refuse_group_read(&mut self, read: &GroupRead) -> bool {
+    pub(super) fn refuse_group_read(&mut self, read: &mut GroupRead) -> bool {
         let detail = "the disk refuses";
         match read {
             GroupRead::History(history) => {
@@ -550,10 +550,11 @@ impl Shard {
                 self.tell_left_behind(left, &GroupFound::Nothing);
                 true
             }
-            GroupRead::Conversations {
-                purpose: crate::store::groups::Purpose::List { origin, id, .. },
-                ..
-            } => {
+            GroupRead::Conversations { purpose: Purpose::Remind { session, heads }, .. } => {
+                self.remind(*session, std::mem::take(heads), &[]);
+                true
+            }
+            GroupRead::Conversations { purpose: Purpose::List { origin, id, .. }, .. } => {
                 let (code, id) = (Code::Storage.into(), *id);
                 let answer = GroupAnswer { id, code, detail: detail.to_owned(), ..GroupAnswer::default() };
                 self.answer_group(origin, answer);

@@ -226,7 +226,11 @@ impl Shard {
                     // The client asks again.
                     Read::Marks { .. } => {}
                     Read::Room { pull: Some(pull), .. } => self.handle_room_read_failed(&pull),
-                    Read::Group(read) if self.refuse_group_read(&read) => {}
+                    Read::Group(mut read) => {
+                        if !self.refuse_group_read(&mut read) {
+                            self.failed_reads.push(Read::Group(read));
+                        }
+                    }
                     // Somebody waits for it; it is tried again with the next flush.
                     read => self.failed_reads.push(read),
                 }
