@@ -155,6 +155,8 @@ pub const SPREAD_ENTRIES_MAX: usize = 64;
 pub const SPREAD_BYTES_MAX: usize = 256 * 1024;
 /// Copies in members' timelines that one round leads to, unless one entry alone leads to more.
 pub const SPREAD_COPIES_MAX: usize = 4_096;
+/// Pushes that one round leads to, in one turn of the members' shards: some ten milliseconds.
+pub const SPREAD_PUSHES_MAX: usize = 32_768;
 /// Bytes of stored entries kept at hand for a group's next rounds; what is beyond is read from the store.
 pub const SPREAD_QUEUE_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of those of all groups of a shard.
@@ -278,6 +280,7 @@ pub const RETENTION_DEFAULT: u64 = 10_000;
 // One entry's copies fit among the writes, and leave room for others.
 const _: () = assert!(GROUP_MEMBERS_MAX * 2 <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(SPREAD_COPIES_MAX * 4 <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(SPREAD_PUSHES_MAX >= GROUP_MEMBERS_MAX);
 const _: () = assert!(SPREAD_QUEUE_BYTES_MAX >= SPREAD_BYTES_MAX);
 // A tick must be well inside the 2 s promise.
 const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);

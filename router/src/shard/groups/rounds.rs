@@ -12,13 +12,14 @@ use super::state::{GroupState, Round};
 use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
 use crate::limits::{
-    GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS,
+    GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_PUSHES_MAX, SPREAD_RETRY_MS,
+    SPREAD_TIMEOUT_MS,
 };
 use crate::shard::Shard;
 use crate::shard::spread::{Spread, SpreadEntry};
 use crate::shard::work::Work;
 use crate::store::groups::{GroupRead, GroupWrite};
-use crate::store::{AccountKey, Message, Read, Write};
+use crate::store::{AccountKey, Entry, Message, Read, Write};
 
 pub(super) fn spread_entry(group: &str, floor: u64, message: Message) -> SpreadEntry {
     let Message { sync_id, from, client_id, sent_at_ms, payload, entry, marks } = message;
@@ -85,13 +86,7 @@ impl Shard {
         if state.lists.is_empty() {
             state.lists = lists(group, shards);
         }
-        let mut copies = 0;
-        let within = entries.iter().take_while(|entry| {
-            let is_first = copies == 0;
-            copies += if entry.entry.is_copied() { members } else { 1 };
-            is_first || copies <= SPREAD_COPIES_MAX
-        });
-        let within = within.count();
+        let within = round_len(entries.iter().map(|entry| entry.entry), members);
         for entry in entries.drain(within..).rev() {
             state.count_queued(state.queue_bytes + entry.body.len());
             state.queue.push_front(entry);
@@ -226,6 +221,16 @@ fn save_spread(state: &mut GroupState, writes: &mut Vec<Write>) {
     }
 }
 
+/// How many entries a round has: as many as lead to no more copies and pushes than a turn has time for, and one at least.
+fn round_len(entries: impl Iterator<Item = Entry>, members: usize) -> usize {
+    let (mut copies, mut pushes) = (0, 0);
+    let fits = entries.enumerate().take_while(|(at, entry)| {
+        *(if entry.is_copied() { &mut copies } else { &mut pushes }) += members;
+        *at == 0 || (copies <= SPREAD_COPIES_MAX && pushes <= SPREAD_PUSHES_MAX)
+    });
+    fits.count()
+}
+
 /// The members by the shard their accounts fall to.
 fn lists(group: &Group, shards: usize) -> Vec<Arc<[MemberKey]>> {
     let mut lists: Vec<Vec<MemberKey>> = vec![Vec::new(); shards];
@@ -235,4 +240,22 @@ fn lists(group: &Group, shards: usize) -> Vec<Arc<[MemberKey]>> {
         lists[shard].push(MemberKey { account: account.clone(), hash, since, is_muted });
     }
     lists.into_iter().map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{GROUP_MEMBERS_MAX, SPREAD_ENTRIES_MAX};
+
+    #[test]
+    fn a_round_is_what_a_turn_has_time_for_and_one_entry_at_least() {
+        let len = |entry, members| round_len(std::iter::repeat_n(entry, SPREAD_ENTRIES_MAX), members);
+        for (entry, max) in [(Entry::Copied, SPREAD_COPIES_MAX), (Entry::Shared, SPREAD_PUSHES_MAX)] {
+            assert_eq!(len(entry, 1), SPREAD_ENTRIES_MAX);
+            assert_eq!(len(entry, max / 3), 3);
+            assert_eq!(len(entry, max + 1), 1);
+        }
+        assert!(len(Entry::SharedEvent, GROUP_MEMBERS_MAX) * GROUP_MEMBERS_MAX <= SPREAD_PUSHES_MAX);
+        assert_eq!(round_len(std::iter::empty(), 5), 0);
+    }
 }
