@@ -275,8 +275,8 @@ impl Shard {
 
     fn handle_count(&mut self, link: Arc<Link>, key: AccountKey, members: u32, likes: u64, now_ms: u64) {
         self.metrics.room_counts.increment();
-        // Voided while its frames were on their way: a newer incarnation speaks for that gateway.
-        if link.is_void() {
+        // Its connection went while its frames were on their way: a newer link says how many there are, or nobody will.
+        if !link.is_live() {
             return;
         }
         let known = self.rooms.find(&key);

@@ -23,14 +23,14 @@ impl Shard {
         sessions: Vec<(u64, Registration)>,
         credit: &Arc<Credit>,
     ) {
-        // Voided while its frames were on their way: a newer incarnation speaks for that gateway.
-        let is_void = link.is_void();
-        if !is_void {
+        // Its connection went while its frames were on their way: a newer link says who is there, or nobody will.
+        let is_over = !link.is_live();
+        if !is_over {
             self.links.entry(link.id).or_insert_with(|| link.clone());
         }
         for (hash, registration) in sessions {
             self.metrics.registers.increment();
-            if is_void || !self.register(link, hash, &registration, credit) {
+            if is_over || !self.register(link, hash, &registration, credit) {
                 self.finish(credit);
             }
         }

@@ -822,3 +822,22 @@ fn of_questions_to_the_store_so_many_wait_and_the_others_are_told() {
     ask(&mut rig, &service);
     assert_eq!(refused(&mut service), 1);
 }
+
+#[test]
+fn what_a_former_link_announced_and_comes_late_moves_nobody_back() {
+    let mut rig = Rig::new(1000);
+    let (former, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&former, 1, "phone", None);
+    // The worker has connected again and announced everything; a frame of its former link was still on its way.
+    rig.leases.close(&former.link);
+    let mut wire = rig.link("east", 1);
+    rig.register(&wire, 1, "phone", None);
+    rig.register(&former, 1, "phone", None);
+    rig.submit(&sender, 1);
+    assert_eq!(wire.delivered(1), [1]);
+    rig.leases.synced(&wire.link);
+    rig.later(50);
+    rig.later(50);
+    rig.submit(&sender, 1);
+    assert_eq!(wire.delivered(1), [2], "it is still there");
+}

@@ -323,3 +323,17 @@ fn numbers_that_senders_make_up_share_one_rate() {
     assert_eq!(rig.metrics.room_limited.get(), 10);
     assert_eq!(east.payloads().len(), ROOM_DROPPABLE_PER_S as usize);
 }
+
+#[test]
+fn a_count_of_a_former_link_that_comes_late_is_none() {
+    let mut rig = Rig::new(1000);
+    let former = rig.link("east", 1);
+    rig.count(&former, 5, 0);
+    rig.leases.close(&former.link);
+    let mut wire = rig.link("east", 1);
+    rig.count(&wire, 6, 0);
+    rig.count(&former, 5, 0);
+    rig.publish(&wire, 0, b"hi");
+    let pushed = wire.pushed();
+    assert_eq!(pushed.iter().map(|(state, ..)| state.online).collect::<Vec<_>>(), [6]);
+}
