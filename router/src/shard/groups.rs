@@ -156,7 +156,6 @@ impl Shard {
             }
             Waiting::Ask(ask) => self.refuse_ask(&ask, code, detail),
             Waiting::Pull(ask) => self.refuse_pull(&ask, code, detail),
-            // The account has been answered; what it wants is asked for again by the next that it says.
             Waiting::Mute { .. } | Waiting::Look => {}
         }
     }
@@ -222,7 +221,7 @@ impl Shard {
                 Waiting::Submit(submit) => self.run_submit(submit, now_ms),
                 Waiting::Ask(ask) => self.run_ask(key, ask, now_ms),
                 Waiting::Pull(ask) => self.run_pull(key, *ask),
-                Waiting::Mute { member, is_muted } => self.run_mute(key, member, is_muted),
+                Waiting::Mute { member, is_muted } => self.handle_mute(key.clone(), member, is_muted),
                 Waiting::Look => {}
             }
         }
@@ -255,18 +254,20 @@ impl Shard {
         self.offer(submit, now_ms);
     }
 
-    pub(super) fn handle_mute(&mut self, key: AccountKey, member: Box<str>, is_muted: bool, now_ms: u64) {
-        self.enter_group(key, Waiting::Mute { member, is_muted }, now_ms);
-    }
-
-    fn run_mute(&mut self, key: &AccountKey, member: Box<str>, is_muted: bool) {
-        let Some(state) = self.groups.states.get_mut(key) else { return };
-        let known = state.group.as_mut().and_then(|group| group.members.get_mut(&*member));
-        let Some(known) = known.filter(|known| known.is_muted != is_muted) else { return };
-        known.is_muted = is_muted;
-        state.lists.clear();
-        let write = GroupWrite::Mute { key: key.clone(), member, is_muted };
-        self.writes.push(Write::Group(Box::new(write)));
+    /// The group need not be in memory for it, and is not read for it.
+    pub(super) fn handle_mute(&mut self, key: AccountKey, member: Box<str>, is_muted: bool) {
+        if let Some(state) = self.groups.states.get_mut(&key) {
+            if state.is_loaded {
+                let known = state.group.as_mut().and_then(|group| group.members.get_mut(&*member));
+                let Some(known) = known.filter(|known| known.is_muted != is_muted) else { return };
+                known.is_muted = is_muted;
+                state.lists.clear();
+            } else {
+                // What is being read may not show it.
+                state.waiting.push_front(Waiting::Mute { member: member.clone(), is_muted });
+            }
+        }
+        self.writes.push(Write::Group(Box::new(GroupWrite::Mute { key, member, is_muted })));
     }
 
     fn run_ask(&mut self, key: &AccountKey, ask: Box<GroupAsk>, now_ms: u64) {

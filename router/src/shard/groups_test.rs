@@ -1340,3 +1340,24 @@ fn requests_that_wait_for_their_groups_are_bounded_by_their_bytes() {
     }
     assert_eq!(world.metrics.group_refused.get(), 10);
 }
+
+#[test]
+fn a_group_is_muted_also_where_no_more_groups_fit_into_memory() {
+    let mut world = World::new(21, &ACCOUNTS[..2]);
+    world.create(&["bob"]);
+    let group = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(group.hash);
+    // Nobody has asked for it for a while, and others are in use.
+    assert_eq!(world.nodes[at].shard.groups.loaded(), 0);
+    for number in 0..crate::limits::GROUPS_LOADED_MAX {
+        let key = AccountKey::of_group("shop", &format!("group-{number}"));
+        world.nodes[at].shard.groups.open_empty(key, world.now_ms);
+    }
+    let id = world.ask(1, Act::Prefer(GroupPreference { priority: 1, is_muted: true }));
+    world.settle();
+    assert_eq!(world.devices[1].answers.get(&id), Some(&Code::Ok));
+    world.crash();
+    let file = schema::open_reader(&world.directory.path().join(format!("messages-{at}.sqlite"))).unwrap();
+    let muted = file.query_row("SELECT is_muted FROM members WHERE member = 'bob'", [], |row| row.get(0));
+    assert_eq!(muted, Ok(1));
+}

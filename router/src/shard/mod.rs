@@ -176,7 +176,7 @@ impl Shard {
             Work::Group { key, ask } => self.handle_group(key, ask, now_ms),
             Work::Pull { key, ask } => self.handle_pull(key, ask, now_ms),
             Work::Spread(spread) => self.handle_spread(&spread, now_ms),
-            Work::Mute { key, member, is_muted } => self.handle_mute(key, member, is_muted, now_ms),
+            Work::Mute { key, member, is_muted } => self.handle_mute(key, member, is_muted),
             Work::SpreadDone { key, ticket, is_done } => {
                 self.handle_spread_done(&key, ticket, is_done, now_ms);
             }
