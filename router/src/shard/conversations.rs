@@ -306,7 +306,8 @@ impl Shard {
         // What a disk that is behind does not take is lost, like what finds no way here.
         let room = POSITIONS_OUTSTANDING_MAX.saturating_sub(self.conversations.positions_outstanding);
         self.metrics.positions_dropped.add(saves.len().saturating_sub(room) as u64);
-        let writes = saves.into_iter().take(room).map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
+        let writes =
+            saves.into_iter().take(room).map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
         let before = self.writes.len();
         self.writes.extend(writes);
         self.conversations.positions_outstanding += self.writes.len() - before;
@@ -555,7 +556,8 @@ impl Shard {
                     return self.refuse_ask(&ask, Code::Invalid, "a priority is 0 to 255");
                 };
                 // A mark's part of the room: it can wait longer than a message.
-                if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX) {
+                if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX)
+                {
                     return self.refuse_ask(&ask, Code::Overloaded, "too much waits for the disk");
                 }
                 self.writes_outstanding += 1;

@@ -417,8 +417,8 @@ pub fn write(connection: &Connection, account: i64, head: u64, write: &GroupWrit
         GroupWrite::Forget { .. } => {
             let mut changed = 0;
             for table in ["groups", "members", "positions"] {
-                changed +=
-                    connection.execute(&format!("DELETE FROM {table} WHERE account = ?1"), params![account])?;
+                changed += connection
+                    .execute(&format!("DELETE FROM {table} WHERE account = ?1"), params![account])?;
             }
             changed
         }
