@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moor_wire::internal::Role;
 
+use crate::limits::SYNC_MS_MAX;
+
 /// Name of a link within this process; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u32);
@@ -109,6 +111,16 @@ struct Inner {
     next: u32,
 }
 
+impl Inner {
+    /// Whether the worker of a link that is not live is back on another.
+    fn has_successor(&self, link: &Link) -> bool {
+        let is_one = |other: &Arc<Link>| {
+            other.is_live() && other.worker == link.worker && other.is_same_incarnation(link)
+        };
+        !link.is_live() && self.links.values().any(is_one)
+    }
+}
+
 /// All links of the process.
 #[derive(Debug)]
 pub struct LeaseTable {
@@ -189,13 +201,15 @@ impl LeaseTable {
         inner.links.retain(|_, link| !link.is_void());
     }
 
-    /// Voids the gateways' links whose lease has ended; services hold nothing and need none. Looks only at
-    /// the links of one owner. Returns how many.
+    /// Voids the gateways' links whose lease has ended; services hold nothing and need none. One whose worker is back,
+    /// and has not said yet that it has announced everything, holds longer: the sessions are there. Looks only at the
+    /// links of one owner. Returns how many.
     pub fn expire(&self, owner: ShardIndex, now_ms: u64) -> u64 {
         let mut inner = self.inner();
         let mut expired = 0;
         for link in inner.links.values().filter(|link| link.owner == owner && link.role == Role::Gateway) {
-            if now_ms.saturating_sub(link.seen_ms.load(Ordering::Relaxed)) > self.lease_ms {
+            let silent_ms = now_ms.saturating_sub(link.seen_ms.load(Ordering::Relaxed));
+            if silent_ms > self.lease_ms && (silent_ms > SYNC_MS_MAX || !inner.has_successor(link)) {
                 link.void();
                 expired += 1;
             }
@@ -251,6 +265,28 @@ mod tests {
         assert!(link.is_void());
         // Nothing of the gateway is left, so that any epoch may come now.
         table.admit(gateway("g", 0, 0), HERE, 4000).unwrap();
+    }
+
+    #[test]
+    fn what_a_worker_announced_holds_while_it_announces_everything_again() {
+        let table = LeaseTable::new(1500);
+        let admit = |now_ms| table.admit(gateway("g", 1, 0), HERE, now_ms).unwrap().0;
+        let (old, new) = (admit(0), admit(1000));
+        for now_ms in [2000, 3000, 4000] {
+            new.touch(now_ms);
+            assert_eq!(table.expire(HERE, now_ms), 0);
+        }
+        assert!(!old.is_void() && new.is_live());
+        // It goes with its successor, or when it takes too long.
+        table.close(&new);
+        assert_eq!(table.expire(HERE, 4000), 1);
+        assert!(old.is_void() && !new.is_void());
+        let newest = admit(4500);
+        newest.touch(4000 + SYNC_MS_MAX);
+        assert_eq!(table.expire(HERE, 4000 + SYNC_MS_MAX), 0);
+        newest.touch(4001 + SYNC_MS_MAX);
+        assert_eq!(table.expire(HERE, 4001 + SYNC_MS_MAX), 1);
+        assert!(new.is_void() && newest.is_live());
     }
 
     #[test]

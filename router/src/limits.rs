@@ -8,6 +8,9 @@ use moor_wire::limits::{
 /// Without a frame for this long a link is void with every session under it. Stale locations may live
 /// 2,000 ms after a gateway's death: this, plus one expiry check, plus slack for scheduling.
 pub const LEASE_MS: u32 = 1_500;
+/// So long a worker that came back may take to announce everything again before what it announced on its former link is
+/// void: a million sessions at 20,000 a second take 52,000 ms.
+pub const SYNC_MS_MAX: u64 = 120_000;
 /// Leases, retries and closings are looked at this often.
 pub const TICK_MS: u64 = 50;
 /// A turn that comes this much later than planned was the router's own stall: leases start anew instead of
@@ -284,6 +287,7 @@ const _: () = assert!(SPREAD_PUSHES_MAX >= GROUP_MEMBERS_MAX);
 const _: () = assert!(SPREAD_QUEUE_BYTES_MAX >= SPREAD_BYTES_MAX);
 // A tick must be well inside the 2 s promise.
 const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);
+const _: () = assert!(SYNC_MS_MAX > LEASE_MS as u64);
 const _: () = assert!(STALL_MS < LEASE_MS as u64 && STALL_MS > TICK_MS * 4);
 // A message must fit the window of its device, a window the queue of its link.
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= WINDOW_BYTES);
