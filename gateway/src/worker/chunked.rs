@@ -93,8 +93,10 @@ impl<T: Entry> Chunked<T> {
         self.room_from = self.room_from.min(number);
         if chunk.occupied == 0 {
             let entries = chunk.entries.take().unwrap_or_default();
+            // Those that nobody took stand where the chunk began.
+            let taken = entries.get(..chunk.vacant_to_end_from as usize).unwrap_or_default();
             let ahead = |entry: &T| entry.generation().wrapping_sub(chunk.generation) & T::GENERATION_MASK;
-            let furthest = entries.iter().max_by_key(|entry| ahead(entry));
+            let furthest = taken.iter().max_by_key(|entry| ahead(entry));
             chunk.generation = furthest.map_or(chunk.generation, T::generation);
             (chunk.vacant_from, chunk.vacant_to_end_from) = (0, 0);
         }

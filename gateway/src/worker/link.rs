@@ -153,6 +153,11 @@ impl RouterLink {
             && self.slot().is_none_or(|slot| connections.get(slot.0).is_none_or(|c| c.outbox.is_none()))
     }
 
+    /// Whether there may be sessions that have not been announced on this link.
+    fn has_news(&self) -> bool {
+        self.walk.is_some() || !self.arrivals.is_empty()
+    }
+
     /// A session was opened.
     pub fn arrive(&mut self, channel: ChannelIndex) {
         if !self.is_up() {
@@ -355,7 +360,10 @@ impl<I: Io> Worker<I> {
         #[allow(clippy::cast_precision_loss, reason = "milliseconds between two turns")]
         let earned = pace * elapsed_ms as f64 / 1000.0;
         self.link.budget = (self.link.budget + earned).min((pace / 10.0).max(1.0));
-        while self.link.unanswered < REGISTER_UNANSWERED_MAX && self.has_room_for_batch(slot) {
+        while self.link.has_news()
+            && self.link.unanswered < REGISTER_UNANSWERED_MAX
+            && self.has_room_for_batch(slot)
+        {
             let mut sessions = self.arrival_batch();
             if sessions.is_empty() {
                 sessions = self.walk_batch();
