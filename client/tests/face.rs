@@ -131,7 +131,8 @@ async fn whoever_waits_for_an_answer_that_cannot_come_is_told() {
     };
     let (waiting, asking) = (send(), ask());
     peer.take_submit_and_request().await;
-    peer.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into() }).await;
+    peer.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into(), ..Close::default() })
+        .await;
     let error = soon("an error", waiting).await.unwrap().unwrap_err();
     assert!(matches!(error, ClientError::Abandoned { code: Code::Kicked }), "{error}");
     let error = soon("an error", asking).await.unwrap().unwrap_err();

@@ -15,9 +15,9 @@ use prost::Message;
 
 use super::conversations::Conversations;
 use super::event::Event;
-use super::full_jitter;
 use super::marks::{Conversation, Marks};
 use super::rooms::{RoomError, Rooms};
+use super::{close_wish, code_of, full_jitter};
 use crate::limits::{
     ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
     SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS,
@@ -145,6 +145,8 @@ pub(super) struct Channel {
     account: Box<str>,
     credential: Bytes,
     state: State,
+    /// The handle of the session that is open, or was last.
+    session: u64,
     attempt: u32,
     /// Highest sync id handed to the app without a gap; `None` until the first, when the router decides.
     received: Option<u64>,
@@ -182,6 +184,7 @@ impl Channel {
             account: account.into(),
             credential,
             state: State::Opening,
+            session: 0,
             attempt: 0,
             received: last_sync_id,
             processed: last_sync_id,
@@ -366,14 +369,15 @@ impl Channel {
         match self.state {
             State::Opening => {}
             State::Open => return,
-            // The CLOSE of the login before this one came when its CLOSE was said already, and was taken for this one's
-            // refusal. What the gateway has opened there is not wanted any more, and stands in the way of the next OPEN.
+            // From a gateway that does not name the session in a CLOSE: that of the login before this one came when its
+            // CLOSE was said already, and was taken for this one's refusal. What the gateway has opened there is not
+            // wanted any more, and stands in the way of the next OPEN.
             State::Waiting { .. } | State::Closed => {
-                let close = Close { code: Code::Normal as i32, reason: String::new() };
-                return put_control(out, Kind::Close, self.number, &close);
+                return put_control(out, Kind::Close, self.number, &close_wish());
             }
         }
         self.state = State::Open;
+        self.session = opened.session;
         self.attempt = 0;
         events.push_back(Event::Opened { channel: self.number, session: opened.session });
         self.marks.handle_opened(self.number, now, out);
@@ -384,12 +388,17 @@ impl Channel {
 
     pub(super) fn handle_close(
         &mut self,
-        code: Code,
-        reason: String,
+        close: Close,
         now: u64,
         rng: &mut fastrand::Rng,
         events: &mut VecDeque<Event>,
     ) {
+        let Close { code, reason, session } = close;
+        let code = code_of(code);
+        // One of a login that is over here; it has crossed its CLOSE.
+        if session != 0 && !(self.is_open() && session == self.session) {
+            return;
+        }
         // A channel ends once. NOT_FOUND answers a frame that was on its way when the channel ended, never an
         // OPEN, whose own answer is still to come.
         match self.state {

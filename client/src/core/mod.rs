@@ -202,12 +202,7 @@ impl Session {
                 channel.put_ack(&mut self.out);
                 channel.conversations.put_acks(&mut self.out);
             }
-            put_control(
-                &mut self.out,
-                Kind::Close,
-                number,
-                &Close { code: Code::Normal as i32, reason: String::new() },
-            );
+            put_control(&mut self.out, Kind::Close, number, &close_wish());
         }
     }
 
@@ -649,8 +644,12 @@ impl Session {
                 self.part(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
             }
             kind if is_about_channel(kind) => {
-                // A channel that was closed meanwhile: what comes for it is of no interest.
                 let Some(channel) = numbered(&mut self.channels, number) else {
+                    // A channel that was closed meanwhile: what comes for it is of no interest. But nobody owes this
+                    // answer: it was held for closed before the app gave it up.
+                    if kind == Kind::Opened {
+                        put_control(&mut self.out, Kind::Close, number, &close_wish());
+                    }
                     return Some(());
                 };
                 let (out, events) = (&mut self.out, &mut self.events);
@@ -660,7 +659,7 @@ impl Session {
                     }
                     Kind::Close => {
                         let close = Close::decode(frame.body.clone()).ok()?;
-                        channel.handle_close(code_of(close.code), close.reason, now, &mut self.rng, events);
+                        channel.handle_close(close, now, &mut self.rng, events);
                     }
                     Kind::Data => {
                         channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events)
@@ -761,13 +760,20 @@ const fn is_about_channel(kind: Kind) -> bool {
     }
 }
 
-/// NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN.
+/// NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN; nor does a CLOSE that ends a
+/// session.
 fn is_answer_to_open(kind: Kind, body: &Bytes) -> bool {
     match kind {
         Kind::Opened => true,
-        Kind::Close => Close::decode(body.clone()).is_ok_and(|close| code_of(close.code) != Code::NotFound),
+        Kind::Close => Close::decode(body.clone())
+            .is_ok_and(|close| close.session == 0 && code_of(close.code) != Code::NotFound),
         _ => false,
     }
+}
+
+/// CLOSE, as the app's own wish.
+fn close_wish() -> Close {
+    Close { code: Code::Normal as i32, ..Close::default() }
 }
 
 fn code_of(code: i32) -> Code {

@@ -224,14 +224,18 @@ fn a_submit_is_repeated_until_there_is_a_final_answer() {
 #[test]
 fn one_channels_end_leaves_the_other_alone() {
     let mut server = Server::live();
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into() });
+    server.say(
+        Kind::Close,
+        1,
+        &Close { code: Code::Kicked as i32, reason: "bye".into(), ..Close::default() },
+    );
     server.deliver(2, 1, 1);
     let events = server.events();
     assert!(matches!(&events[0], Event::Closed { channel: 1, code: Code::Kicked, reopens: false, .. }));
     assert!(matches!(&events[1], Event::Message { channel: 2, .. }));
     assert!(server.session.submit(1, Bytes::new(), "x", Bytes::new(), server.now).is_err());
     // A passing trouble is tried again by itself.
-    server.say(Kind::Close, 2, &Close { code: Code::Unavailable as i32, reason: String::new() });
+    server.say(Kind::Close, 2, &Close { code: Code::Unavailable as i32, ..Close::default() });
     server.advance(5100);
     assert!(kinds(&server.sent()).contains(&Kind::Open));
 }

@@ -2,7 +2,7 @@
 
 import type { Context } from "./context.js";
 import { Conversations } from "./conversations.js";
-import { Code, RoomError, SubmitError, isRetryable } from "./events.js";
+import { Code, RoomError, SubmitError, codeOf, isRetryable } from "./events.js";
 import { COMMAND, Kind, type MessageClass, encodeFrame, encodeSyncId } from "./frame.js";
 import type { GroupAct } from "./groups.js";
 import { fullJitter } from "./jitter.js";
@@ -30,6 +30,8 @@ export interface Login {
 export class Channel {
   /** `waiting`: refused for now. `closed`: refused for good. */
   private state: "opening" | "open" | "waiting" | "closed" = "opening";
+  /** The handle of the session that is open, or was last. */
+  private session = 0n;
   private reopenMs = 0;
   private attempt = 0;
   /** Highest sync id handed to the app without a gap; `undefined` until the first, when the router decides. */
@@ -160,23 +162,30 @@ export class Channel {
 
   handleOpened(opened: Fields, now: number): void {
     if (this.state === "waiting" || this.state === "closed") {
-      // The CLOSE of the login before this one came when its CLOSE was said already, and was taken for this one's refusal.
-      // What the gateway has opened there is not wanted any more, and stands in the way of the next OPEN.
+      // From a gateway that does not name the session in a CLOSE: that of the login before this one came when its CLOSE was
+      // said already, and was taken for this one's refusal. What the gateway has opened there is not wanted any more, and
+      // stands in the way of the next OPEN.
       return this.context.send(encodeClose(this.number));
     }
     if (this.state === "open") {
       return;
     }
     this.state = "open";
+    this.session = opened.bigint(1);
     this.attempt = 0;
-    this.context.emit({ type: "opened", channel: this.number, session: opened.bigint(1) });
+    this.context.emit({ type: "opened", channel: this.number, session: this.session });
     this.readMarks.handleOpened(now);
     this.rooms.sendAll();
     this.submits.handleTimeout(now);
     this.conversations.handleTimeout(now);
   }
 
-  handleClose(code: Code, reason: string, now: number): void {
+  handleClose(close: Fields, now: number): void {
+    const [code, reason, session] = [codeOf(close.number(1)), close.text(2), close.bigint(3)];
+    // One of a login that is over here; it has crossed its CLOSE.
+    if (session !== 0n && !(this.isOpen && session === this.session)) {
+      return;
+    }
     // A channel ends once. NOT_FOUND answers a frame that was on its way when the channel ended, never an OPEN.
     if (this.state === "waiting" || this.state === "closed") {
       return;

@@ -448,7 +448,7 @@ export class Session {
       case Kind.Opened:
         return channel.handleOpened(fields, now);
       case Kind.Close:
-        return channel.handleClose(codeOf(fields.number(1)), fields.text(2), now);
+        return channel.handleClose(fields, now);
       case Kind.Data:
         return channel.handleDelivery(fields, classOf(flags), now);
       case Kind.Ack:
@@ -538,7 +538,13 @@ function isOfLogin(event: Event): event is Extract<Event, { type: (typeof OF_LOG
   return OF_LOGIN.some((type) => type === event.type);
 }
 
-/** NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN. */
+/**
+ * NOT_FOUND answers a frame that was on its way when its channel ended, never an OPEN; nor does a CLOSE that ends a session.
+ */
 function isAnswerToOpen(kind: number, body: Uint8Array): boolean {
-  return kind === Kind.Opened || (kind === Kind.Close && codeOf(new Fields(body).number(1)) !== Code.NotFound);
+  if (kind !== Kind.Close) {
+    return kind === Kind.Opened;
+  }
+  const close = new Fields(body);
+  return close.bigint(3) === 0n && codeOf(close.number(1)) !== Code.NotFound;
 }

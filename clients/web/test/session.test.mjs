@@ -220,6 +220,45 @@ test("a login that is open against expectation is closed", () => {
   }
 });
 
+test("a CLOSE that crosses an OPEN is no answer to it", () => {
+  for (const code of [Code.Kicked, Code.Unavailable, Code.NotFound]) {
+    const server = Server.live();
+    const login = (account) => server.session.open(1, { app: "shop", account, lastSyncId: 0 });
+    const opened = (session) => server.say(Kind.Opened, 1, new Writer().number(1, session));
+    const ends = (session) => server.say(Kind.Close, 1, closed(code).number(3, session));
+    login("dora");
+    opened(30);
+    server.events();
+    // The gateway ends dora's session before it sees that she is left, for erin and then for finn.
+    login("erin");
+    ends(30);
+    assert.deepEqual(server.events(), [], "dora is gone already");
+    login("finn");
+    // Once more, while erin's answer is owed.
+    ends(30);
+    server.said();
+    opened(31);
+    server.deliver(1, 1);
+    assert.deepEqual(server.events(), [], "erin's");
+    opened(32);
+    assert.deepEqual(server.events(), [{ type: "opened", channel: 1, session: 32n }]);
+    assert.deepEqual(server.said(), [], "nothing is closed that should be open");
+    ends(31);
+    assert.deepEqual(server.events(), [], "erin's end");
+    ends(32);
+    assert.deepEqual(server.events().map(({ type }) => type), ["closed"], "finn's");
+  }
+});
+
+test("a refusal is the answer of its own OPEN", () => {
+  const server = Server.live();
+  ["dora", "erin"].forEach((account) => server.session.open(1, { app: "shop", account }));
+  server.say(Kind.Close, 1, closed(Code.Unauthorized));
+  assert.deepEqual(server.events(), [], "dora's");
+  server.say(Kind.Close, 1, closed(Code.Unauthorized));
+  assert.deepEqual(server.events().map(({ type }) => type), ["closed"], "erin's");
+});
+
 test("what nobody has taken of the last login is not taken for the next", () => {
   const server = Server.live();
   server.session.enter(1, "live");

@@ -181,8 +181,9 @@ impl<I: Io> Worker<I> {
         self.close_frame(slot, number, code, reason, now);
     }
 
+    /// CLOSE for a channel that is not open: an OPEN is refused, or a frame came too late.
     pub(super) fn close_frame(&mut self, slot: Slot, number: u16, code: Code, reason: &str, now: Now) {
-        let close = Close { code: code as i32, reason: reason.to_owned() };
+        let close = Close { code: code as i32, reason: reason.to_owned(), session: 0 };
         self.queue_control(slot, Kind::Close, number, &close, now);
     }
 
@@ -205,12 +206,12 @@ impl<I: Io> Worker<I> {
         let is_metered = matches!(kind, Kind::Data | Kind::Group | Kind::Pull) && self.is_metered(slot);
         if is_metered && !self.meter_message(slot, header.channel, now) {
             if kind == Kind::Data {
-                self.refuse_submit(slot, header.channel, body, Some("the channel sends too much"), now);
+                self.refuse_submit(slot, channel, body, Some("the channel sends too much"), now);
             }
             return;
         }
         if !self.forward(slot, channel, header, body, now) && kind == Kind::Data {
-            self.refuse_submit(slot, header.channel, body, None, now);
+            self.refuse_submit(slot, channel, body, None, now);
         }
     }
 
@@ -252,12 +253,21 @@ impl<I: Io> Worker<I> {
 
     /// Answers a submit that the router cannot get now. Never a faked success: the client keeps it and tries
     /// again with the same client id.
-    fn refuse_submit(&mut self, slot: Slot, number: u16, body: &[u8], limit: Option<&str>, now: Now) {
+    fn refuse_submit(
+        &mut self,
+        slot: Slot,
+        channel: ChannelIndex,
+        body: &[u8],
+        limit: Option<&str>,
+        now: Now,
+    ) {
         let counter = if limit.is_some() { Counter::MessagesLimited } else { Counter::UpstreamRefused };
         self.counters.add(counter);
         let Ok(submit) = Submit::decode(body) else {
-            return self.close_frame(slot, number, Code::ProtocolError, "DATA does not decode", now);
+            self.close_channel(channel, Code::ProtocolError, "DATA does not decode", now);
+            return;
         };
+        let Some(number) = self.channels.get(channel).map(|entry| entry.number) else { return };
         let (code, detail) = if let Some(detail) = limit {
             (Code::Overloaded, detail)
         } else if self.link.up_slot().is_some() {

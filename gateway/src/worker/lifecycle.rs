@@ -7,7 +7,7 @@
 
 use moor_ring::{Errno, Slot, Token};
 use moor_wire::Code;
-use moor_wire::client::{Error, Kind};
+use moor_wire::client::{Close, Error, Kind};
 use moor_wire::internal::Kick;
 
 use super::channels::ChannelIndex;
@@ -197,7 +197,8 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    /// Closes one channel, telling the client why. False: it has gone already.
+    /// Ends one channel, telling the client why, and which session: it may have opened the channel anew meanwhile. False:
+    /// it has gone already.
     pub(super) fn close_channel(
         &mut self,
         channel: ChannelIndex,
@@ -207,7 +208,9 @@ impl<I: Io> Worker<I> {
     ) -> bool {
         let Some(entry) = self.channels.get(channel) else { return false };
         let (slot, number) = (Slot(entry.connection), entry.number);
-        self.close_frame(slot, number, code, reason, now);
+        let session = self.channels.handle(channel).0;
+        let close = Close { code: code as i32, reason: reason.to_owned(), session };
+        self.queue_control(slot, Kind::Close, number, &close, now);
         // The queue may have been full: then the whole connection is on its way out already.
         if self.channels.get(channel).is_some_and(|entry| entry.connection == slot.0) {
             self.release_channel(slot, channel);

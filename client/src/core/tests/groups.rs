@@ -164,14 +164,14 @@ fn what_was_asked_on_a_channel_that_is_closed_for_good_is_answered_with_why() {
     let mut server = Server::live();
     ask(&mut server, 7, &[]).unwrap();
     // One that comes back goes on asking.
-    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, ..Close::default() });
     assert_eq!(answers(&mut server), []);
     ask(&mut server, 8, &[]).unwrap();
     server.sent();
     server.advance(5100);
     server.say(Kind::Opened, 1, &Opened { session: 3 });
     assert_eq!(asked(&mut server), [7, 8]);
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, ..Close::default() });
     assert_eq!(answers(&mut server), [(7, Code::Kicked, true), (8, Code::Kicked, true)]);
     server.say(Kind::Group, 1, &GroupAnswer { id: 7, ..GroupAnswer::default() });
     assert_eq!(answers(&mut server), []);
@@ -181,7 +181,7 @@ fn what_was_asked_on_a_channel_that_is_closed_for_good_is_answered_with_why() {
 fn nothing_is_taken_on_a_channel_that_was_closed_for_good() {
     let mut server = Server::live();
     server.session.mark_read(1, Conversation::Peer("bob".into()), 5, server.now).unwrap();
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, ..Close::default() });
     assert_eq!(ask(&mut server, 7, &[]), Err(SubmitError::NoChannel(1)));
     let marked = server.session.mark_read(1, Conversation::Peer("bob".into()), 6, server.now);
     assert_eq!(marked, Err(SubmitError::NoChannel(1)));

@@ -53,10 +53,10 @@ fn what_the_app_has_not_taken_of_the_last_account_acknowledges_nothing_of_the_ne
 #[test]
 fn closed_for_good_stays_closed() {
     let mut server = Server::live();
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, ..Close::default() });
     server.events();
     server.say(Kind::Opened, 1, &Opened { session: 4 });
-    server.say(Kind::Close, 1, &Close { code: Code::Draining as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Draining as i32, ..Close::default() });
     server.deliver(1, 1, 1);
     assert!(server.events().is_empty());
     server.advance(30_000);
@@ -110,8 +110,8 @@ fn opened_before_connected_is_what_no_server_sends() {
 fn a_late_frames_not_found_does_not_end_a_channel_that_comes_back() {
     let mut server = Server::live();
     // The gateway closes the channel while an ACK is on its way, and answers that ACK with NOT_FOUND.
-    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, reason: String::new() });
-    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Unavailable as i32, ..Close::default() });
+    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, ..Close::default() });
     let closes: Vec<_> = server.events().into_iter().filter(|e| matches!(e, Event::Closed { .. })).collect();
     assert_eq!(closes.len(), 1, "one end, one event");
     server.advance(5100);
@@ -144,7 +144,7 @@ fn what_nobody_has_taken_of_the_last_login_is_not_taken_for_the_next() {
     server.deliver(1, 5, 5);
     server.submit("one");
     server.result("one", Code::Ok);
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, ..Close::default() });
     server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
     // What became of a message is news even now.
     let events = server.events();
@@ -154,12 +154,12 @@ fn what_nobody_has_taken_of_the_last_login_is_not_taken_for_the_next() {
 #[test]
 fn a_late_frames_not_found_is_no_answer_to_a_login() {
     let mut server = Server::live();
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, ..Close::default() });
     server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
     server.session.open(1, "shop", "dave", Bytes::new(), Some(0));
     server.events();
     // Of an ACK that was on its way when alice was kicked.
-    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, reason: String::new() });
+    server.say(Kind::Close, 1, &Close { code: Code::NotFound as i32, ..Close::default() });
     server.say(Kind::Opened, 1, &Opened { session: 31 });
     server.deliver(1, 1, 1);
     assert_eq!(server.events(), [], "carol's");
@@ -174,11 +174,59 @@ fn a_login_that_is_open_against_expectation_is_closed() {
         server.session.open(1, "shop", "carol", Bytes::new(), Some(0));
         server.sent();
         // The gateway ends alice's login before it sees that it is left, and opens carol's.
-        server.say(Kind::Close, 1, &Close { code: code as i32, reason: String::new() });
+        server.say(Kind::Close, 1, &Close { code: code as i32, ..Close::default() });
         server.say(Kind::Opened, 1, &Opened { session: 31 });
         let closes: Vec<_> = server.sent().iter().map(|f| (f.header.kind, f.header.channel)).collect();
         assert_eq!(closes, [(Kind::Close.byte(), 1)], "or the next OPEN would find the channel taken");
+        // The same where the app has given it up meanwhile.
+        server.say(Kind::Close, 2, &Close { code: code as i32, ..Close::default() });
+        server.session.close(2);
+        server.say(Kind::Opened, 2, &Opened { session: 31 });
+        let closes: Vec<_> = server.sent().iter().map(|f| (f.header.kind, f.header.channel)).collect();
+        assert_eq!(closes, [(Kind::Close.byte(), 2)]);
     }
+}
+
+#[test]
+fn a_close_that_crosses_an_open_is_no_answer_to_it() {
+    for code in [Code::Kicked, Code::Unavailable, Code::NotFound] {
+        let mut server = Server::live();
+        let login = |server: &mut Server, account| {
+            server.session.open(1, "shop", account, Bytes::new(), Some(0));
+        };
+        // The gateway ends alice's session 1 before it sees that she is left, for carol and then for dave.
+        login(&mut server, "carol");
+        let ended = Close { code: code as i32, session: 1, ..Close::default() };
+        server.say(Kind::Close, 1, &ended);
+        assert_eq!(server.events(), [], "alice is gone already");
+        login(&mut server, "dave");
+        // Once more, while carol's answer is owed.
+        server.say(Kind::Close, 1, &ended);
+        server.sent();
+        server.say(Kind::Opened, 1, &Opened { session: 31 });
+        server.deliver(1, 1, 1);
+        assert_eq!(server.events(), [], "carol's");
+        server.say(Kind::Opened, 1, &Opened { session: 32 });
+        assert_eq!(server.events(), [Event::Opened { channel: 1, session: 32 }]);
+        assert!(server.sent().is_empty(), "nothing is closed that should be open");
+        server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, session: 31, ..Close::default() });
+        assert_eq!(server.events(), [], "carol's end");
+        server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, session: 32, ..Close::default() });
+        assert!(matches!(&server.events()[..], [Event::Closed { code: Code::Kicked, .. }]), "dave's");
+    }
+}
+
+#[test]
+fn a_refusal_is_the_answer_of_its_own_open() {
+    let mut server = Server::live();
+    for account in ["carol", "dave"] {
+        server.session.open(1, "shop", account, Bytes::new(), Some(0));
+    }
+    let refused = Close { code: Code::Unauthorized as i32, ..Close::default() };
+    server.say(Kind::Close, 1, &refused);
+    assert_eq!(server.events(), [], "carol's");
+    server.say(Kind::Close, 1, &refused);
+    assert!(matches!(&server.events()[..], [Event::Closed { code: Code::Unauthorized, .. }]), "dave's");
 }
 
 #[test]

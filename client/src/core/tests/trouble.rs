@@ -117,7 +117,11 @@ fn a_floor_above_its_message_and_the_last_sync_id_there_is_do_no_harm() {
 fn a_channel_closed_for_good_lets_go_of_its_submits() {
     let mut server = Server::live();
     server.submit("one");
-    server.say(Kind::Close, 1, &Close { code: Code::Kicked as i32, reason: "bye".into() });
+    server.say(
+        Kind::Close,
+        1,
+        &Close { code: Code::Kicked as i32, reason: "bye".into(), ..Close::default() },
+    );
     let events = server.events();
     assert!(events.iter().any(|e| matches!(e, Event::Abandoned { channel: 1, code: Code::Kicked, .. })));
     assert_eq!(server.session.unanswered(), 0);

@@ -2,6 +2,7 @@
 
 use moor_wire::Code;
 use moor_wire::client::{Class, Close, Connected, Kind, Opened, SubmitResult, put, put_control, put_sync_id};
+use moor_wire::internal::{self, Kick, Verb};
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, HEARTBEAT_MS, Peer, decode, kinds, ping, put_connect, put_open, settings};
@@ -108,6 +109,48 @@ fn a_closed_channel_is_gone_and_its_number_can_be_used_again() {
     assert_eq!(channels.identity(channels.resolve(SessionHandle(second)).unwrap().0).1, "carol");
     bed.hang_up(peer);
     bed.assert_clean();
+}
+
+#[test]
+fn a_close_names_the_session_it_ends_and_is_then_no_answer_to_an_open() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let peer = bed.client(0, "phone");
+    let alice = bed.open(peer, 1, "alice");
+    let mut out = Vec::new();
+    internal::put_control(&mut out, Verb::Kick, &Kick { session: alice, ..Kick::default() });
+    bed.write(router, &out);
+    // Said before the client has read that alice is gone: a late frame of hers, then two logins more.
+    let mut out = Vec::new();
+    put_sync_id(&mut out, Kind::Ack, 1, 5);
+    for account in ["carol", "dave", ""] {
+        put_control(&mut out, Kind::Close, 1, &Close::default());
+        put_open(&mut out, 1, account, None);
+    }
+    bed.write(peer, &out);
+    let frames = bed.read(peer);
+    assert_eq!(kinds(&frames), [Kind::Close, Kind::Close, Kind::Opened, Kind::Opened, Kind::Close]);
+    let closes = [0, 1, 4].map(|at| decode::<Close>(&frames[at]));
+    assert_eq!(closes.clone().map(|close| close.session), [alice, 0, 0]);
+    assert_eq!((closes[1].code(), closes[2].code()), (Code::NotFound, Code::Invalid));
+    let opened = [2, 3].map(|at| decode::<Opened>(&frames[at]).session);
+    assert!(opened[0] != alice && opened[1] != opened[0]);
+    bed.hang_up(peer);
+    bed.assert_clean();
+}
+
+#[test]
+fn data_that_does_not_decode_ends_its_channel_where_it_is_looked_at() {
+    let mut bed = Bed::new();
+    let peer = bed.client(0, "phone");
+    let alice = bed.open(peer, 1, "alice");
+    let mut out = Vec::new();
+    put(&mut out, Kind::Data, Class::Reliable, 1, b"\xff\xff not protobuf");
+    bed.write(peer, &out);
+    let close: Close = decode(&bed.read(peer)[0]);
+    assert_eq!((close.code(), close.session), (Code::ProtocolError, alice));
+    assert_eq!(bed.seats[0].worker.channels.open_count(), 0, "the client was told that it is closed");
+    bed.open(peer, 1, "alice");
 }
 
 #[test]
