@@ -37,8 +37,7 @@ struct Conversation {
     priority: u32,
     /// Something is to be pulled, not before this time.
     wanted_ms: Option<u64>,
-    /// The PULL under way, and when it is said again.
-    pull: Option<(u64, u64)>,
+    pull: Option<Pulling>,
     /// The greater, the later something was last heard of it.
     heard: u64,
 }
@@ -55,6 +54,16 @@ impl Conversation {
     }
 }
 
+/// A PULL under way.
+#[derive(Clone, Copy, Debug)]
+struct Pulling {
+    id: u64,
+    /// When it is said again.
+    due_ms: u64,
+    /// The newest entry heard of before it was said.
+    heard: u64,
+}
+
 #[derive(Debug)]
 struct Ask {
     request: GroupRequest,
@@ -68,8 +77,8 @@ pub(super) struct Conversations {
     channel: u16,
     account: Box<str>,
     list: BTreeMap<String, Conversation>,
-    /// Last entries of groups the account is no member of any more, to be acknowledged.
-    left: Vec<GroupPosition>,
+    /// Groups the account is no member of any more, and up to where they are to be acknowledged.
+    left: BTreeMap<String, u64>,
     ack_due_ms: Option<u64>,
     next_id: u64,
     /// What was last given to `heard` of a conversation.
@@ -87,7 +96,7 @@ impl Conversations {
         let is_full = self.pulls() >= PULLS_IN_FLIGHT_MAX;
         let wanted =
             self.list.values().filter(|_| !is_full).filter_map(|conversation| conversation.wanted_ms);
-        let pulls = self.list.values().filter_map(|conversation| conversation.pull.map(|(_, due)| due));
+        let pulls = self.list.values().filter_map(|conversation| conversation.pull.map(|pull| pull.due_ms));
         let asks = self.asks.iter().filter_map(|ask| ask.due_ms);
         wanted.chain(pulls).chain(asks).chain(self.ack_due_ms).min()
     }
@@ -205,9 +214,9 @@ impl Conversations {
             }
         }
         let is_last = entry.is_event && self.ends_here(&entry.payload);
-        let (channel, group, sync_id) = (self.channel, entry.group.clone(), entry.sync_id);
+        let (group, sync_id) = (entry.group.clone(), entry.sync_id);
         events.push_back(Event::GroupMessage {
-            channel,
+            channel: self.channel,
             group: entry.group,
             sync_id,
             from: entry.from,
@@ -218,13 +227,18 @@ impl Conversations {
             marks: entry.marks.unwrap_or_default(),
         });
         if is_last {
-            self.list.remove(&group);
-            // Or the router would tell of it again, which would be found to be no group of the account's once more.
-            // Nothing can come after it that the app might lose.
-            self.left.push(GroupPosition { group: group.clone(), sync_id });
-            self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
-            events.push_back(Event::GroupLeft { channel, group });
+            self.forget(group, sync_id, now, events);
         }
+    }
+
+    /// The account is no member any more. What was heard of the group is acknowledged, or the router would tell of it
+    /// again, and each time it would be found to be no group of the account's. Nothing can come behind it that the app
+    /// might lose.
+    fn forget(&mut self, group: String, heard: u64, now: u64, events: &mut VecDeque<Event>) {
+        self.list.remove(&group);
+        self.left.insert(group.clone(), heard);
+        self.ack_due_ms.get_or_insert(now + ACK_DELAY_MS);
+        events.push_back(Event::GroupLeft { channel: self.channel, group });
     }
 
     fn ends_here(&self, payload: &Bytes) -> bool {
@@ -264,18 +278,14 @@ impl Conversations {
         out: &mut Vec<u8>,
         events: &mut VecDeque<Event>,
     ) {
-        let (channel, group) = (self.channel, pulled.group.clone());
+        let group = pulled.group.clone();
         let Some(conversation) = self.list.get_mut(&group) else { return };
         // The answer to one that was said again finds nothing.
-        if conversation.pull.is_none_or(|(id, _)| id != pulled.id) {
-            return;
-        }
-        conversation.pull = None;
+        let Some(pull) = conversation.pull.take_if(|pull| pull.id == pulled.id) else { return };
         match code_of(pulled.code) {
             Code::Ok => {}
             Code::NotFound | Code::Unauthorized => {
-                self.list.remove(&group);
-                events.push_back(Event::GroupLeft { channel, group });
+                self.forget(group, pull.heard, now, events);
                 return self.send_pulls(now, out);
             }
             _ => {
@@ -349,7 +359,7 @@ impl Conversations {
             let id = self.next_id;
             self.next_id += 1;
             conversation.wanted_ms = None;
-            conversation.pull = Some((id, now + ANSWER_MS));
+            conversation.pull = Some(Pulling { id, due_ms: now + ANSWER_MS, heard: conversation.head });
             let pull = Pull { id, group: group.clone(), after: conversation.received, limit: 0 };
             put_control(out, Kind::Pull, self.channel, &pull);
         }
@@ -368,7 +378,8 @@ impl Conversations {
 
     pub(super) fn put_acks(&mut self, out: &mut Vec<u8>) {
         self.ack_due_ms = None;
-        let mut positions = std::mem::take(&mut self.left);
+        let position = |(group, sync_id)| GroupPosition { group, sync_id };
+        let mut positions: Vec<_> = std::mem::take(&mut self.left).into_iter().map(position).collect();
         for (group, conversation) in &mut self.list {
             if let Some(sync_id) = conversation.processed.filter(|processed| *processed > conversation.acked)
             {
@@ -423,8 +434,7 @@ impl Conversations {
             self.put_acks(out);
         }
         for conversation in self.list.values_mut() {
-            if conversation.pull.is_some_and(|(_, due)| now >= due) {
-                conversation.pull = None;
+            if conversation.pull.take_if(|pull| now >= pull.due_ms).is_some() {
                 conversation.wanted_ms = Some(now);
             }
         }

@@ -237,6 +237,35 @@ fn a_group_that_is_left_is_told_once_and_not_told_of_again() {
 }
 
 #[test]
+fn of_a_group_that_is_found_to_be_left_nothing_is_told_of_again_that_was_heard_before_the_question() {
+    let mut server = Server::in_group(4);
+    server.push(8);
+    let pull = server.pull();
+    // By which the account joins again: it crosses the answer, and is asked for when the router tells of it.
+    server.push(9);
+    server.refuse(&pull, Code::NotFound);
+    let events = server.events();
+    assert!(matches!(&events[..], [Event::GroupLeft { .. }]), "{events:?}");
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 8)]);
+    server.advance(20_000);
+    assert_eq!(acked(&mut server), [], "told once");
+}
+
+#[test]
+fn a_group_that_is_left_is_nothing_to_the_next_connection() {
+    let mut server = Server::in_group(4);
+    server.push(8);
+    let pull = server.pull();
+    server.refuse(&pull, Code::NotFound);
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.connect();
+    server.advance(1000);
+    assert_eq!(acked(&mut server), [], "nothing was pushed there that waits for it");
+}
+
+#[test]
 fn what_is_held_from_an_earlier_run_is_gone_on_from_and_told() {
     // The next entry needs nothing, whichever is the first to speak of the group.
     let mut server = Server::in_group(4);
