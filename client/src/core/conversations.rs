@@ -30,7 +30,7 @@ struct Conversation {
     received: Option<u64>,
     /// The app has processed.
     processed: Option<u64>,
-    /// Acknowledged on this connection.
+    /// The router has it from this device, as far as is known: it tells where it has less than `head` at each login.
     acked: u64,
     /// The newest entry heard of.
     head: u64,
@@ -45,6 +45,11 @@ struct Conversation {
 impl Conversation {
     fn is_behind(&self) -> bool {
         self.received.is_none_or(|received| received < self.head)
+    }
+
+    /// Goes on behind this entry, of which the router knows.
+    fn begin(&mut self, after: u64) {
+        (self.received, self.processed, self.acked) = (Some(after), Some(after), after);
     }
 
     /// Whether nothing is to come, as far as is known, and the app has processed all that came.
@@ -77,7 +82,7 @@ pub(super) struct Conversations {
     channel: u16,
     account: Box<str>,
     list: BTreeMap<String, Conversation>,
-    /// Groups the account is no member of any more, and up to where they are to be acknowledged.
+    /// Groups that are followed no more, and up to where they are to be acknowledged.
     left: BTreeMap<String, u64>,
     ack_due_ms: Option<u64>,
     next_id: u64,
@@ -109,7 +114,6 @@ impl Conversations {
         self.ack_due_ms = None;
         self.left.clear();
         for conversation in self.list.values_mut() {
-            conversation.acked = 0;
             if conversation.pull.take().is_some() {
                 conversation.wanted_ms = Some(0);
             }
@@ -131,8 +135,7 @@ impl Conversations {
     /// What an app holds of a group from an earlier run.
     pub(super) fn resume(&mut self, group: &str, sync_id: u64) {
         if let Some(conversation) = self.conversation(group) {
-            conversation.received = Some(sync_id);
-            conversation.processed = Some(sync_id);
+            conversation.begin(sync_id);
         }
     }
 
@@ -166,13 +169,13 @@ impl Conversations {
         if out.len() >= RESEND_BACKLOG_BYTES_MAX {
             return;
         }
-        // Or it would go on from an earlier place than the app has reached.
-        self.put_acks(out);
         let settled = self.list.iter().filter(|(_, conversation)| conversation.is_settled());
-        let oldest =
-            settled.min_by_key(|(_, conversation)| conversation.heard).map(|(group, _)| group.clone());
-        if let Some(group) = oldest {
+        let oldest = settled.min_by_key(|(_, conversation)| conversation.heard);
+        if let Some((group, processed)) = oldest.map(|(group, oldest)| (group.clone(), oldest.processed)) {
             self.list.remove(&group);
+            // Or the router might go on from an earlier place than the app has reached.
+            self.left.extend(processed.map(|processed| (group, processed)));
+            self.put_acks(out);
         }
     }
 
@@ -253,9 +256,8 @@ impl Conversations {
             let Some(conversation) = self.conversation(&head.group) else { continue };
             conversation.head = conversation.head.max(head.head);
             conversation.priority = head.priority;
-            if let Some(acked) = head.acked {
-                conversation.received.get_or_insert(acked);
-                conversation.processed.get_or_insert(acked);
+            if let (Some(acked), None) = (head.acked, conversation.received) {
+                conversation.begin(acked);
             }
             if conversation.is_behind() {
                 conversation.wanted_ms.get_or_insert(now);
@@ -296,8 +298,7 @@ impl Conversations {
         conversation.head = conversation.head.max(pulled.head);
         let before = conversation.received;
         if conversation.received.is_none() {
-            conversation.received = Some(pulled.after);
-            conversation.processed = Some(pulled.after);
+            conversation.begin(pulled.after);
         }
         self.skip_to(&group, pulled.after, events);
         for message in pulled.messages {

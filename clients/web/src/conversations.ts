@@ -18,7 +18,7 @@ interface Conversation {
   received: number | undefined;
   /** The app has processed. */
   processed: number | undefined;
-  /** Acknowledged on this connection. */
+  /** The router has it from this device, as far as is known: it tells where it has less than `head` at each login. */
   acked: number;
   /** The newest entry heard of. */
   head: number;
@@ -67,7 +67,7 @@ export class Conversations {
     for (const [group, syncId] of Object.entries(positions)) {
       const conversation = this.conversation(group);
       if (conversation !== undefined) {
-        conversation.received = conversation.processed = syncId;
+        begin(conversation, syncId);
       }
     }
   }
@@ -94,7 +94,6 @@ export class Conversations {
     this.ackDueMs = undefined;
     this.left.clear();
     for (const conversation of this.list.values()) {
-      conversation.acked = 0;
       if (conversation.pull !== undefined) {
         conversation.pull = undefined;
         conversation.wantedMs = 0;
@@ -178,8 +177,9 @@ export class Conversations {
       const acked = head.optional(4);
       conversation.head = Math.max(conversation.head, head.number(2));
       conversation.priority = head.number(5);
-      conversation.received ??= acked;
-      conversation.processed ??= acked;
+      if (acked !== undefined && conversation.received === undefined) {
+        begin(conversation, acked);
+      }
       if (isBehind(conversation)) {
         conversation.wantedMs ??= now;
       }
@@ -217,10 +217,10 @@ export class Conversations {
     conversation.head = Math.max(conversation.head, head);
     const before = conversation.received;
     if (conversation.received === undefined) {
-      conversation.received = conversation.processed = after;
+      begin(conversation, after);
     }
     for (const entry of messages) {
-      if (entry.syncId > conversation.received) {
+      if (entry.syncId > (conversation.received ?? 0)) {
         this.skipTo(group, conversation, entry.syncId - 1);
         this.handOn(conversation, entry, now);
       }
@@ -384,6 +384,11 @@ export class Conversations {
   private send(kind: number, body: Uint8Array): void {
     this.context.send(encodeFrame(kind, COMMAND, this.channel, body));
   }
+}
+
+/** Goes on behind an entry of which the router knows. */
+function begin(conversation: Conversation, after: number): void {
+  conversation.received = conversation.processed = conversation.acked = after;
 }
 
 function isBehind({ received, head }: Conversation): boolean {

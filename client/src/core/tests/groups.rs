@@ -360,6 +360,45 @@ fn a_group_of_which_the_app_or_the_router_owes_something_keeps_its_place() {
 }
 
 #[test]
+fn after_a_reconnect_only_what_changed_is_acknowledged() {
+    let mut server = Server::in_group(4);
+    server.session.resume_group(1, "work", 7);
+    server.push(5);
+    server.entries();
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 5)], "the router knows the other");
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.connect();
+    server.say(Kind::GroupDelivery, 1, &entry("work", 8));
+    server.entries();
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("work".to_owned(), 8)]);
+    // An acknowledgement that was lost with the connection: the router tells that it knows less.
+    server.heads(5, Some(4));
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 5)]);
+    // One that could not be said any more is said with the next.
+    server.push(6);
+    server.entries();
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.connect();
+    server.say(Kind::GroupDelivery, 1, &entry("work", 9));
+    server.entries();
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 6), ("work".to_owned(), 9)]);
+    // And a place that the router itself has told is no news to it.
+    server.say(Kind::GroupDelivery, 1, &entry("new", 3));
+    let pull = server.pull();
+    server.answer(&Pull { after: Some(3), ..pull }, [], 3, 3);
+    server.push(7);
+    server.entries();
+    server.advance(100);
+    assert_eq!(acked(&mut server), [("team".to_owned(), 7)]);
+}
+
+#[test]
 fn a_server_that_speaks_of_ever_new_groups_and_does_not_read_fills_nothing() {
     let mut server = in_many_groups();
     let mut out = Vec::new();
