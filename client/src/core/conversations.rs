@@ -84,6 +84,8 @@ pub(super) struct Conversations {
     list: BTreeMap<String, Conversation>,
     /// Groups that are followed no more, and up to where they are to be acknowledged.
     left: BTreeMap<String, u64>,
+    /// Groups that were told of when every place was taken by one of which something is owed, in that order.
+    waiting: VecDeque<String>,
     ack_due_ms: Option<u64>,
     next_id: u64,
     /// What was last given to `heard` of a conversation.
@@ -113,6 +115,7 @@ impl Conversations {
     pub(super) fn handle_disconnected(&mut self) {
         self.ack_due_ms = None;
         self.left.clear();
+        self.waiting.clear();
         for conversation in self.list.values_mut() {
             if conversation.pull.take().is_some() {
                 conversation.wanted_ms = Some(0);
@@ -134,8 +137,8 @@ impl Conversations {
 
     /// What an app holds of a group from an earlier run.
     pub(super) fn resume(&mut self, group: &str, sync_id: u64) {
-        if let Some(conversation) = self.conversation(group) {
-            conversation.begin(sync_id);
+        if self.list.len() < CONVERSATIONS_MAX || self.list.contains_key(group) {
+            self.conversation(group).begin(sync_id);
         }
     }
 
@@ -143,39 +146,63 @@ impl Conversations {
         self.list.iter().filter_map(|(group, conversation)| Some((group.as_str(), conversation.processed?)))
     }
 
-    /// A group's, a new one where there is a place for it.
-    fn conversation(&mut self, group: &str) -> Option<&mut Conversation> {
+    /// A group's, a new one where a place is free or can be made; otherwise it waits for one.
+    fn place(&mut self, group: &str, out: &mut Vec<u8>) -> Option<&mut Conversation> {
         if !self.list.contains_key(group) {
-            if self.list.len() >= CONVERSATIONS_MAX {
+            if !self.make_room(out) {
+                self.wait(group);
                 return None;
             }
-            self.list.insert(group.to_owned(), Conversation::default());
+            self.waiting.retain(|waiting| waiting != group);
         }
-        self.heard += 1;
-        let conversation = self.list.get_mut(group)?;
-        conversation.heard = self.heard;
-        Some(conversation)
+        Some(self.conversation(group))
     }
 
-    /// Makes a place for a group that is not known, where there is none: of groups that were left while the device was
-    /// away nobody tells, so that they gather here. The settled one goes of which nothing was heard for the longest
-    /// time; should there be more of it, the router knows where this device left off. Where none is settled, what comes
-    /// is dropped, unacknowledged, and told again at the next login.
-    fn make_room(&mut self, group: &str, out: &mut Vec<u8>) {
-        if self.list.len() < CONVERSATIONS_MAX || self.list.contains_key(group) {
-            return;
+    /// A group's, a new one where there is none. Whoever calls it knows of a place.
+    fn conversation(&mut self, group: &str) -> &mut Conversation {
+        self.heard += 1;
+        let conversation = self.list.entry(group.to_owned()).or_default();
+        conversation.heard = self.heard;
+        conversation
+    }
+
+    /// Makes a place where there is none: of groups that were left while the device was away nobody tells, so that they
+    /// gather here. The settled one goes of which nothing was heard for the longest time; should there be more of it, the
+    /// router knows where this device left off. False: none is settled, or what would have to be said cannot be written.
+    fn make_room(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.list.len() < CONVERSATIONS_MAX {
+            return true;
         }
         // What cannot be written must not pile up, whatever the server sends.
         if out.len() >= RESEND_BACKLOG_BYTES_MAX {
-            return;
+            return false;
         }
         let settled = self.list.iter().filter(|(_, conversation)| conversation.is_settled());
         let oldest = settled.min_by_key(|(_, conversation)| conversation.heard);
-        if let Some((group, processed)) = oldest.map(|(group, oldest)| (group.clone(), oldest.processed)) {
-            self.list.remove(&group);
-            // Or the router might go on from an earlier place than the app has reached.
-            self.left.extend(processed.map(|processed| (group, processed)));
-            self.put_acks(out);
+        let Some((group, processed)) = oldest.map(|(group, oldest)| (group.clone(), oldest.processed)) else {
+            return false;
+        };
+        self.list.remove(&group);
+        // Or the router might go on from an earlier place than the app has reached.
+        self.left.extend(processed.map(|processed| (group, processed)));
+        self.put_acks(out);
+        true
+    }
+
+    /// What is told of a group is dropped, unacknowledged, while there is no place for it; then it is pulled. So many
+    /// wait; the others are told of again at the next login.
+    fn wait(&mut self, group: &str) {
+        if self.waiting.len() < CONVERSATIONS_MAX && !self.waiting.iter().any(|waiting| waiting == group) {
+            self.waiting.push_back(group.to_owned());
+        }
+    }
+
+    /// Gives the places that have become free to groups that wait for one.
+    fn admit(&mut self, now: u64, out: &mut Vec<u8>) {
+        while !self.waiting.is_empty() && self.make_room(out) {
+            if let Some(group) = self.waiting.pop_front() {
+                self.conversation(&group).wanted_ms = Some(now);
+            }
         }
     }
 
@@ -188,8 +215,7 @@ impl Conversations {
         events: &mut VecDeque<Event>,
     ) {
         let id = entry.sync_id;
-        self.make_room(&entry.group, out);
-        let Some(conversation) = self.conversation(&entry.group) else { return };
+        let Some(conversation) = self.place(&entry.group, out) else { return };
         conversation.head = conversation.head.max(id);
         match conversation.received {
             Some(received) if id <= received => {
@@ -252,8 +278,7 @@ impl Conversations {
     /// Where the device is behind, the most important first.
     pub(super) fn handle_heads(&mut self, heads: GroupHeads, now: u64, out: &mut Vec<u8>) {
         for head in heads.heads {
-            self.make_room(&head.group, out);
-            let Some(conversation) = self.conversation(&head.group) else { continue };
+            let Some(conversation) = self.place(&head.group, out) else { continue };
             conversation.head = conversation.head.max(head.head);
             conversation.priority = head.priority;
             if let (Some(acked), None) = (head.acked, conversation.received) {
@@ -349,6 +374,7 @@ impl Conversations {
 
     /// Asks for ranges, of the most important conversations first.
     fn send_pulls(&mut self, now: u64, out: &mut Vec<u8>) {
+        self.admit(now, out);
         while self.pulls() < PULLS_IN_FLIGHT_MAX {
             let due = self.list.iter_mut().filter(|(_, conversation)| {
                 conversation.pull.is_none() && conversation.wanted_ms.is_some_and(|wanted| wanted <= now)
@@ -431,6 +457,8 @@ impl Conversations {
 
     /// Says what is due; called while the channel is open only.
     pub(super) fn handle_timeout(&mut self, now: u64, out: &mut Vec<u8>) {
+        // Before the acknowledgements: it says them where a place is left for another group.
+        self.admit(now, out);
         if self.ack_due_ms.is_some_and(|due| now >= due) {
             self.put_acks(out);
         }

@@ -27,6 +27,8 @@ interface Conversation {
   wantedMs: number | undefined;
   /** The PULL under way, when it is said again, and the newest entry heard of before it. */
   pull: { readonly id: number; readonly dueMs: number; readonly heard: number } | undefined;
+  /** The greater, the later something was last heard of it. */
+  heard: number;
 }
 
 /** An entry of a group's timeline, whichever way it came. */
@@ -51,10 +53,14 @@ interface Ask {
 /** A channel's groups. Only an open channel calls what says something. */
 export class Conversations {
   private readonly list = new Map<string, Conversation>();
-  /** Groups the account is no member of any more, and up to where they are to be acknowledged. */
+  /** Groups that are followed no more, and up to where they are to be acknowledged. */
   private readonly left = new Map<string, number>();
+  /** Groups that were told of when every place was taken by one of which something is owed, in that order. */
+  private readonly waiting = new Set<string>();
   private ackDueMs: number | undefined;
   private nextId = 0;
+  /** What was last given to `heard` of a conversation. */
+  private heard = 0;
   private asks: Ask[] = [];
 
   /** `positions`: what the app holds of its groups from an earlier run. */
@@ -65,9 +71,8 @@ export class Conversations {
     positions: Readonly<Record<string, number>>,
   ) {
     for (const [group, syncId] of Object.entries(positions)) {
-      const conversation = this.conversation(group);
-      if (conversation !== undefined) {
-        begin(conversation, syncId);
+      if (this.list.size < limits.CONVERSATIONS_MAX) {
+        begin(this.conversation(group), syncId);
       }
     }
   }
@@ -93,6 +98,7 @@ export class Conversations {
   handleDisconnected(): void {
     this.ackDueMs = undefined;
     this.left.clear();
+    this.waiting.clear();
     for (const conversation of this.list.values()) {
       if (conversation.pull !== undefined) {
         conversation.pull = undefined;
@@ -120,7 +126,7 @@ export class Conversations {
   }
 
   private handleEntry(entry: Entry, now: number): void {
-    const conversation = this.conversation(entry.group);
+    const conversation = this.place(entry.group);
     if (conversation === undefined) {
       return;
     }
@@ -170,7 +176,7 @@ export class Conversations {
   /** GROUP_HEADS: where the device is behind, the most important first. */
   handleHeads(heads: Fields, now: number): void {
     for (const head of heads.messages(1)) {
-      const conversation = this.conversation(head.text(1));
+      const conversation = this.place(head.text(1));
       if (conversation === undefined) {
         continue;
       }
@@ -250,6 +256,7 @@ export class Conversations {
 
   /** Asks for ranges, of the most important conversations first. */
   private sendPulls(now: number): void {
+    this.admit(now);
     for (let places = limits.PULLS_IN_FLIGHT_MAX - this.pulls(); places > 0; places--) {
       let best: [string, Conversation] | undefined;
       for (const [group, conversation] of this.list) {
@@ -348,6 +355,8 @@ export class Conversations {
 
   /** Says what is due. */
   handleTimeout(now: number): void {
+    // Before the acknowledgements: it says them where a place is left for another group.
+    this.admit(now);
     if (this.ackDueMs !== undefined && now >= this.ackDueMs) {
       this.sendAcks();
     }
@@ -370,15 +379,78 @@ export class Conversations {
     }
   }
 
-  private conversation(group: string): Conversation | undefined {
-    let conversation = this.list.get(group);
-    if (conversation === undefined && this.list.size < limits.CONVERSATIONS_MAX) {
-      conversation = {
-        received: undefined, processed: undefined, acked: 0, head: 0, priority: 0, wantedMs: undefined, pull: undefined,
-      };
-      this.list.set(group, conversation);
+  /** A group's, a new one where a place is free or can be made; otherwise it waits for one. */
+  private place(group: string): Conversation | undefined {
+    if (!this.list.has(group)) {
+      if (!this.makeRoom()) {
+        this.wait(group);
+        return undefined;
+      }
+      this.waiting.delete(group);
     }
+    return this.conversation(group);
+  }
+
+  /** A group's, a new one where there is none. Whoever calls it knows of a place. */
+  private conversation(group: string): Conversation {
+    const nothing = { received: undefined, processed: undefined, wantedMs: undefined, pull: undefined };
+    const conversation = this.list.get(group) ?? { ...nothing, acked: 0, head: 0, priority: 0, heard: 0 };
+    conversation.heard = ++this.heard;
+    this.list.set(group, conversation);
     return conversation;
+  }
+
+  /**
+   * Makes a place where there is none: of groups that were left while the device was away nobody tells, so that they gather
+   * here. The settled one goes of which nothing was heard for the longest time; should there be more of it, the router
+   * knows where this device left off. False: none is settled, or what would have to be said cannot be written.
+   */
+  private makeRoom(): boolean {
+    if (this.list.size < limits.CONVERSATIONS_MAX) {
+      return true;
+    }
+    // What cannot be written must not pile up, whatever the server sends.
+    if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+      return false;
+    }
+    let oldest: [string, Conversation] | undefined;
+    for (const one of this.list) {
+      if (isSettled(one[1]) && (oldest === undefined || one[1].heard < oldest[1].heard)) {
+        oldest = one;
+      }
+    }
+    if (oldest === undefined) {
+      return false;
+    }
+    const [group, { processed }] = oldest;
+    this.list.delete(group);
+    // Or the router might go on from an earlier place than the app has reached.
+    if (processed !== undefined) {
+      this.left.set(group, processed);
+    }
+    this.sendAcks();
+    return true;
+  }
+
+  /**
+   * What is told of a group is dropped, unacknowledged, while there is no place for it; then it is pulled. So many wait; the
+   * others are told of again at the next login.
+   */
+  private wait(group: string): void {
+    if (this.waiting.size < limits.CONVERSATIONS_MAX) {
+      this.waiting.add(group);
+    }
+  }
+
+  /** Gives the places that have become free to groups that wait for one. */
+  private admit(now: number): void {
+    for (const group of this.waiting) {
+      if (!this.makeRoom()) {
+        return;
+      }
+      this.waiting.delete(group);
+      this.conversation(group).wantedMs = now;
+    }
   }
 
   private send(kind: number, body: Uint8Array): void {
@@ -389,6 +461,12 @@ export class Conversations {
 /** Goes on behind an entry of which the router knows. */
 function begin(conversation: Conversation, after: number): void {
   conversation.received = conversation.processed = conversation.acked = after;
+}
+
+/** Whether nothing is to come, as far as is known, and the app has processed all that came. */
+function isSettled(conversation: Conversation): boolean {
+  const { received, processed, wantedMs, pull } = conversation;
+  return wantedMs === undefined && pull === undefined && !isBehind(conversation) && processed === received;
 }
 
 function isBehind({ received, head }: Conversation): boolean {

@@ -1,6 +1,6 @@
 //! Groups: entries by every way once and in order, ranges pulled no more often than they are missing.
 
-use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, Pull};
+use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, GroupPosition, Pull};
 
 use super::*;
 use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, RESEND_BACKLOG_BYTES_MAX};
@@ -357,6 +357,52 @@ fn a_group_of_which_the_app_or_the_router_owes_something_keeps_its_place() {
     let held = server.session.group_positions(1);
     assert!(held.contains(&("g0".to_owned(), 6)) && held.contains(&("g1".to_owned(), 5)));
     assert!(!held.iter().any(|(group, _)| group == "g2"), "the first that is settled");
+}
+
+#[test]
+fn a_group_for_which_there_is_no_place_waits_for_one_and_not_for_the_next_login() {
+    let mut server = in_many_groups();
+    server.session.options.auto_acknowledge = false;
+    // The app works on an entry of every group there is a place for.
+    for number in 0..CONVERSATIONS_MAX {
+        server.say(Kind::GroupDelivery, 1, &entry(&format!("g{number}"), 6));
+    }
+    assert_eq!(server.entries().len(), CONVERSATIONS_MAX);
+    for group in ["team", "work", "team"] {
+        server.say(Kind::GroupDelivery, 1, &entry(group, 9));
+    }
+    let head = GroupHead { group: "work".into(), head: 9, acked: Some(3), ..GroupHead::default() };
+    server.say(Kind::GroupHeads, 1, &GroupHeads { heads: vec![head] });
+    assert_eq!(server.pulls(), []);
+    for (settled, next) in [("g7", "team"), ("g8", "work")] {
+        server.session.acknowledge_group(1, settled, 6, server.now);
+        server.advance(100);
+        let frames = server.sent();
+        // The place is left with what the app has of it, the next one goes on where the router knows it to be.
+        assert_eq!(kinds(&frames), [Kind::GroupAck, Kind::Pull]);
+        let ack = GroupAck::decode(frames[0].body.clone()).unwrap();
+        assert_eq!(ack.positions, [GroupPosition { group: settled.into(), sync_id: 6 }]);
+        let pull = Pull::decode(frames[1].body.clone()).unwrap();
+        assert_eq!((&*pull.group, pull.after), (next, None));
+        server.answer(&Pull { after: Some(8), ..pull }, [9], 9, 9);
+        assert_eq!(server.entries(), [9]);
+    }
+    server.session.acknowledge_group(1, "g9", 6, server.now);
+    server.advance(100);
+    assert_eq!((server.pulls(), server.session.group_positions(1).len()), (vec![], CONVERSATIONS_MAX));
+    // Where there is room after the next login, nobody waits for it.
+    for (group, sync_id) in [("g9", 7), ("late", 9)] {
+        server.say(Kind::GroupDelivery, 1, &entry(group, sync_id));
+    }
+    server.entries();
+    server.session.handle_disconnected(server.now);
+    server.now += 60_000;
+    server.connect();
+    for number in 0..CONVERSATIONS_MAX {
+        server.session.acknowledge_group(1, &format!("g{number}"), 6, server.now);
+    }
+    server.advance(1000);
+    assert_eq!(server.pulls(), [], "the router tells anew who is behind");
 }
 
 #[test]
