@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::core::{CertificateProblem, DialError};
-use crate::limits::DIAL_MS;
+use crate::limits::{DIAL_MS, SOCKET_UNSENT_BYTES};
 use crate::tls::Tls;
 
 /// Bytes both ways, whatever is below. What was written is on its way only after a flush.
@@ -41,6 +41,7 @@ async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn Duplex>, Di
     };
     let stream = TcpStream::connect(address).await.map_err(|error| network(&error))?;
     stream.set_nodelay(true).map_err(|error| network(&error))?;
+    bound_unsent(&stream).map_err(|error| network(&error))?;
     match secure {
         None => Ok(Box::new(stream)),
         Some((connector, name)) => match connector.connect(name, stream).await {
@@ -48,6 +49,19 @@ async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn Duplex>, Di
             Err(error) => Err(handshake(&error)),
         },
     }
+}
+
+/// The kernel takes little more than it can send. Otherwise it takes megabytes on a link that was fast a moment ago, and a
+/// PING waits behind them.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(SOCKET_UNSENT_BYTES)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(clippy::unnecessary_wraps, reason = "as above")]
+fn bound_unsent(_: &TcpStream) -> io::Result<()> {
+    Ok(())
 }
 
 fn network(error: &io::Error) -> DialError {

@@ -161,7 +161,7 @@ impl Driver {
                 self.session.handle_disconnected(now);
             }
             Happened::Read(length) => self.session.handle_bytes(&buffer[..length], now),
-            Happened::Wrote => {}
+            Happened::Wrote => self.session.handle_written(now),
         }
     }
 

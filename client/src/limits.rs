@@ -18,8 +18,10 @@ pub(crate) const ACK_EVERY: u64 = 32;
 pub(crate) const ACK_DELAY_MS: u64 = 20;
 /// Time for a submit to be answered before it is sent again, milliseconds.
 pub(crate) const ANSWER_MS: u64 = 5000;
-/// Bytes that wait to be written above which nothing large is said a second time, and no PING answered.
-pub(crate) const RESEND_BACKLOG_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that wait to be written above which no message and no request is put behind them, and no PING answered: what
+/// steers, acknowledgements first of all, waits on a slow uplink for so much and one frame, not for all that the app has
+/// to say.
+pub(crate) const UNSENT_BYTES_MAX: usize = 64 * 1024;
 /// Base and cap of the pause after a retryable refusal, milliseconds.
 pub(crate) const RETRY_MS: (u64, u64) = (50, 5000);
 /// A SYNC that brought nothing is repeated after this, milliseconds.
@@ -65,6 +67,8 @@ pub(crate) const REQUESTS_MAX: usize = 256;
 pub(crate) const EVENTS_CHANNEL_MAX: usize = 1024;
 /// Events that wait for a place in that channel; above it transient messages and notices are dropped.
 pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
+/// Bytes that the kernel takes of the tokio face before it can send them.
+pub(crate) const SOCKET_UNSENT_BYTES: u32 = 16 * 1024;
 /// Bytes the tokio face reads at once.
 pub(crate) const READ_BYTES: usize = 16 * 1024;
 /// Time for a connection to be made, its TLS handshake included, milliseconds.

@@ -19,8 +19,8 @@ use super::marks::{Conversation, Marks};
 use super::rooms::{RoomError, Rooms};
 use super::{close_wish, code_of, full_jitter};
 use crate::limits::{
-    ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RESEND_BACKLOG_BYTES_MAX, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
-    SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS,
+    ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RETRY_MS, SUBMITS_IN_FLIGHT_MAX, SUBMITS_PENDING_BYTES_MAX,
+    SUBMITS_PENDING_MAX, SYNC_REPEAT_MS, UNSENT_BYTES_MAX,
 };
 
 /// Why a submit was not even tried.
@@ -29,9 +29,11 @@ pub enum SubmitError {
     /// No such channel, or it was closed for good.
     #[error("channel {0} is not open: open it first")]
     NoChannel(u16),
-    /// The channel holds as many unanswered submits, or as many bytes of them, as it may.
+    /// The channel holds as many unanswered submits, or as many bytes of them, as it may; or a message that is sent once
+    /// would wait behind others that cannot be written yet.
     #[error(
-        "{SUBMITS_PENDING_MAX} messages or {SUBMITS_PENDING_BYTES_MAX} bytes wait for their answers: wait too"
+        "{SUBMITS_PENDING_MAX} messages or {SUBMITS_PENDING_BYTES_MAX} bytes wait for their answers, or the network \
+         does not take what is sent once: wait too"
     )]
     QueueFull,
     /// A name no router accepts.
@@ -117,6 +119,12 @@ impl Pending {
     fn new(sending: Sending, client_id: Bytes, payload: Bytes) -> Self {
         let (to, room) = (Target::Account(String::new()), String::new());
         Self { sending, client_id, to, room, room_type: 0, payload, attempt: 0, due_ms: 0, in_flight: false }
+    }
+
+    /// Says it; it is to be answered within [`ANSWER_MS`].
+    fn put(&mut self, channel: u16, now: u64, out: &mut Vec<u8>) {
+        (self.in_flight, self.due_ms) = (true, now + ANSWER_MS);
+        put_message(out, Kind::Data.byte(), self.sending.class.flags(), channel, &self.body());
     }
 
     fn body(&self) -> Submit {
@@ -294,17 +302,17 @@ impl Channel {
         matches!(self.state, State::Open | State::Opening)
     }
 
-    /// When something is due.
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    /// When something is due. `has_room`: what waits to be written is less than [`UNSENT_BYTES_MAX`].
+    pub(super) fn next_ms(&self, has_room: bool) -> Option<u64> {
         let reopen = match self.state {
             State::Waiting { reopen_ms } => Some(reopen_ms),
             _ => None,
         };
-        // What waits for a place on the wire is woken by the answer that frees one.
-        let full = self.in_flight() >= SUBMITS_IN_FLIGHT_MAX;
-        let waiting = self.pending.iter().filter(|p| p.in_flight || !full);
+        // What waits for a place on the wire is woken by the answer that frees one, or by the driver that writes.
+        let has_place = has_room && self.in_flight() < SUBMITS_IN_FLIGHT_MAX;
+        let waiting = self.pending.iter().filter(|p| p.in_flight || has_place);
         let submit = waiting.map(|p| p.due_ms).min().filter(|_| self.is_open());
-        let groups = self.conversations.next_ms().filter(|_| self.is_open());
+        let groups = self.conversations.next_ms(has_room).filter(|_| self.is_open());
         let marks = self.marks.next_ms().filter(|_| self.is_open());
         let rooms = self.rooms.next_ms().filter(|_| self.is_open());
         [reopen, submit, marks, groups, rooms, self.ack_due_ms].into_iter().flatten().min()
@@ -607,7 +615,7 @@ impl Channel {
 
     fn offer(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         data_bytes_max: u32,
         now: u64,
         out: &mut Vec<u8>,
@@ -630,13 +638,19 @@ impl Channel {
             if !self.is_open() {
                 return Err(SubmitError::Offline(self.number));
             }
-            if self.in_flight() >= SUBMITS_IN_FLIGHT_MAX {
+            // It waits for nobody's answer, and behind nothing that cannot be written.
+            if self.in_flight() >= SUBMITS_IN_FLIGHT_MAX || out.len() >= UNSENT_BYTES_MAX {
                 return Err(SubmitError::QueueFull);
             }
         }
         self.pending_bytes += bytes;
-        self.pending.push_back(pending);
-        self.send_due(now, out);
+        if pending.is_kept() {
+            self.pending.push_back(pending);
+            self.send_due(now, out);
+        } else {
+            pending.put(self.number, now, out);
+            self.pending.push_back(pending);
+        }
         Ok(())
     }
 
@@ -658,32 +672,30 @@ impl Channel {
         });
     }
 
-    /// Sends what is due. True when something had been sent before and was not answered in time. What is sent once is
-    /// then left alone: [`Self::handle_timeout`] gives it up, and may be called later than it was due.
+    /// Sends what is kept and due, as far as there is room for it. True when something had been sent before and was not
+    /// answered in time.
     fn send_due(&mut self, now: u64, out: &mut Vec<u8>) -> bool {
         if self.state != State::Open {
             return false;
         }
         let mut overdue = false;
         let mut places = SUBMITS_IN_FLIGHT_MAX.saturating_sub(self.in_flight());
-        for pending in self.pending.iter_mut().filter(|p| p.due_ms <= now && (p.is_kept() || !p.in_flight)) {
+        for pending in self.pending.iter_mut().filter(|pending| pending.due_ms <= now && pending.is_kept()) {
+            let has_room = out.len() < UNSENT_BYTES_MAX;
             if pending.in_flight {
                 overdue = true;
                 // What the driver could not write yet is not written again on top.
-                if out.len() >= RESEND_BACKLOG_BYTES_MAX {
+                if !has_room {
                     pending.due_ms = now + ANSWER_MS;
                     continue;
                 }
             } else {
-                if places == 0 {
+                if places == 0 || !has_room {
                     continue;
                 }
                 places -= 1;
-                pending.in_flight = true;
             }
-            pending.due_ms = now + ANSWER_MS;
-            let submit = pending.body();
-            put_message(out, Kind::Data.byte(), pending.sending.class.flags(), self.number, &submit);
+            pending.put(self.number, now, out);
         }
         overdue
     }

@@ -21,7 +21,7 @@ use super::code_of;
 use super::event::Event;
 use crate::limits::{
     ACK_DELAY_MS, ANSWER_MS, CONVERSATIONS_MAX, GROUP_REQUESTS_PENDING_MAX, PULL_RETRY_MS,
-    PULLS_IN_FLIGHT_MAX, RESEND_BACKLOG_BYTES_MAX,
+    PULLS_IN_FLIGHT_MAX, UNSENT_BYTES_MAX,
 };
 
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ struct Pulling {
 #[derive(Debug)]
 struct Ask {
     request: GroupRequest,
-    /// On the wire: when it is said again.
+    /// On the wire: when it is said again. Otherwise it waits for the login, or for room to write.
     due_ms: Option<u64>,
 }
 
@@ -98,13 +98,13 @@ impl Conversations {
         Self { channel, account: account.into(), ..Self::default() }
     }
 
-    /// When something is due, while the channel is open.
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    /// When something is due, while the channel is open. `has_room` for requests that were not said yet.
+    pub(super) fn next_ms(&self, has_room: bool) -> Option<u64> {
         let is_full = self.pulls() >= PULLS_IN_FLIGHT_MAX;
         let wanted =
             self.list.values().filter(|_| !is_full).filter_map(|conversation| conversation.wanted_ms);
         let pulls = self.list.values().filter_map(|conversation| conversation.pull.map(|pull| pull.due_ms));
-        let asks = self.asks.iter().filter_map(|ask| ask.due_ms);
+        let asks = self.asks.iter().filter_map(|ask| ask.due_ms.or(has_room.then_some(0)));
         wanted.chain(pulls).chain(asks).chain(self.ack_due_ms).min()
     }
 
@@ -174,7 +174,7 @@ impl Conversations {
             return true;
         }
         // What cannot be written must not pile up, whatever the server sends.
-        if out.len() >= RESEND_BACKLOG_BYTES_MAX {
+        if out.len() >= UNSENT_BYTES_MAX {
             return false;
         }
         let settled = self.list.iter().filter(|(_, conversation)| conversation.is_settled());
@@ -468,15 +468,13 @@ impl Conversations {
             }
         }
         self.send_pulls(now, out);
-        for ask in &mut self.asks {
-            if ask.due_ms.is_none_or(|due| now >= due) {
-                let is_repeated = ask.due_ms.replace(now + ANSWER_MS).is_some();
+        for ask in self.asks.iter_mut().filter(|ask| ask.due_ms.is_none_or(|due| now >= due)) {
+            if out.len() < UNSENT_BYTES_MAX {
+                ask.due_ms = Some(now + ANSWER_MS);
+                put_message(out, Kind::Group.byte(), Class::Command.flags(), self.channel, &ask.request);
+            } else if let Some(due_ms) = &mut ask.due_ms {
                 // What the driver could not write yet is not written again on top.
-                if is_repeated && out.len() >= RESEND_BACKLOG_BYTES_MAX {
-                    continue;
-                }
-                let flags = Class::Command.flags();
-                put_message(out, Kind::Group.byte(), flags, self.channel, &ask.request);
+                *due_ms = now + ANSWER_MS;
             }
         }
     }

@@ -39,7 +39,7 @@ pub use rooms::RoomError;
 
 use crate::limits::{
     AGENT_BYTES_MAX, ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN,
-    RECONNECT_MS, RESEND_BACKLOG_BYTES_MAX, STABLE_MS,
+    RECONNECT_MS, STABLE_MS, UNSENT_BYTES_MAX,
 };
 use channel::Channel;
 use marks::Marks;
@@ -122,6 +122,8 @@ pub struct Session {
     out: Vec<u8>,
     events: VecDeque<Event>,
     channels: Vec<Channel>,
+    /// Whose turn it is to say first what is due, where there is not room for all.
+    turn: usize,
     /// Channels that were closed before their OPEN was answered, once per OPEN: the next OPENED or CLOSE for such
     /// a number is that answer and says nothing about the login that came after it.
     answers_owed: Vec<u16>,
@@ -132,8 +134,10 @@ pub struct Session {
     live_ms: Option<u64>,
     sent_ms: u64,
     heard_ms: u64,
-    /// When the PING was sent that has not been followed by anything yet.
+    /// When the PING was sent, or is to be, that has not been followed by anything yet.
     pinged_ms: Option<u64>,
+    /// PING is to be sent, before everything else.
+    is_ping_due: bool,
 }
 
 impl Session {
@@ -150,6 +154,7 @@ impl Session {
             out: Vec::new(),
             events: VecDeque::new(),
             channels: Vec::new(),
+            turn: 0,
             answers_owed: Vec::new(),
             heartbeat_ms: 0,
             data_bytes_max: CLIENT_BODY_BYTES_MAX,
@@ -157,6 +162,7 @@ impl Session {
             sent_ms: 0,
             heard_ms: 0,
             pinged_ms: None,
+            is_ping_due: false,
         }
     }
 
@@ -424,13 +430,21 @@ impl Session {
         self.events.len() >= EVENTS_MAX
     }
 
-    /// Bytes to send.
+    /// Bytes to send, asked for when those before are written: only then does more of what waits find room.
     pub fn poll_transmit(&mut self, now: u64) -> Option<Vec<u8>> {
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.is_ping_due {
             return None;
         }
         self.sent_ms = now;
-        Some(std::mem::take(&mut self.out))
+        let mut piece = std::mem::take(&mut self.out);
+        if std::mem::take(&mut self.is_ping_due) {
+            // All before it is written: what follows is the server's silence.
+            self.pinged_ms = Some(now);
+            let mut ping = Vec::new();
+            put(&mut ping, Kind::Ping, Class::Command, 0, &[]);
+            piece.splice(0..0, ping);
+        }
+        Some(piece)
     }
 
     /// Something the app should know.
@@ -460,7 +474,8 @@ impl Session {
             State::Live => {
                 let beat =
                     self.pinged_ms.map_or_else(|| self.ping_due_ms(), |pinged| pinged + self.pong_ms());
-                self.channels.iter().filter_map(Channel::next_ms).chain([beat]).min()
+                let has_room = self.out.len() < UNSENT_BYTES_MAX;
+                self.channels.iter().filter_map(|channel| channel.next_ms(has_room)).chain([beat]).min()
             }
         }
     }
@@ -479,7 +494,7 @@ impl Session {
         self.answers_owed.clear();
         self.state = State::Greeting { deadline_ms: now + GREETING_MS };
         self.heard_ms = now;
-        self.pinged_ms = None;
+        (self.pinged_ms, self.is_ping_due) = (None, false);
         let connect = Connect {
             version: CLIENT_VERSION,
             device: self.options.device.clone(),
@@ -520,6 +535,14 @@ impl Session {
         self.handle_disconnected(now);
     }
 
+    /// Some of what was taken from [`Self::poll_transmit`] has gone on.
+    pub fn handle_written(&mut self, now: u64) {
+        // PING waits behind it: as long as that moves, somebody takes it.
+        if self.is_ping_due {
+            self.pinged_ms = Some(now);
+        }
+    }
+
     /// Bytes arrived.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: u64) {
         self.reader.push(bytes);
@@ -527,7 +550,7 @@ impl Session {
             match self.reader.try_next() {
                 Ok(Some(frame)) => {
                     self.heard_ms = now;
-                    self.pinged_ms = None;
+                    (self.pinged_ms, self.is_ping_due) = (None, false);
                     if self.handle_frame(&frame, now).is_none() {
                         self.part(Disconnect::Garbled);
                     }
@@ -547,14 +570,19 @@ impl Session {
                     return self.part(Disconnect::Silent);
                 }
                 let mut overdue = false;
-                for channel in &mut self.channels {
+                let had_room = self.out.len() < UNSENT_BYTES_MAX;
+                let turn = self.turn.min(self.channels.len());
+                let (later, first) = self.channels.split_at_mut(turn);
+                for channel in first.iter_mut().chain(later) {
                     overdue |= channel.handle_timeout(now, &mut self.out, &mut self.events);
+                }
+                if had_room && self.out.len() >= UNSENT_BYTES_MAX {
+                    self.turn = (self.turn + 1) % self.channels.len().max(1);
                 }
                 // Two reasons to ask: the heartbeat, and an answer that should have come.
                 let suspicious = overdue && now >= self.heard_ms.saturating_add(ANSWER_MS);
                 if self.pinged_ms.is_none() && (suspicious || now >= self.ping_due_ms()) {
-                    put(&mut self.out, Kind::Ping, Class::Command, 0, &[]);
-                    self.pinged_ms = Some(now);
+                    (self.pinged_ms, self.is_ping_due) = (Some(now), true);
                 }
             }
             _ => {}
@@ -627,7 +655,7 @@ impl Session {
             // No gateway takes a longer PONG: it would close the connection over the answer to its own mistake.
             Kind::Ping if frame.header.length > PING_BODY_BYTES_MAX => return None,
             // A server that asks and does not read: what could not be written yet says that somebody is here.
-            Kind::Ping if self.out.len() >= RESEND_BACKLOG_BYTES_MAX => {}
+            Kind::Ping if self.out.len() >= UNSENT_BYTES_MAX => {}
             Kind::Ping => put(&mut self.out, Kind::Pong, Class::Command, 0, &frame.body),
             Kind::Pong => {}
             Kind::GoAway => {

@@ -197,6 +197,7 @@ export class Client {
   }
 
   private run(): void {
+    this.session.handleBacklog(this.socket?.bufferedAmount ?? 0, now());
     this.session.handleTimeout(now());
     for (let event = this.session.pollEvent(now()); event !== undefined; event = this.session.pollEvent(now())) {
       if (event.type === "disconnected" && event.reason.why === "sent-away") {
@@ -218,9 +219,10 @@ export class Client {
   }
 
   private transmit(): void {
-    const bytes = this.session.pollTransmit(now(), this.socket?.bufferedAmount);
-    if (bytes !== undefined) {
-      this.socket?.send(bytes as Uint8Array<ArrayBuffer>);
+    const bytes = this.session.pollTransmit(now());
+    if (bytes !== undefined && this.socket !== undefined) {
+      this.socket.send(bytes as Uint8Array<ArrayBuffer>);
+      this.session.handleBacklog(this.socket.bufferedAmount, now());
     }
   }
 

@@ -46,7 +46,7 @@ interface Entry {
 interface Ask {
   readonly id: number;
   readonly body: Uint8Array;
-  /** On the wire: when it is said again. */
+  /** On the wire: when it is said again. Otherwise it waits for the login, or for room to write. */
   dueMs: number | undefined;
 }
 
@@ -92,7 +92,8 @@ export class Conversations {
     for (const { wantedMs, pull } of this.list.values()) {
       next = Math.min(next, pull?.dueMs ?? (isFull ? Infinity : (wantedMs ?? Infinity)));
     }
-    return this.asks.reduce((least, { dueMs }) => Math.min(least, dueMs ?? Infinity), next);
+    const unsaidMs = this.context.hasRoom() ? 0 : Infinity;
+    return this.asks.reduce((least, { dueMs }) => Math.min(least, dueMs ?? unsaidMs), next);
   }
 
   handleDisconnected(): void {
@@ -368,13 +369,15 @@ export class Conversations {
     }
     this.sendPulls(now);
     for (const ask of this.asks) {
-      if (ask.dueMs === undefined || now >= ask.dueMs) {
-        const isRepeated = ask.dueMs !== undefined;
+      if (now < (ask.dueMs ?? now)) {
+        continue;
+      }
+      if (this.context.hasRoom()) {
         ask.dueMs = now + limits.ANSWER_MS;
+        this.send(Kind.Group, ask.body);
+      } else if (ask.dueMs !== undefined) {
         // What could not be written yet is not written again on top.
-        if (!isRepeated || this.context.unsentBytes() < limits.RESEND_BACKLOG_BYTES_MAX) {
-          this.send(Kind.Group, ask.body);
-        }
+        ask.dueMs = now + limits.ANSWER_MS;
       }
     }
   }
@@ -410,7 +413,7 @@ export class Conversations {
       return true;
     }
     // What cannot be written must not pile up, whatever the server sends.
-    if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+    if (!this.context.hasRoom()) {
       return false;
     }
     let oldest: [string, Conversation] | undefined;

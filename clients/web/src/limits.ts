@@ -52,8 +52,13 @@ export const ACK_EVERY = 32;
 export const ACK_DELAY_MS = 20;
 /** Time for a submit to be answered before it is sent again, milliseconds. */
 export const ANSWER_MS = 5000;
-/** Bytes that wait to be written above which nothing large is said a second time, and no PING answered. */
-export const RESEND_BACKLOG_BYTES_MAX = 1024 * 1024;
+/**
+ * Bytes that wait to be written above which no message and no request is put behind them, and no PING answered: what steers
+ * waits on a slow uplink for so much and one frame, not for all that the app has to say.
+ */
+export const UNSENT_BYTES_MAX = 64 * 1024;
+/** A WebSocket does not tell when it has written; it is looked at again after this, milliseconds. */
+export const UNSENT_LOOK_MS = 20;
 /** Base of the pause after a retryable refusal, milliseconds. */
 export const RETRY_BASE_MS = 50;
 /** Cap of the pause after a retryable refusal, milliseconds. */

@@ -64,8 +64,12 @@ export class Session {
   private liveMs: number | undefined;
   private sentMs = 0;
   private heardMs = 0;
-  /** When the PING was sent that has not been followed by anything yet. */
+  /** When the PING was sent that has not been followed by anything yet, or what is before it last moved. */
   private pingedMs: number | undefined;
+  /** Bytes that are not written yet up to the end of that PING; undefined: not told since it was said. */
+  private beforePing: number | undefined = 0;
+  /** When to look again at what is written. */
+  private lookMs = Infinity;
 
   /** A session that wants to be connected at once; RangeError when its names are none. */
   constructor(private readonly options: SessionOptions) {
@@ -78,7 +82,7 @@ export class Session {
     this.random = options.random ?? Math.random;
     this.context = {
       random: this.random,
-      unsentBytes: () => this.outBytes + this.backlogBytes,
+      hasRoom: () => this.hasRoom(),
       emit: (event) => void this.events.push(event),
       send: (bytes) => this.send(bytes),
     };
@@ -259,9 +263,8 @@ export class Session {
     return this.state === "leaving";
   }
 
-  /** Bytes to send. `backlogBytes`: how many of the earlier ones are not written yet. */
-  pollTransmit(now: number, backlogBytes = 0): Uint8Array | undefined {
-    this.backlogBytes = backlogBytes;
+  /** Bytes to send. */
+  pollTransmit(now: number): Uint8Array | undefined {
     if (this.out.length === 0) {
       return undefined;
     }
@@ -269,6 +272,30 @@ export class Session {
     const bytes = concat(this.out);
     this.clearOut();
     return bytes;
+  }
+
+  /**
+   * How many of the bytes that were taken are not written yet: told after {@link pollTransmit}, and before
+   * {@link handleTimeout}. Whoever writes them at once need not tell.
+   */
+  handleBacklog(bytes: number, now: number): void {
+    const written = this.backlogBytes - bytes;
+    this.backlogBytes = bytes;
+    if (this.beforePing === undefined) {
+      this.beforePing = bytes;
+    } else if (written > 0 && this.beforePing > 0) {
+      this.beforePing -= written;
+      if (this.pingedMs !== undefined) {
+        // As long as what is before it moves, somebody takes it.
+        this.pingedMs = now;
+      }
+    }
+    const isWaiting = this.beforePing > 0 || !this.hasRoom();
+    this.lookMs = isWaiting ? now + limits.UNSENT_LOOK_MS : Infinity;
+  }
+
+  private hasRoom(): boolean {
+    return this.outBytes + this.backlogBytes < limits.UNSENT_BYTES_MAX;
   }
 
   /** Something the app should know. */
@@ -295,7 +322,7 @@ export class Session {
         return Infinity;
       case "live": {
         const beat = this.pingedMs === undefined ? this.pingDueMs() : this.pingedMs + this.pongMs();
-        return Math.min(beat, ...[...this.channels.values()].map((channel) => channel.nextMs()));
+        return Math.min(beat, this.lookMs, ...[...this.channels.values()].map((channel) => channel.nextMs()));
       }
     }
   }
@@ -310,6 +337,7 @@ export class Session {
   handleConnected(now: number): void {
     this.reader = new FrameReader();
     this.clearOut();
+    [this.backlogBytes, this.beforePing, this.lookMs] = [0, 0, Infinity];
     this.answersOwed = [];
     this.state = "greeting";
     this.deadlineMs = now + limits.GREETING_MS;
@@ -379,14 +407,22 @@ export class Session {
       return this.part({ why: "silent" });
     }
     let overdue = false;
+    const hadRoom = this.hasRoom();
     this.channels.forEach((channel) => {
       overdue = channel.handleTimeout(now) || overdue;
     });
+    const [first] = this.channels;
+    if (hadRoom && !this.hasRoom() && first !== undefined) {
+      // Another one is the first to say what is due the next time.
+      this.channels.delete(first[0]);
+      this.channels.set(...first);
+    }
     // Two reasons to ask: the heartbeat, and an answer that should have come.
     const suspicious = overdue && now >= this.heardMs + limits.ANSWER_MS;
     if (this.pingedMs === undefined && (suspicious || now >= this.pingDueMs())) {
       this.send(encodeFrame(Kind.Ping, COMMAND, 0, new Uint8Array(0)));
       this.pingedMs = now;
+      this.beforePing = undefined;
     }
   }
 
@@ -416,7 +452,7 @@ export class Session {
         return this.handleGreeting(new Fields(body), now);
       case Kind.Ping:
         // A server that asks and does not read: what could not be written yet says that somebody is here.
-        if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+        if (!this.hasRoom()) {
           return;
         }
         return this.send(encodeFrame(Kind.Pong, COMMAND, 0, body));

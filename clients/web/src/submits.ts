@@ -38,10 +38,10 @@ export class Submits {
 
   /** When {@link handleTimeout} is due. */
   nextMs(): number {
-    const full = this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX;
+    const hasPlace = this.context.hasRoom() && this.inFlight() < limits.SUBMITS_IN_FLIGHT_MAX;
     let next = Infinity;
     for (const pending of this.pending) {
-      if (pending.inFlight || !full) {
+      if (pending.inFlight || hasPlace) {
         next = Math.min(next, pending.dueMs);
       }
     }
@@ -82,8 +82,9 @@ export class Submits {
     if (isOnce && !isOpen) {
       throw new SubmitError("offline", `channel ${this.channel} is not logged in: what is not kept cannot wait for it`);
     }
-    // What is sent once waits for nobody's answer.
-    if (isFull || (isOnce && this.inFlight() >= limits.SUBMITS_IN_FLIGHT_MAX)) {
+    // What is sent once waits for nobody's answer, and behind nothing that cannot be written.
+    const hasPlace = this.context.hasRoom() && this.inFlight() < limits.SUBMITS_IN_FLIGHT_MAX;
+    if (isFull || (isOnce && !hasPlace)) {
       throw new SubmitError("queue-full", "too many messages wait for their answers: wait too");
     }
     this.pendingBytes = bytes;
@@ -155,22 +156,26 @@ export class Submits {
     }
   }
 
-  /** Sends what is due. */
+  /** Sends what is due, as far as there is room for it. True when something had been sent before. */
   private sendDue(now: number): boolean {
     let overdue = false;
     let places = limits.SUBMITS_IN_FLIGHT_MAX - this.inFlight();
     for (const pending of this.pending) {
-      if (!isKept(pending) || pending.dueMs > now || (!pending.inFlight && places <= 0)) {
+      if (!isKept(pending) || pending.dueMs > now) {
         continue;
       }
+      const hasRoom = this.context.hasRoom();
       if (pending.inFlight) {
         overdue = true;
         // What could not be written yet is not written again on top.
-        if (this.context.unsentBytes() >= limits.RESEND_BACKLOG_BYTES_MAX) {
+        if (!hasRoom) {
           pending.dueMs = now + limits.ANSWER_MS;
           continue;
         }
       } else {
+        if (!hasRoom || places <= 0) {
+          continue;
+        }
         places -= 1;
       }
       this.send(pending, now);

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Kind } from "../dist/frame.js";
+import { FrameReader, Kind } from "../dist/frame.js";
 import { fullJitter } from "../dist/jitter.js";
-import { Fields, WireError, Writer } from "../dist/protobuf.js";
+import { Fields, WireError, Writer, concat, utf8 } from "../dist/protobuf.js";
 import { Server } from "./server.mjs";
 
 const ANSWER_MS = 5000;
+/** Bytes that wait to be written above which nothing large is put behind them. */
+const UNSENT = 64 * 1024;
 
 test("full jitter lies between zero and a bound that doubles up to its cap", () => {
   for (const [attempt, bound] of [[0, 100], [1, 200], [5, 3200], [9, 30_000], [2000, 30_000]]) {
@@ -108,24 +110,117 @@ test("what cannot be written does not pile up where it is asked for either", () 
   }
   // The driver has taken it and cannot write it.
   const backlog = server.session.pollTransmit(server.now).length;
-  assert.ok(backlog > 1024 * 1024);
-  let more = server.session.pollTransmit(server.now, backlog)?.length ?? 0;
+  assert.ok(backlog >= UNSENT && backlog < 2 * UNSENT, `${backlog} bytes of 60 requests`);
+  server.session.handleBacklog(backlog, server.now);
+  let more = 0;
   for (let turn = 0; turn < 20; turn++) {
     server.now += ANSWER_MS;
     server.session.handleTimeout(server.now);
     for (let ping = 0; ping < 100; ping++) {
       server.say(Kind.Ping, 0, new Writer().text(1, "beat"));
     }
-    more += server.session.pollTransmit(server.now, backlog + more)?.length ?? 0;
+    more += server.session.pollTransmit(server.now)?.length ?? 0;
+    server.session.handleBacklog(backlog + more, server.now);
   }
   assert.ok(!server.session.wantsHangUp);
   assert.ok(more < 1000, `${more} bytes on top of ${backlog}`);
+  server.session.handleBacklog(0, server.now);
   server.sent();
   server.say(Kind.Ping, 0, new Writer());
   assert.deepEqual(server.said(), ["Pong:0"], "whoever reads again is answered again");
   server.now += ANSWER_MS;
   server.session.handleTimeout(server.now);
   assert.ok(server.said().includes("Group:1"), "and asked again");
+});
+
+/** Submits far more than the network takes at once. */
+function submitMuch(server, channel = 1, count = 100) {
+  for (let id = 0; id < count; id++) {
+    server.session.submit(channel, utf8(`${channel}:${id}`), "carol", new Uint8Array(60_000), server.now);
+  }
+}
+
+/** A driver over an uplink of so many bytes a millisecond, to a server that answers nothing but PING. What it wrote. */
+function writeSlowly(server, ms, rate) {
+  const frames = [];
+  const reader = new FrameReader();
+  let unsent = new Uint8Array(0);
+  for (const end = server.now + ms; server.now < end && !server.session.wantsHangUp; ) {
+    server.now = Math.min(Math.max(server.session.pollTimeout(), server.now + 1), server.now + 500, end);
+    const written = unsent.subarray(0, Math.round((server.now - (server.wroteMs ?? server.now)) * rate));
+    server.wroteMs = server.now;
+    unsent = unsent.slice(written.length);
+    server.session.handleBacklog(unsent.length, server.now);
+    server.session.handleTimeout(server.now);
+    const bytes = server.session.pollTransmit(server.now);
+    if (bytes !== undefined) {
+      unsent = concat([unsent, bytes]);
+      server.session.handleBacklog(unsent.length, server.now);
+    }
+    reader.push(written, ({ kind, channel }) => frames.push({ kind, channel }) > 0);
+    if (frames.at(-1)?.kind === Kind.Ping && written.length > 0) {
+      server.say(Kind.Pong, 0, new Writer());
+    }
+  }
+  return frames;
+}
+
+test("a connection that is slow is not taken for dead", () => {
+  const server = Server.live({ heartbeatMaxMs: 10_000 });
+  submitMuch(server);
+  const frames = writeSlowly(server, 300_000, 10);
+  assert.ok(!server.session.wantsHangUp);
+  assert.ok(frames.filter(({ kind }) => kind === Kind.Ping).length > 10);
+});
+
+test("one that takes nothing any more is", () => {
+  const server = Server.live({ heartbeatMaxMs: 10_000 });
+  submitMuch(server);
+  writeSlowly(server, 9000 + 5000 + 1000, 0);
+  assert.ok(server.session.wantsHangUp);
+});
+
+test("what steers waits for no more than is being written, and all of it goes", () => {
+  const server = Server.live();
+  submitMuch(server);
+  const bytes = server.session.pollTransmit(server.now);
+  assert.ok(bytes.length < 2 * UNSENT, `${bytes.length}`);
+  server.session.handleBacklog(bytes.length, server.now);
+  server.deliver(2, 1);
+  server.messages();
+  server.now += 100;
+  server.session.handleTimeout(server.now);
+  assert.deepEqual(server.said(), ["Ack:2:1"]);
+  // Nothing but the look at the socket wakes it.
+  assert.ok(server.session.pollTimeout() <= server.now + 20);
+  let said = 2;
+  for (let turn = 0; turn < 100; turn++) {
+    server.session.handleBacklog(0, server.now);
+    server.session.handleTimeout(server.now);
+    const sent = server.sent();
+    said += sent.length;
+    server.session.handleBacklog(sent.reduce((sum, { body }) => sum + body.length, 0), server.now);
+  }
+  assert.equal(said, 100);
+});
+
+test("no channel takes the room of another", () => {
+  const server = Server.live();
+  [1, 2].forEach((channel) => submitMuch(server, channel));
+  const frames = writeSlowly(server, 100_000, 10);
+  for (const channel of [1, 2]) {
+    assert.ok(frames.filter((frame) => frame.channel === channel).length >= 5, `${channel}`);
+  }
+});
+
+test("what is sent once waits behind nothing that cannot be written", () => {
+  const server = Server.live();
+  submitMuch(server);
+  const once = () => server.session.submit(1, utf8("t"), "carol", utf8(""), server.now, { class: "transient" });
+  assert.throws(once, { why: "queue-full" });
+  server.sent();
+  once();
+  assert.deepEqual(server.said(), ["Data:1:t"]);
 });
 
 test("a connection that never says CONNECTED is given up", () => {

@@ -3,7 +3,7 @@
 use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, GroupPosition, Pull};
 
 use super::*;
-use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, RESEND_BACKLOG_BYTES_MAX};
+use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, UNSENT_BYTES_MAX};
 
 impl Server {
     /// Alice holds a group up to an entry.
@@ -455,7 +455,7 @@ fn a_server_that_speaks_of_ever_new_groups_and_does_not_read_fills_nothing() {
     }
     server.session.handle_bytes(&out, server.now);
     let waiting = server.session.poll_transmit(server.now).unwrap().len();
-    assert!(waiting < RESEND_BACKLOG_BYTES_MAX + 4096, "{waiting}");
+    assert!(waiting < UNSENT_BYTES_MAX + 4096, "{waiting}");
     assert_eq!(server.session.group_positions(1).len(), CONVERSATIONS_MAX);
 }
 

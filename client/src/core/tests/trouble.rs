@@ -163,6 +163,136 @@ fn a_dead_network_is_noticed_while_the_app_keeps_sending() {
     assert!(server.now < 1000 + 5000 + 30_000 + 2000, "noticed only at {}", server.now);
 }
 
+/// Bytes of an uplink in a millisecond: 80 kbit/s.
+const SLOW: usize = 10;
+
+/// Writes what the session has to say over a slow uplink, for so long, to a server that answers nothing but PING. What was
+/// on the wire, in order.
+fn write_slowly(server: &mut Server, ms: u64) -> Vec<Frame> {
+    let mut reader = FrameReader::new(u32::MAX);
+    let mut frames = Vec::new();
+    let (end, mut piece) = (server.now + ms, Vec::new());
+    while server.now < end && !server.session.wants_hang_up() {
+        if piece.is_empty() {
+            piece = server.session.poll_transmit(server.now).unwrap_or_default();
+        }
+        server.advance(500);
+        let written = piece.len().min(500 * SLOW);
+        reader.push(&piece[..written]);
+        piece.drain(..written);
+        if written > 0 {
+            server.session.handle_written(server.now);
+        }
+        while let Some(frame) = reader.try_next().unwrap() {
+            if frame.header.kind == Kind::Ping.byte() {
+                server.say(Kind::Pong, 0, &Close::default());
+            }
+            frames.push(frame);
+        }
+    }
+    frames
+}
+
+fn submit_much(server: &mut Server, channel: u16) {
+    for id in 0..250 {
+        let id = Bytes::from(format!("{channel}:{id}"));
+        server.session.submit(channel, id, "carol", vec![0; 60_000].into(), server.now).unwrap();
+    }
+}
+
+#[test]
+fn a_connection_that_is_slow_is_not_taken_for_dead() {
+    let mut server = Server::live();
+    server.session.heartbeat_ms = 10_000;
+    submit_much(&mut server, 1);
+    let frames = write_slowly(&mut server, 300_000);
+    assert!(!server.session.wants_hang_up());
+    assert!(kinds(&frames).iter().filter(|kind| **kind == Kind::Ping).count() > 10);
+}
+
+#[test]
+fn one_that_takes_nothing_any_more_is() {
+    let mut server = Server::live();
+    server.session.heartbeat_ms = 10_000;
+    submit_much(&mut server, 1);
+    // A piece that is never written.
+    server.session.poll_transmit(server.now).unwrap();
+    server.advance(9000 + PONG_MS_MIN + 1000);
+    assert!(server.session.wants_hang_up());
+}
+
+#[test]
+fn what_steers_waits_for_no_more_than_one_piece() {
+    let mut server = Server::live();
+    submit_much(&mut server, 1);
+    let piece = server.session.poll_transmit(server.now).unwrap();
+    assert!(piece.len() < UNSENT_BYTES_MAX + CLIENT_BODY_BYTES_MAX as usize + 100, "{}", piece.len());
+    server.deliver(2, 1, 1);
+    server.messages();
+    let before = server.now;
+    server.advance(100);
+    let piece = server.session.poll_transmit(server.now).unwrap();
+    assert!(piece.len() < UNSENT_BYTES_MAX + CLIENT_BODY_BYTES_MAX as usize + 100, "{}", piece.len());
+    let mut reader = FrameReader::new(u32::MAX);
+    reader.push(&piece);
+    let frames: Vec<_> = std::iter::from_fn(|| reader.try_next().unwrap()).collect();
+    assert_eq!(acks(&frames), [(2, 1)]);
+    // All of it goes, without anything else to wake the session than that there is room.
+    let mut sent = 0;
+    while server.session.poll_timeout().is_some_and(|due| due <= server.now) {
+        server.session.handle_timeout(server.now);
+        sent += server.sent().len();
+    }
+    assert_eq!((sent, server.now), (250 - 4, before + 100));
+}
+
+#[test]
+fn no_channel_takes_the_room_of_another() {
+    let mut server = Server::live();
+    for channel in [1, 2] {
+        submit_much(&mut server, channel);
+    }
+    let mut said = [0; 3];
+    for frame in write_slowly(&mut server, 100_000) {
+        said[usize::from(frame.header.channel)] += 1;
+    }
+    assert!(said[1] >= 5 && said[2] >= 5, "{said:?}");
+}
+
+#[test]
+fn requests_wait_for_room_as_messages_do() {
+    let mut server = Server::live();
+    let names: Vec<_> = (0..200).map(|number| format!("{number:0>120}")).collect();
+    for id in 0..20 {
+        let create = GroupCreate { members: names.clone(), ..GroupCreate::default() };
+        let request = GroupRequest { id, group: "team".into(), act: Some(Act::Create(create)) };
+        server.session.ask_group(1, request, server.now).unwrap();
+    }
+    let piece = server.session.poll_transmit(server.now).unwrap();
+    assert!(piece.len() < UNSENT_BYTES_MAX + CLIENT_BODY_BYTES_MAX as usize, "{}", piece.len());
+    let mut said = 0;
+    while server.session.poll_timeout().is_some_and(|due| due <= server.now) {
+        server.session.handle_timeout(server.now);
+        said += server.sent().len();
+    }
+    assert_eq!(said, 20 - 3, "each once");
+}
+
+#[test]
+fn what_is_sent_once_waits_behind_nothing_that_cannot_be_written() {
+    let mut server = Server::live();
+    submit_much(&mut server, 1);
+    let once = |server: &mut Server| {
+        let (id, payload) = (Bytes::from_static(b"typing"), Bytes::new());
+        server.session.submit_as(Class::Transient, 1, id, "carol", payload, server.now)
+    };
+    assert_eq!(once(&mut server), Err(SubmitError::QueueFull));
+    server.sent();
+    // Nor behind what waits for its own turn.
+    once(&mut server).unwrap();
+    assert_eq!(server.submits_sent(), ["typing"]);
+}
+
 #[test]
 fn what_cannot_be_written_does_not_pile_up() {
     let mut server = Server::live();
