@@ -19,8 +19,8 @@ use super::marks::{Conversation, Marks};
 use super::rooms::{RoomError, Rooms};
 use super::{close_wish, code_of, full_jitter};
 use crate::limits::{
-    ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RETRY_MS, SUBMITS_IN_FLIGHT_MAX, SUBMITS_PENDING_BYTES_MAX,
-    SUBMITS_PENDING_MAX, SYNC_REPEAT_MS, UNSENT_BYTES_MAX,
+    ACK_DELAY_MS, ACK_EVERY, ANSWER_MS, RECONNECT_MS, RETRY_MS, SUBMITS_IN_FLIGHT_MAX,
+    SUBMITS_PENDING_BYTES_MAX, SUBMITS_PENDING_MAX, SYNC_REPEAT_MS, UNSENT_BYTES_MAX,
 };
 
 /// Why a submit was not even tried.
@@ -414,11 +414,11 @@ impl Channel {
             State::Opening if code == Code::NotFound => return,
             State::Opening | State::Open => {}
         }
-        let reopens = is_retryable(code);
+        let pauses = pauses_before_reopening(code, self.state == State::Opening);
         self.handle_disconnected(events);
-        self.state = if reopens {
+        self.state = if let Some((base, cap)) = pauses {
             self.attempt = self.attempt.saturating_add(1);
-            State::Waiting { reopen_ms: now + full_jitter(RETRY_MS.0, RETRY_MS.1, self.attempt, rng) }
+            State::Waiting { reopen_ms: now + full_jitter(base, cap, self.attempt, rng) }
         } else {
             for pending in std::mem::take(&mut self.pending) {
                 let (channel, client_id) = (self.number, pending.client_id);
@@ -428,6 +428,7 @@ impl Channel {
             self.conversations.handle_closed(code, events);
             State::Closed
         };
+        let reopens = pauses.is_some();
         events.push_back(Event::Closed { channel: self.number, code, reason, reopens });
     }
 
@@ -753,6 +754,17 @@ impl Channel {
         }
         self.give_up("no answer came in time", |pending| pending.in_flight && pending.due_ms <= now, events);
         self.send_due(now, out)
+    }
+}
+
+/// Base and cap of the pauses before a channel that was closed with this code is opened again; `None`: it stays closed.
+fn pauses_before_reopening(code: Code, is_refused: bool) -> Option<(u64, u64)> {
+    match code {
+        // A full house, in which others make room sooner or later. A session that is ended with it is one too many of its
+        // own device: coming back would only end another.
+        Code::Limit if is_refused => Some(RECONNECT_MS),
+        code if is_retryable(code) => Some(RETRY_MS),
+        _ => None,
     }
 }
 

@@ -34,7 +34,8 @@ pub enum Event {
         /// The handle by which services reach this very session.
         session: u64,
     },
-    /// A channel was closed by the server. Retryable codes are tried again by themselves.
+    /// A channel was closed by the server. What passes is tried again by itself, less and less often: a dependency that is
+    /// away, too much at once, a login refused with `LIMIT` because the house is full.
     Closed {
         /// Which.
         channel: u16,

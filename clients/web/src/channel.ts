@@ -193,19 +193,18 @@ export class Channel {
     if (this.state === "opening" && code === Code.NotFound) {
       return;
     }
-    const reopens = isRetryable(code);
+    const pauses = pausesBeforeReopening(code, this.isOpening);
     this.handleDisconnected();
-    if (reopens) {
+    if (pauses !== undefined) {
       this.state = "waiting";
       this.attempt += 1;
-      const { random } = this.context;
-      this.reopenMs = now + fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, this.attempt, random);
+      this.reopenMs = now + fullJitter(...pauses, this.attempt, this.context.random);
     } else {
       this.state = "closed";
       this.submits.handleClosed(code);
       this.conversations.handleClosed(code);
     }
-    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens });
+    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens: pauses !== undefined });
   }
 
   /** `name`: the class it came with. */
@@ -400,6 +399,16 @@ export class Channel {
     }
     return this.isOpen && this.submits.handleTimeout(now);
   }
+}
+
+/** Base and cap of the pauses before a channel that was closed with this code is opened again; `undefined`: never. */
+function pausesBeforeReopening(code: Code, isRefused: boolean): readonly [number, number] | undefined {
+  // A full house, in which others make room sooner or later. A session that is ended with it is one too many of its own
+  // device: coming back would only end another.
+  if (code === Code.Limit && isRefused) {
+    return [limits.RECONNECT_BASE_MS, limits.RECONNECT_CAP_MS];
+  }
+  return isRetryable(code) ? [limits.RETRY_BASE_MS, limits.RETRY_CAP_MS] : undefined;
 }
 
 /** CLOSE, as the app's own wish. */

@@ -83,7 +83,10 @@ export type Event =
   | { readonly type: "disconnected"; readonly reason: Disconnect }
   /** A channel is logged in; `session` is the handle by which services reach it. */
   | { readonly type: "opened"; readonly channel: number; readonly session: bigint }
-  /** A channel was closed by the server; `reopens`: the session opens it again by itself. */
+  /**
+   * A channel was closed by the server; `reopens`: what is wrong may pass, and the session opens it again by itself, less
+   * and less often.
+   */
   | {
       readonly type: "closed";
       readonly channel: number;

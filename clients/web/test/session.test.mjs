@@ -250,6 +250,32 @@ test("a CLOSE that crosses an OPEN is no answer to it", () => {
   }
 });
 
+test("a full house is tried again, less and less often", () => {
+  const server = Server.live();
+  server.draw = 1 - 2 ** -53;
+  server.session.open(3, { app: "shop", account: "dora", lastSyncId: 0 });
+  server.said();
+  const pauses = [];
+  for (let turn = 0; turn < 12; turn++) {
+    server.say(Kind.Close, 3, closed(Code.Limit));
+    assert.deepEqual(server.events().map(({ code, reopens }) => [code, reopens]), [[Code.Limit, true]]);
+    const since = server.now;
+    for (let said = []; !said.includes("Open:3"); said = server.said()) {
+      server.now = server.session.pollTimeout();
+      server.session.handleTimeout(server.now);
+      server.say(Kind.Pong, 0, new Writer());
+    }
+    pauses.push(server.now - since);
+  }
+  assert.deepEqual([pauses[0], pauses[1], pauses[11]], [200, 400, 30_000]);
+  server.say(Kind.Opened, 3, new Writer().number(1, 9));
+  assert.deepEqual(server.events().map(({ type }) => type), ["opened"]);
+  // One too many of its own device: coming back would only end another.
+  server.say(Kind.Close, 3, closed(Code.Limit).number(3, 9));
+  assert.deepEqual(server.events().map(({ code, reopens }) => [code, reopens]), [[Code.Limit, false]]);
+  assert.ok(!server.pass(50_000).includes("Open:3"));
+});
+
 test("a refusal is the answer of its own OPEN", () => {
   const server = Server.live();
   ["dora", "erin"].forEach((account) => server.session.open(1, { app: "shop", account }));

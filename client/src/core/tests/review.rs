@@ -217,6 +217,41 @@ fn a_close_that_crosses_an_open_is_no_answer_to_it() {
 }
 
 #[test]
+fn a_full_house_is_tried_again_less_and_less_often() {
+    let mut server = Server::live();
+    let full = Close { code: Code::Limit as i32, reason: "full".into(), session: 0 };
+    server.session.open(3, "shop", "carol", Bytes::new(), Some(0));
+    server.sent();
+    let mut tries = 0;
+    let mut longest = 0;
+    let end = server.now + 600_000;
+    while server.now < end {
+        let said = server.now;
+        server.say(Kind::Close, 3, &full);
+        let events = server.events();
+        assert!(
+            matches!(&events[..], [Event::Closed { code: Code::Limit, reopens: true, .. }]),
+            "{events:?}"
+        );
+        while !server.sent().iter().any(|frame| frame.header.kind == Kind::Open.byte()) {
+            server.advance(100);
+            server.say(Kind::Pong, 0, &Close::default());
+        }
+        longest = longest.max(server.now - said);
+        tries += 1;
+    }
+    assert!((20..100).contains(&tries), "{tries} in ten minutes");
+    assert!((10_000..=30_100).contains(&longest), "{longest}");
+    server.say(Kind::Opened, 3, &Opened { session: 9 });
+    assert_eq!(server.events(), [Event::Opened { channel: 3, session: 9 }]);
+    // One too many of its own device: coming back would only end another.
+    server.say(Kind::Close, 3, &Close { session: 9, ..full });
+    assert!(matches!(&server.events()[..], [Event::Closed { code: Code::Limit, reopens: false, .. }]));
+    server.advance(50_000);
+    assert!(!kinds(&server.sent()).contains(&Kind::Open));
+}
+
+#[test]
 fn a_refusal_is_the_answer_of_its_own_open() {
     let mut server = Server::live();
     for account in ["carol", "dave"] {
