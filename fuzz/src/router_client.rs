@@ -149,7 +149,7 @@ impl Bench {
                     assert!(self.waiting.remove(&ticket), "an answer that nobody waits for");
                     self.answered += 1;
                 }
-                Event::Ready(_) | Event::Receipt(_) => {}
+                Event::Ready(_) | Event::Receipt(_) | Event::Unsubscribed { .. } => {}
             }
         }
         assert!(self.connection.in_flight() >= self.waiting.len(), "a request was forgotten");

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use crate::addresses::Addresses;
 use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, READ_BYTES};
@@ -62,7 +63,7 @@ impl Router {
     fn step(&mut self, until: Option<u64>) {
         let now = self.now();
         match self.desk.step(now) {
-            Step::Connect => match open(self.desk.address()) {
+            Step::Connect => match open(self.desk.address(), self.desk.connect_limit(now)) {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     self.desk.handle_connected(self.now());
@@ -114,11 +115,13 @@ impl Router {
     }
 }
 
-/// Connects to the first of the name's addresses that answers.
-fn open(address: &str) -> std::io::Result<TcpStream> {
+/// Connects to the first of the name's addresses that answers. Looking the name up takes what it takes.
+fn open(address: &str, limit: Duration) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, Duration::from_millis(CONNECT_MS)) {
+    let since = Instant::now();
+    let mut addresses = Addresses::new(address.to_socket_addrs()?, since, limit);
+    while let Some((address, share)) = addresses.next(Instant::now()) {
+        match TcpStream::connect_timeout(&address, share) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 stream.set_write_timeout(Some(Duration::from_millis(CONNECT_MS)))?;

@@ -3,13 +3,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use bytes::Bytes;
 use moor_wire::internal::{Receipt, Welcome};
 
-use crate::core::{Answer, Config, Connection, Error, Event, Request, Ticket};
+use crate::core::{Answer, CONNECT_MS, Config, Connection, Error, Event, Request, Ticket};
 use crate::limits::{CATCH_UP_EVENTS_MAX, RECEIPTS_MAX};
-use crate::tls::Wrap;
+use crate::tls::{End, Wrap};
 
 /// What the socket is to do next.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Desk {
     /// The request of the last `call`, which a dropped future may have left behind.
     called: Option<Ticket>,
     receipts: VecDeque<Receipt>,
+    /// Whose receipts do not come any more, which nobody was told yet.
+    unsubscribed: VecDeque<Error>,
     none: Welcome,
 }
 
@@ -59,6 +62,7 @@ impl Desk {
             answers: HashMap::new(),
             called: None,
             receipts: VecDeque::new(),
+            unsubscribed: VecDeque::new(),
             none: Welcome::default(),
         }
     }
@@ -86,6 +90,12 @@ impl Desk {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.stopped.clone().map_or(Ok(()), Err)
+    }
+
+    /// How long a connection may take that is made now: no request is kept waiting for one beyond its deadline.
+    pub(crate) fn connect_limit(&self, now: u64) -> Duration {
+        let due_ms = self.core.poll_timeout().map_or(CONNECT_MS, |due| due.saturating_sub(now));
+        Duration::from_millis(due_ms.clamp(1, CONNECT_MS))
     }
 
     /// The next thing to do, after time has passed.
@@ -141,6 +151,9 @@ impl Desk {
                 }
                 self.receipts.push_back(receipt);
             }
+            Event::Unsubscribed { app, why } => {
+                self.unsubscribed.push_back(Error::Unsubscribed { app, why: Box::new(why) });
+            }
             Event::Connect | Event::Close => {}
         }
     }
@@ -174,8 +187,9 @@ impl Desk {
         }
     }
 
-    pub(crate) fn take_receipt(&mut self) -> Option<Receipt> {
-        self.receipts.pop_front()
+    /// The next receipt, or why some will not come.
+    pub(crate) fn take_receipt(&mut self) -> Option<Result<Receipt, Error>> {
+        self.receipts.pop_front().map(Ok).or_else(|| self.unsubscribed.pop_front().map(Err))
     }
 
     /// Whether so much has happened that it is to be looked at before more is read.
@@ -186,7 +200,7 @@ impl Desk {
     pub(crate) fn handle_connected(&mut self, now: u64) {
         match self.wrap.begin(self.core.config().tls.as_ref(), &self.address) {
             Ok(()) => self.core.handle_connected(now),
-            Err(reason) => self.handle_broken(now, reason),
+            Err(reason) => self.handle_no_tls(now, reason),
         }
     }
 
@@ -200,16 +214,25 @@ impl Desk {
                 if !plain.is_empty() {
                     self.core.handle_bytes(now, &plain);
                 }
-                if let Some(reason) = end {
-                    self.handle_broken(now, reason);
+                match end {
+                    None => {}
+                    Some(End::Closed) => {
+                        let (address, reason) = (self.address.clone(), "it was closed".to_owned());
+                        self.handle_broken(now, Error::Connection { address, reason });
+                    }
+                    Some(End::Broken(reason)) => self.handle_no_tls(now, reason),
                 }
             }
         }
     }
 
-    fn handle_broken(&mut self, now: u64, reason: String) {
+    fn handle_no_tls(&mut self, now: u64, reason: String) {
+        self.handle_broken(now, Error::Tls { address: self.address.clone(), reason });
+    }
+
+    fn handle_broken(&mut self, now: u64, why: Error) {
         self.broken = true;
-        self.core.handle_disconnected(now, Error::Tls { address: self.address.clone(), reason });
+        self.core.handle_disconnected(now, why);
     }
 
     pub(crate) fn handle_timeout(&mut self, now: u64) {
@@ -228,6 +251,31 @@ impl Desk {
             _ => Error::Connection { address, reason: error.to_string() },
         };
         self.core.handle_disconnected(now, why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_request_waits_for_a_connection_beyond_its_deadline() {
+        let mut desk = Desk::new("127.0.0.1:1", Config { deadline_ms: 200, ..Config::default() });
+        assert_eq!(desk.connect_limit(7), Duration::from_millis(CONNECT_MS));
+        desk.start(7, Request::Stats).unwrap();
+        assert_eq!(desk.connect_limit(17), Duration::from_millis(190));
+        assert_eq!(desk.connect_limit(1000), Duration::from_millis(1), "which is over");
+    }
+
+    #[test]
+    fn receipts_that_will_not_come_are_told_once_behind_those_that_came() {
+        let mut desk = Desk::new("127.0.0.1:1", Config::default());
+        let why = Error::NotHere;
+        desk.note(Event::Unsubscribed { app: "shop".into(), why: why.clone() });
+        desk.note(Event::Receipt(Receipt::default()));
+        assert_eq!(desk.take_receipt(), Some(Ok(Receipt::default())));
+        let told = Error::Unsubscribed { app: "shop".into(), why: Box::new(why) };
+        assert_eq!((desk.take_receipt(), desk.take_receipt()), (Some(Err(told)), None));
     }
 }
 

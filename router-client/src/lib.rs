@@ -19,6 +19,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod addresses;
 pub mod backoff;
 pub mod blocking;
 pub mod core;

@@ -16,6 +16,8 @@ pub const DEAD_MS: u64 = 10_000;
 pub const BACKOFF_BASE_MS: u64 = 50;
 /// Last window of the reconnect schedule, milliseconds.
 pub const BACKOFF_CAP_MS: u64 = 5_000;
+/// A connection that lasted this long was a good one: the schedule begins anew, milliseconds.
+pub const STABLE_MS: u64 = 5_000;
 /// A peer ends a service that has said nothing for this long, milliseconds (docs/protocol.md, Services).
 const SERVICE_SILENCE_MS_MAX: u64 = 60_000;
 

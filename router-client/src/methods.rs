@@ -270,10 +270,11 @@ macro_rules! methods {
             }
 
             /// Switches business levels off at the router: messages of `from_level` (1 or 2) and above are refused
-            /// from now on, until it is said again or the router restarts. `None`: all are taken.
+            /// from now on, until it is said again, over restarts of the router. `None`: all are taken.
             ///
             /// # Errors
-            /// When there is no answer in time, or a refusal.
+            /// When there is no answer in time, or a refusal. `STORAGE`: it holds, but could not be written, and a
+            /// restart of the router forgets it.
             pub $($async)* fn degrade(&mut self, from_level: Option<u32>) -> Result<(), Error> {
                 self.call(Request::degrade(from_level)) $($await)*?.into_reached().map(drop)
             }
@@ -287,10 +288,12 @@ macro_rules! methods {
                 self.call(Request::subscribe(app)?) $($await)*?.into_reached().map(drop)
             }
 
-            /// The next receipt, or `None` when none came within `timeout`.
+            /// The next receipt, or `None` when none came within `timeout`. A connection that is being made is waited
+            /// for all the same.
             ///
             /// # Errors
-            /// When the other side has sent this service away for good.
+            /// When the other side has sent this service away for good; [`Error::Unsubscribed`], once, when it has
+            /// refused after a reconnect what it had granted to [`Self::subscribe`].
             pub $($async)* fn next_receipt(
                 &mut self,
                 timeout: std::time::Duration,
@@ -300,7 +303,7 @@ macro_rules! methods {
                 self.catch_up() $($await)*;
                 loop {
                     if let Some(receipt) = self.desk.take_receipt() {
-                        return Ok(Some(receipt));
+                        return receipt.map(Some);
                     }
                     self.desk.check()?;
                     if self.now() >= until {

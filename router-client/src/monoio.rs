@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
 
+use crate::addresses::Addresses;
 use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, MONOIO_IDLE_MS, READ_BYTES};
@@ -73,7 +74,7 @@ impl Router {
         match self.desk.step(now) {
             Step::Connect => {
                 self.busy = true;
-                let opened = open(self.desk.address()).await;
+                let opened = open(self.desk.address(), self.desk.connect_limit(now)).await;
                 self.busy = false;
                 match opened {
                     Ok(stream) => {
@@ -155,11 +156,12 @@ impl Router {
 }
 
 /// Connects to the first of the name's addresses that answers. Looking the name up blocks the thread.
-async fn open(address: &str) -> std::io::Result<TcpStream> {
+async fn open(address: &str, limit: Duration) -> std::io::Result<TcpStream> {
     let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);
-    for address in address.to_socket_addrs()? {
-        let limit = Duration::from_millis(CONNECT_MS);
-        match monoio::time::timeout(limit, TcpStream::connect_addr(address)).await {
+    let since = Instant::now();
+    let mut addresses = Addresses::new(address.to_socket_addrs()?, since, limit);
+    while let Some((address, share)) = addresses.next(Instant::now()) {
+        match monoio::time::timeout(share, TcpStream::connect_addr(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);

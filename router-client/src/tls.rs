@@ -51,6 +51,15 @@ impl Tls {
     }
 }
 
+/// Why nothing more will come.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The other side has said that it closes.
+    Closed,
+    /// TLS cannot go on.
+    Broken(String),
+}
+
 /// TLS of one face's connections; nothing at all where none is set.
 #[derive(Debug, Default)]
 pub(crate) struct Wrap {
@@ -82,13 +91,13 @@ impl Wrap {
     }
 
     /// Opens what was received; `None`: it is clear text. Beside what was in it, why nothing more will come.
-    pub(crate) fn open(&mut self, received: &[u8]) -> Option<(Vec<u8>, Option<String>)> {
+    pub(crate) fn open(&mut self, received: &[u8]) -> Option<(Vec<u8>, Option<End>)> {
         let peer = self.peer.as_mut()?;
         let mut plain = Vec::new();
         let end = match peer.receive(received, &mut plain) {
-            Ok(()) if peer.is_closed() => Some("it was closed".to_owned()),
+            Ok(()) if peer.is_closed() => Some(End::Closed),
             Ok(()) => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(End::Broken(error.to_string())),
         };
         Some((plain, end))
     }

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::addresses::Addresses;
 use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, READ_BYTES};
@@ -79,7 +80,7 @@ impl Router {
         match self.desk.step(now) {
             Step::Connect => {
                 self.connecting = true;
-                let opened = open(self.desk.address()).await;
+                let opened = open(self.desk.address(), self.desk.connect_limit(now)).await;
                 self.connecting = false;
                 match opened {
                     Ok(stream) => {
@@ -148,14 +149,23 @@ impl Router {
     }
 }
 
-/// Connects to the first of the name's addresses that answers.
-async fn open(address: &str) -> std::io::Result<TcpStream> {
-    let limit = Duration::from_millis(CONNECT_MS);
-    let stream = tokio::time::timeout(limit, TcpStream::connect(address))
-        .await
-        .map_err(|_elapsed| std::io::Error::from(ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Connects to the first of the name's addresses that answers, all of it within the limit.
+async fn open(address: &str, limit: Duration) -> std::io::Result<TcpStream> {
+    let late = |_elapsed| std::io::Error::from(ErrorKind::TimedOut);
+    let since = Instant::now();
+    let found = tokio::time::timeout(limit, tokio::net::lookup_host(address)).await.map_err(late)??;
+    let mut last = std::io::Error::from(ErrorKind::AddrNotAvailable);
+    let mut addresses = Addresses::new(found, since, limit);
+    while let Some((address, share)) = addresses.next(Instant::now()) {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await.map_err(late) {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) | Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 #[cfg(test)]

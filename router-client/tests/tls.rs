@@ -120,6 +120,28 @@ fn answer(
     }
 }
 
+/// A server that closes in good order instead of answering HELLO, as one that restarts does.
+fn closing_server(acceptor: Acceptor) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut peer, mut buffer, mut plain) = (acceptor.accept().unwrap(), [0; 4096], Vec::new());
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            peer.receive(&buffer[..length], &mut plain).unwrap();
+            if !plain.is_empty() {
+                peer.close();
+            }
+            let mut out = Vec::new();
+            peer.output(&mut out);
+            if stream.write_all(&out).is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
 fn with(tls: Tls) -> Config {
     Config { tls: Some(tls), backoff_base_ms: 1, ..Config::new(None) }
 }
@@ -176,6 +198,16 @@ macro_rules! story {
             assert_eq!(server.seen.lock().unwrap().len(), 3, "none of them was heard");
         }
 
+        $($async)* fn goodbye() {
+            let (folder, authority) = (Folder::new(), Authority::new());
+            let ca = folder.write("ca.pem", &authority.pem);
+            let (certificate, key) = folder.issue(&authority, "host", "127.0.0.1");
+            let host = Files { certificate: Some(certificate), key: Some(key), authorities: Vec::new() };
+            let address = closing_server(host.acceptor().unwrap()).to_string();
+            let error = <$router>::connect_with(&address, with(Tls::new([&ca]))) $($await)*.unwrap_err();
+            assert_eq!(error, Error::Connection { address, reason: "it was closed".into() });
+        }
+
         $($async)* fn mismatch() {
             let (folder, authority) = (Folder::new(), Authority::new());
             let ca = folder.write("ca.pem", &authority.pem);
@@ -220,6 +252,11 @@ mod blocking {
     fn tells_tls_from_clear_text() {
         mismatch();
     }
+
+    #[test]
+    fn takes_a_goodbye_for_what_it_is() {
+        goodbye();
+    }
 }
 
 #[cfg(feature = "tokio")]
@@ -240,6 +277,11 @@ mod tokio_face {
     #[test]
     fn tells_tls_from_clear_text() {
         run(mismatch());
+    }
+
+    #[test]
+    fn takes_a_goodbye_for_what_it_is() {
+        run(goodbye());
     }
 }
 
@@ -265,5 +307,10 @@ mod monoio_face {
     #[test]
     fn tells_tls_from_clear_text() {
         run(mismatch());
+    }
+
+    #[test]
+    fn takes_a_goodbye_for_what_it_is() {
+        run(goodbye());
     }
 }

@@ -75,7 +75,7 @@ impl Connection {
             return;
         }
         self.state = State::Ready;
-        self.attempt = 0;
+        self.ready_ms = Some(now);
         self.epoch = welcome.epoch;
         self.events.push_back(Event::Ready(welcome));
         for app in self.apps.clone() {
@@ -92,7 +92,7 @@ impl Connection {
     }
 
     fn failed(&mut self, now: u64, failure: Failure) {
-        let code = failure.code();
+        let code = code_of(failure.code);
         let error = Error::Refused { what: "the connection", code, detail: failure.detail };
         if matches!(code, Code::Unauthorized | Code::Version | Code::Invalid) {
             self.stop(error);
@@ -114,7 +114,7 @@ impl Connection {
     /// An answer with its code: final, or a reason to ask again.
     fn judged(&mut self, now: u64, ticket: u64, code: i32, detail: &str, answer: Answer) {
         let Some(pending) = self.pending.get_mut(&ticket) else { return };
-        let code = Code::try_from(code).unwrap_or(Code::Internal);
+        let code = code_of(code);
         let detail = detail.to_owned();
         let refused = Error::Refused { what: pending.request.name(), code, detail };
         // Nobody waits for a subscription after a reconnect who could ask again.
@@ -137,6 +137,11 @@ impl Connection {
             _ => self.answer(ticket, Err(refused)),
         }
     }
+}
+
+/// One that this side does not know counts as INTERNAL.
+fn code_of(code: i32) -> Code {
+    Code::try_from(code).unwrap_or(Code::Internal)
 }
 
 /// The codes after which the same client id is sent again (docs/protocol.md, Sending); the others are final.

@@ -10,6 +10,7 @@ use moor_wire::limits::INTERNAL_VERSION;
 
 use super::{Answer, CONNECT_MS, Config, Error, Event, Request, Ticket};
 use crate::backoff::full_jitter;
+use crate::limits::STABLE_MS;
 
 /// Tickets with this bit are the connection's own: subscriptions after a reconnect.
 pub(super) const OWN: u64 = 1 << 63;
@@ -62,8 +63,10 @@ pub struct Connection {
     pub(super) config: Config,
     pub(super) rng: fastrand::Rng,
     pub(super) state: State,
-    /// The last failed attempts in a row.
-    pub(super) attempt: u32,
+    /// Attempts in a row that failed, or led to a connection that did not last.
+    attempt: u32,
+    /// When WELCOME came on this connection.
+    pub(super) ready_ms: Option<u64>,
     reader: FrameReader,
     pub(super) out: BytesMut,
     pub(super) events: VecDeque<Event>,
@@ -89,6 +92,7 @@ impl Connection {
             rng: fastrand::Rng::with_seed(seed),
             state: State::Connecting,
             attempt: 0,
+            ready_ms: None,
             reader: frame_reader(),
             out: BytesMut::new(),
             events: VecDeque::from([Event::Connect]),
@@ -119,7 +123,7 @@ impl Connection {
             return Err(error.clone());
         }
         let max = self.config.in_flight_max;
-        if self.pending.len() >= max {
+        if self.in_flight() >= max {
             return Err(Error::TooManyInFlight { max });
         }
         let ticket = self.next_ticket;
@@ -129,7 +133,9 @@ impl Connection {
     }
 
     pub(super) fn enqueue(&mut self, now: u64, ticket: u64, request: Request) {
-        let deadline_ms = now.saturating_add(self.config.deadline_ms);
+        // A subscription after a reconnect is for as long as the connection lasts.
+        let deadline_ms =
+            if ticket & OWN == 0 { now.saturating_add(self.config.deadline_ms) } else { u64::MAX };
         let pending = Pending { request, stage: Stage::Queued, deadline_ms, attempt: 0, last: None };
         self.due.insert((pending.due_ms(), ticket));
         self.pending.insert(ticket, pending);
@@ -160,13 +166,34 @@ impl Connection {
     }
 
     pub(super) fn answer(&mut self, ticket: u64, result: Result<Answer, Error>) {
-        let Some(pending) = self.pending.remove(&ticket) else { return };
-        self.due.remove(&(pending.due_ms(), ticket));
-        if let (Request::Subscribe(subscribe), Ok(_)) = (&pending.request, &result) {
-            self.apps.insert(subscribe.app.clone());
+        let Some(pending) = self.take(ticket) else { return };
+        let is_own = ticket & OWN != 0;
+        match (pending.request, &result) {
+            (Request::Subscribe(subscribe), Ok(_)) => {
+                self.apps.insert(subscribe.app);
+            }
+            (Request::Subscribe(subscribe), Err(why)) if is_own => {
+                self.apps.remove(&subscribe.app);
+                self.events.push_back(Event::Unsubscribed { app: subscribe.app, why: why.clone() });
+            }
+            _ => {}
         }
-        if ticket & OWN == 0 {
+        if !is_own {
             self.events.push_back(Event::Answered(Ticket(ticket), result));
+        }
+    }
+
+    /// Takes a request out, whatever becomes of it.
+    fn take(&mut self, ticket: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&ticket)?;
+        self.due.remove(&(pending.due_ms(), ticket));
+        Some(pending)
+    }
+
+    /// Forgets what it asked by itself: each connection asks anew.
+    fn forget_own(&mut self) {
+        for (ticket, pending) in self.pending.split_off(&OWN) {
+            self.due.remove(&(pending.due_ms(), ticket));
         }
     }
 
@@ -199,19 +226,25 @@ impl Connection {
         self.out.clear();
         self.reader = frame_reader();
         self.pinged_ms = None;
+        // Only a connection that lasts shows that all is well: whoever welcomes and hangs up is tried less and less often,
+        // like one that does not listen.
+        if self.ready_ms.take().is_some_and(|since| now_ms >= since.saturating_add(STABLE_MS)) {
+            self.attempt = 0;
+        }
         let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);
         let pause = full_jitter(base, cap, self.attempt, self.rng.u64(..));
         self.attempt = self.attempt.saturating_add(1);
         self.state = State::Waiting(now_ms.saturating_add(pause));
+        self.forget_own();
         for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
             let Some(pending) = self.pending.get_mut(&ticket) else { continue };
             pending.last = Some(Box::new(why.clone()));
             let repeatable = pending.request.repeatable() || pending.stage != Stage::Written;
             let what = pending.request.name();
-            if ticket & OWN != 0 || !repeatable {
-                self.answer(ticket, Err(Error::Uncertain { what }));
-            } else {
+            if repeatable {
                 self.restage(ticket, Stage::Queued);
+            } else {
+                self.answer(ticket, Err(Error::Uncertain { what }));
             }
         }
         self.events.push_back(Event::Lost(why));
@@ -228,6 +261,7 @@ impl Connection {
         self.state = State::Stopped;
         self.out.clear();
         self.events.push_back(Event::Close);
+        self.forget_own();
         for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
             self.answer(ticket, Err(why.clone()));
         }
@@ -336,9 +370,9 @@ impl Connection {
         self.events.len()
     }
 
-    /// Requests without an answer yet.
+    /// Requests without an answer yet. What it asks by itself after a reconnect takes nobody's place.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.pending.len()
+        self.pending.len() - self.pending.range(OWN..).count()
     }
 }

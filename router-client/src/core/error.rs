@@ -93,6 +93,14 @@ pub enum Error {
         /// The most allowed.
         max: usize,
     },
+    /// After a reconnect the receipts of an app are refused, which were granted before.
+    #[error("no more receipts of {app}: {why}")]
+    Unsubscribed {
+        /// The app.
+        app: String,
+        /// What the other side says.
+        why: Box<Error>,
+    },
     /// Not a ticket of this connection, or its answer was already taken.
     #[error("this connection owes no answer to that ticket")]
     UnknownTicket,

@@ -109,4 +109,11 @@ pub enum Event {
     Answered(Ticket, Result<Answer, Error>),
     /// A device acknowledged something.
     Receipt(Receipt),
+    /// After a reconnect the other side does not take the subscription to an app's receipts any more: none will come.
+    Unsubscribed {
+        /// The app.
+        app: String,
+        /// Why.
+        why: Error,
+    },
 }

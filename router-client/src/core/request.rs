@@ -7,7 +7,8 @@ use moor_wire::internal::{
     RoomStats, RoomStatsResult, Send, Stats, Subscribe, Verb, put_control,
 };
 use moor_wire::limits::{
-    CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX, TRAFFIC_MARK_BYTES_MAX,
+    CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, LEVEL_MAX, REASON_BYTES_MAX,
+    TRAFFIC_MARK_BYTES_MAX,
 };
 use moor_wire::session::SessionHandle;
 use prost::Message;
@@ -129,6 +130,9 @@ pub enum Request {
     RoomStats(RoomStats),
 }
 
+/// A cookie as a field of protobuf, bytes.
+const COOKIE_BYTES_MAX: usize = 11;
+
 fn length(what: &'static str, length: usize, min: usize, max: usize) -> Result<(), Error> {
     if (min..=max).contains(&length) { Ok(()) } else { Err(Error::Length { what, length, min, max }) }
 }
@@ -222,7 +226,7 @@ impl Request {
     /// GROUP, on behalf of an account or, without one, as the operator.
     ///
     /// # Errors
-    /// When a name is not allowed.
+    /// When a name or the length of all of it is not allowed.
     pub fn group(app: &str, account: Option<&str>, group: &str, act: Act) -> Result<Self, Error> {
         check_app(app)?;
         if let Some(account) = account {
@@ -234,12 +238,16 @@ impl Request {
             // Whose list it is stands in the account.
             check_account("")?;
         }
-        Ok(Self::Group(Group {
+        let group = Group {
             cookie: 0,
             app: app.into(),
             account: account.unwrap_or_default().into(),
             request: Some(GroupRequest { id: 0, group: group.into(), act: Some(act) }),
-        }))
+        };
+        // A larger one would end the connection, and everybody's requests with it, again and again.
+        let bytes = group.encoded_len() + COOKIE_BYTES_MAX;
+        length("the request", bytes, 0, INTERNAL_BODY_BYTES_MAX as usize)?;
+        Ok(Self::Group(group))
     }
 
     /// HISTORY of an account's timeline.

@@ -1,6 +1,7 @@
 //! The core against a router that is a byte vector and a clock that jumps.
 
 use moor_wire::Code;
+use moor_wire::client::Act;
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
     Failure, Outcome, Push, Receipt, Send, SendResult, Stat, StatsResult, Subscribe, Verb, Welcome,
@@ -173,6 +174,91 @@ fn a_subscription_the_router_has_no_room_for_after_a_reconnect_is_asked_again() 
     assert!(again < now + 1_000);
     connection.handle_timeout(again);
     assert_eq!(verbs(&written(&mut connection)), [Verb::Subscribe]);
+}
+
+/// Subscribed, then connected anew at this time; the cookie it asks under by itself.
+fn resubscribing(apps: &[&str]) -> (Connection, u64, Vec<u64>) {
+    let mut connection = ready();
+    for app in apps {
+        let ticket = connection.request(0, Request::subscribe(app).unwrap()).unwrap();
+        connection.handle_bytes(0, &outcome(ticket.0, Code::Ok, 0));
+    }
+    written(&mut connection);
+    let now = reconnect(&mut connection, 10);
+    let asked = written(&mut connection);
+    let cookies = asked.iter().map(|frame| Subscribe::decode(&frame.body[..]).unwrap().cookie).collect();
+    (connection, now, cookies)
+}
+
+#[test]
+fn a_subscription_after_a_reconnect_is_asked_for_as_long_as_it_takes() {
+    let (mut connection, mut now, cookies) = resubscribing(&["shop"]);
+    let end = now + 60_000;
+    while now < end {
+        connection.handle_bytes(now, &outcome(cookies[0], Code::Overloaded, 0));
+        assert_eq!(events(&mut connection), []);
+        while written(&mut connection).is_empty() {
+            now = connection.poll_timeout().unwrap();
+            connection.handle_timeout(now);
+        }
+    }
+    connection.handle_bytes(now, &outcome(cookies[0], Code::Ok, 0));
+    reconnect(&mut connection, now);
+    assert_eq!(verbs(&written(&mut connection)), [Verb::Subscribe], "granted, it is asked for again");
+}
+
+#[test]
+fn a_subscription_that_is_refused_after_a_reconnect_is_told() {
+    let (mut connection, now, cookies) = resubscribing(&["shop"]);
+    connection.handle_bytes(now, &outcome(cookies[0], Code::Limit, 0));
+    let why = Error::Refused { what: "SUBSCRIBE", code: Code::Limit, detail: String::new() };
+    assert_eq!(events(&mut connection), [Event::Unsubscribed { app: "shop".into(), why }]);
+    reconnect(&mut connection, now);
+    assert_eq!(written(&mut connection), [], "and not asked for again");
+}
+
+#[test]
+fn what_is_asked_by_itself_takes_nobodys_place() {
+    let (mut connection, now, cookies) = resubscribing(&["a", "b", "c", "d"]);
+    assert_eq!((cookies.len(), connection.in_flight()), (4, 0));
+    for _ in 0..4 {
+        connection.request(now, Request::Stats).unwrap();
+    }
+    assert_eq!(connection.request(now, Request::Stats), Err(Error::TooManyInFlight { max: 4 }));
+    connection.handle_disconnected(now, lost());
+    assert_eq!(connection.in_flight(), 4);
+}
+
+#[test]
+fn whoever_welcomes_and_hangs_up_is_tried_less_and_less_often() {
+    let (mut connection, mut now, mut tries) = (ready(), 0, 0);
+    while now < 60_000 {
+        now = reconnect(&mut connection, now);
+        tries += 1;
+    }
+    assert!((10..60).contains(&tries), "{tries} connections in a minute");
+    // One that lasted is trusted again.
+    now += 5_000;
+    connection.handle_disconnected(now, lost());
+    assert!(connection.poll_timeout().unwrap() <= now + 50);
+}
+
+#[test]
+fn a_refusal_of_a_later_version_is_not_taken_for_ok() {
+    let mut connection = ready();
+    let failure = Failure { code: 999, detail: "of a later version".into() };
+    connection.handle_bytes(1, &control(Verb::Failure, &failure));
+    let why =
+        Error::Refused { what: "the connection", code: Code::Internal, detail: "of a later version".into() };
+    assert_eq!(events(&mut connection), [Event::Close, Event::Lost(why)]);
+}
+
+#[test]
+fn a_request_that_would_end_the_connection_is_not_made() {
+    let names = |count| moor_wire::client::GroupNames { accounts: vec!["a".repeat(128); count] };
+    let add = |count| Request::group("shop", None, "team", Act::Add(names(count)));
+    assert!(add(256).is_ok());
+    assert!(matches!(add(10_000), Err(Error::Length { what: "the request", .. })));
 }
 
 #[test]
