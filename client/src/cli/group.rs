@@ -40,31 +40,48 @@ enum Command {
     },
     /// Add members.
     Add {
+        /// The group.
         group: String,
+        /// Who is to be in it, at most 256 at a time.
         #[arg(required = true)]
         accounts: Vec<String>,
     },
     /// Remove members.
     Remove {
+        /// The group.
         group: String,
+        /// Who is not to be in it any more, at most 256 at a time.
         #[arg(required = true)]
         accounts: Vec<String>,
     },
     /// Make a member an admin, the owner, or a member again.
     Role {
+        /// The group.
         group: String,
+        /// The member.
         account: String,
+        /// What it is from now on; the former owner becomes an admin.
         #[arg(value_parser = ["member", "admin", "owner"])]
         role: String,
     },
     /// End a group.
-    Dissolve { group: String },
+    Dissolve {
+        /// The group.
+        group: String,
+    },
     /// Show a group's members.
-    Members { group: String },
+    Members {
+        /// The group.
+        group: String,
+    },
     /// Show an account's groups.
-    List { account: String },
+    List {
+        /// The account.
+        account: String,
+    },
     /// Send a reliable message to a group.
     Send {
+        /// The group.
         group: String,
         /// Who it is said to come from.
         #[arg(long, default_value = "moor")]

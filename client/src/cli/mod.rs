@@ -140,3 +140,26 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn on_tokio(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn check(command: &clap::Command) {
+        let name = command.get_name();
+        assert!(command.get_about().is_some(), "{name} says what it does");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name}: {} says what it is", argument.get_id());
+        }
+        command.get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn every_command_and_every_argument_has_help() {
+        let mut command = Arguments::command();
+        command.build();
+        check(&command);
+    }
+}

@@ -8,7 +8,7 @@ use moor_router_client::{Answer, Request};
 use serde_json::json;
 
 use super::service::router;
-use super::session::{final_refusal, marks_of, show_marks};
+use super::session::{final_refusal, marks_of, print_hindrance, show_marks};
 use super::{Failure, Global, output};
 
 const CHANNEL: u16 = 1;
@@ -100,7 +100,7 @@ pub async fn enter(enter: &Enter, global: &Global) -> Result<(), Failure> {
                 let line = format!("{} is in {} (session {session})", enter.account, enter.room);
                 output::line(global, &line, &json!({ "event": "opened", "session": session }))?;
             }
-            _ => {}
+            event => print_hindrance(event, global)?,
         }
     }
     client.shutdown().await;

@@ -1,11 +1,13 @@
 //! `push`, `who`, `kick`, `stats`: what a backend service does, through the router.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, Global, output};
 use moor_router_client::blocking::Router;
-use moor_router_client::{Config, Tls};
+use moor_router_client::{Code, Config, Error, Tls};
 
 #[derive(Debug, Args)]
 pub struct Push {
@@ -53,12 +55,20 @@ pub struct Degrade {
 /// Switches business levels off and on.
 pub fn degrade(degrade: &Degrade, global: &Global) -> Result<(), Failure> {
     let from_level = degrade.level.parse().ok();
-    router(global)?.degrade(from_level)?;
+    let degraded = router(global)?.degrade(from_level);
+    let is_forgotten = matches!(degraded, Err(Error::Refused { code: Code::Storage, .. }));
+    if !is_forgotten {
+        degraded?;
+    }
     let line = match from_level {
         Some(level) => format!("messages of level {level} and above are refused from now on"),
         None => "messages of all levels are taken".to_owned(),
     };
-    output::line(global, &line, &json!({ "refused_from_level": from_level }))
+    output::line(global, &line, &json!({ "refused_from_level": from_level }))?;
+    if is_forgotten {
+        return Err("that could not be written: it holds until the router restarts".into());
+    }
+    Ok(())
 }
 
 pub(super) fn router(global: &Global) -> Result<Router, Failure> {
@@ -139,19 +149,26 @@ pub fn kick(kick: &Kick, global: &Global) -> Result<(), Failure> {
     if reached == 0 { Err(format!("{} is not logged in", kick.account).into()) } else { Ok(()) }
 }
 
-/// Shows counters: the router's, and the gateway's when its admin port answers.
+/// Shows counters: the router's, and the gateway's when its admin port answers. Those of the one are worth most when the
+/// other is away.
 pub fn stats(global: &Global) -> Result<(), Failure> {
-    let router = router(global)?.stats()?;
+    let router = router(global).and_then(|mut router| Ok(router.stats()?));
     let gateway = super::http::get_json(&global.admin, "/v1/stats");
     if global.json {
-        let router: serde_json::Map<_, _> =
-            router.into_iter().map(|(name, value)| (name, value.into())).collect();
-        let gateway = gateway.unwrap_or_else(|error| json!({ "error": error.to_string() }));
-        return output::line(global, "", &json!({ "router": router, "gateway": gateway }));
+        let error = |error: &Failure| json!({ "error": error.to_string() });
+        let counters = |stats: &Vec<(String, u64)>| stats.iter().cloned().collect::<BTreeMap<_, _>>();
+        let object = json!({
+            "router": router.as_ref().map_or_else(error, |stats| json!(counters(stats))),
+            "gateway": gateway.unwrap_or_else(|why| error(&why)),
+        });
+        output::line(global, "", &object)?;
+        return router.map(drop);
     }
-    output::line(global, &format!("router {}", global.router), &Value::Null)?;
-    for (name, value) in router {
-        output::line(global, &format!("  {name:<44} {value:>14}"), &Value::Null)?;
+    if let Ok(stats) = &router {
+        output::line(global, &format!("router {}", global.router), &Value::Null)?;
+        for (name, value) in stats {
+            output::line(global, &format!("  {name:<44} {value:>14}"), &Value::Null)?;
+        }
     }
     match gateway {
         Ok(stats) => {
@@ -162,5 +179,5 @@ pub fn stats(global: &Global) -> Result<(), Failure> {
         }
         Err(error) => output::line(global, &format!("gateway {}: {error}", global.admin), &Value::Null)?,
     }
-    Ok(())
+    router.map(drop)
 }

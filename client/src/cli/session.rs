@@ -1,5 +1,6 @@
 //! `listen` and `send`: clients like any app.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -170,6 +171,56 @@ pub(super) fn final_refusal(event: &Event) -> Result<(), Failure> {
     }
 }
 
+/// What keeps a login from standing, and is tried again.
+fn hindrance(event: &Event) -> Option<String> {
+    match event {
+        Event::Closed { code, reason, reopens: true, .. } => Some(format!("{code}{}", colon(reason))),
+        Event::Disconnected(why) => Some(why.to_string()),
+        Event::NotConnected { address, why } => Some(format!("no connection to {address}: {why}")),
+        _ => None,
+    }
+}
+
+/// Until the account is logged in; where that takes too long, with what kept it last.
+async fn wait_for_login(events: &mut Receiver<Event>, account: &str, seconds: u64) -> Result<(), Failure> {
+    let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
+    let mut last = None;
+    while let Ok(event) = tokio::time::timeout_at(until, events.recv()).await {
+        let event = event.ok_or("the session ended")?;
+        final_refusal(&event)?;
+        if matches!(event, Event::Opened { .. }) {
+            return Ok(());
+        }
+        last = hindrance(&event).or(last);
+    }
+    let why = last.unwrap_or_else(|| "see what is wrong with `moor stats`".to_owned());
+    Err(format!("{account} could not log in within {seconds} s: {why}").into())
+}
+
+/// What happens to the connection and the login while a command listens.
+pub(super) fn print_hindrance(event: &Event, global: &Global) -> Result<(), Failure> {
+    let (line, object) = match event {
+        Event::Disconnected(why) => {
+            let why = why.to_string();
+            let line = format!("connection lost ({why}); coming back");
+            (line, json!({ "event": "disconnected", "why": why }))
+        }
+        // That the network is away is news once, and was said.
+        Event::NotConnected { why: DialError::Network { .. }, .. } => return Ok(()),
+        Event::NotConnected { address, why } => {
+            let why = why.to_string();
+            let line = format!("no connection to {address} ({why}); trying again");
+            (line, json!({ "event": "not_connected", "address": address, "why": why }))
+        }
+        Event::Closed { code, reason, reopens: true, .. } => {
+            let line = format!("not logged in ({code}{}); trying again", colon(reason));
+            (line, json!({ "event": "closed", "code": code.to_string(), "why": reason }))
+        }
+        _ => return Ok(()),
+    };
+    output::line(global, &line, &object)
+}
+
 fn colon(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
@@ -244,11 +295,6 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             let line = format!("messages #{from} to #{to} are past retention");
             output::line(global, &line, &json!({ "event": "expired", "from": from, "to": to }))?;
         }
-        Event::Disconnected(why) => {
-            let why = why.to_string();
-            let line = format!("connection lost ({why}); coming back");
-            output::line(global, &line, &json!({ "event": "disconnected", "why": why }))?;
-        }
         Event::ReadMark { conversation, sync_id, .. } => {
             let (kind, name) = match conversation {
                 Conversation::Peer(name) => ("peer", name),
@@ -263,16 +309,10 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             let object = json!({ "event": "device_ack", "device": device, "sync_id": sync_id });
             output::line(global, &line, &object)?;
         }
-        // That the network is away is news once, and was said.
-        Event::NotConnected { why: DialError::Network { .. }, .. } => {}
-        Event::NotConnected { address, why } => {
-            let why = why.to_string();
-            let line = format!("no connection to {address} ({why}); trying again");
-            let object = json!({ "event": "not_connected", "address": address, "why": why });
-            output::line(global, &line, &object)?;
+        Event::Disconnected(_) | Event::NotConnected { .. } | Event::Closed { .. } => {
+            print_hindrance(event, global)?;
         }
-        Event::Closed { .. }
-        | Event::Connected { .. }
+        Event::Connected { .. }
         | Event::Accepted { .. }
         | Event::GroupAnswer { .. }
         | Event::Refused { .. }
@@ -291,14 +331,13 @@ pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
         (None, None) => return Err("say --peer ACCOUNT or --group NAME".into()),
     };
     let (client, mut events) = log_in(&read.device, &read.account, From::Resume, false, global).await?;
+    // Not before: a login that is refused says more than a channel that is not there.
+    wait_for_login(&mut events, &read.account, read.timeout).await?;
+    client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
     let stored = async {
         while let Some(event) = events.recv().await {
             final_refusal(&event)?;
             match event {
-                // Not before: a login that is refused says more than a channel that is not there.
-                Event::Opened { .. } => {
-                    client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
-                }
                 Event::ReadMark { conversation: stored, sync_id, .. }
                     if stored == conversation && sync_id >= read.sync_id =>
                 {
@@ -321,25 +360,13 @@ pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
 
 /// Sends one message, or one a line.
 pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
+    if send.text == "-" && global.credential_file.as_deref().is_some_and(|path| path == Path::new("-")) {
+        return Err(
+            "standard input has either the credential or the messages: keep the credential in a file".into(),
+        );
+    }
     let (client, mut events) = log_in(&send.device, &send.from, From::Resume, false, global).await?;
-    let opened = async {
-        while let Some(event) = events.recv().await {
-            final_refusal(&event)?;
-            if matches!(event, Event::Opened { .. }) {
-                return Ok::<_, Failure>(());
-            }
-        }
-        Err("the session ended".into())
-    };
-    let limit = Duration::from_secs(send.timeout);
-    let Ok(opened) = tokio::time::timeout(limit, opened).await else {
-        let (from, seconds) = (&send.from, send.timeout);
-        return Err(format!(
-            "{from} could not log in within {seconds} s: see what is wrong with `moor stats`"
-        )
-        .into());
-    };
-    opened?;
+    wait_for_login(&mut events, &send.from, send.timeout).await?;
     // What arrives for the sender is not for this command; it stays unacknowledged and is delivered elsewhere.
     let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
     if send.text == "-" {
@@ -465,4 +492,34 @@ async fn answered(
 /// An id that is text, so that it can be given back with --id.
 fn text_id(given: Option<&str>) -> String {
     given.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(said: Vec<Event>) -> String {
+        let wait = async {
+            let (tell, mut events) = tokio::sync::mpsc::channel(8);
+            for event in said {
+                tell.send(event).await.unwrap();
+            }
+            wait_for_login(&mut events, "alice", 0).await.map_err(|error| error.to_string())
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(wait).unwrap_err()
+    }
+
+    #[test]
+    fn a_login_that_takes_too_long_says_what_kept_it() {
+        assert_eq!(waiting(vec![]), "alice could not log in within 0 s: see what is wrong with `moor stats`");
+        let full = Event::Closed { channel: 1, code: Code::Limit, reason: "full".into(), reopens: true };
+        assert_eq!(
+            waiting(vec![Event::Disconnected(Disconnect::Silent), full.clone()]),
+            "alice could not log in within 0 s: LIMIT: full"
+        );
+        let Event::Closed { channel, code, reason, .. } = full else { panic!("it is") };
+        let ended = Event::Closed { channel, code, reason, reopens: false };
+        assert_eq!(waiting(vec![ended]), "the server closed the channel: LIMIT: full");
+    }
 }

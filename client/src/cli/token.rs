@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use moor_credentials::issue::{Grant, SigningKey, issue};
+use moor_wire::identity::{check_account, check_app, check_device};
 
 use super::{Failure, Global};
 
@@ -50,6 +51,10 @@ fn seconds(text: &str) -> Result<u64, String> {
 
 /// Prints a token.
 pub fn token(token: &Token, global: &Global) -> Result<(), Failure> {
+    // One for a name that no gateway takes would let nobody in.
+    check_app(&global.app)?;
+    check_account(&token.account)?;
+    token.device.iter().try_for_each(|device| check_device(device))?;
     let content = moor_credentials::read_secret(&token.key, "a signing key")?;
     let key = SigningKey::from_file_content(&content)
         .map_err(|error| format!("{}: {error}", token.key.display()))?;
