@@ -2,8 +2,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use moor_router_client::addresses::Addresses;
 use rustls::CertificateError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -39,7 +40,7 @@ async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn Duplex>, Di
             Some((TlsConnector::from(tls.config()), name))
         }
     };
-    let stream = TcpStream::connect(address).await.map_err(|error| network(&error))?;
+    let stream = open(address).await.map_err(|error| network(&error))?;
     stream.set_nodelay(true).map_err(|error| network(&error))?;
     bound_unsent(&stream).map_err(|error| network(&error))?;
     match secure {
@@ -49,6 +50,22 @@ async fn connect(address: &str, tls: Option<&Tls>) -> Result<Box<dyn Duplex>, Di
             Err(error) => Err(handshake(&error)),
         },
     }
+}
+
+/// Connects to the first of the name's addresses that answers.
+async fn open(address: &str) -> io::Result<TcpStream> {
+    let since = Instant::now();
+    let found = tokio::net::lookup_host(address).await?;
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut addresses = Addresses::new(found, since, Duration::from_millis(DIAL_MS));
+    while let Some((address, share)) = addresses.next(Instant::now()) {
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_elapsed) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
 }
 
 /// The kernel takes little more than it can send. Otherwise it takes megabytes on a link that was fast a moment ago, and a

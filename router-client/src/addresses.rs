@@ -6,20 +6,22 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+/// Those that have not been tried.
 #[derive(Debug)]
-pub(crate) struct Addresses {
+pub struct Addresses {
     left: std::vec::IntoIter<SocketAddr>,
     until: Instant,
 }
 
 impl Addresses {
     /// All of them within `limit` from `since`.
-    pub(crate) fn new(found: impl IntoIterator<Item = SocketAddr>, since: Instant, limit: Duration) -> Self {
+    #[must_use]
+    pub fn new(found: impl IntoIterator<Item = SocketAddr>, since: Instant, limit: Duration) -> Self {
         Self { left: found.into_iter().collect::<Vec<_>>().into_iter(), until: since + limit }
     }
 
     /// The next one, and how long it may take: a millisecond at least.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<(SocketAddr, Duration)> {
+    pub fn next(&mut self, now: Instant) -> Option<(SocketAddr, Duration)> {
         let turns = u32::try_from(self.left.len()).unwrap_or(u32::MAX).max(1);
         let share = self.until.saturating_duration_since(now) / turns;
         Some((self.left.next()?, share.max(Duration::from_millis(1))))

@@ -5,7 +5,7 @@
 //! * [`tokio`] and [`monoio`] (features of the same names): the same methods, async.
 //! * [`Tls`]: over TLS, with a certificate or without, as one of the settings in [`Config`].
 //! * [`core`]: the connection itself without socket and clock, which all of them drive.
-//! * [`backoff`]: when to try again; [`limits`]: how much and how long at most.
+//! * [`addresses`]: which address of a name next; [`backoff`]: when to try again; [`limits`]: how much and how long at most.
 //!
 //! ```no_run
 //! use moor_router_client::blocking::Router;
@@ -19,7 +19,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod addresses;
+pub mod addresses;
 pub mod backoff;
 pub mod blocking;
 pub mod core;
