@@ -101,11 +101,13 @@ impl Conversations {
     /// When something is due, while the channel is open. `has_room` for requests that were not said yet.
     pub(super) fn next_ms(&self, has_room: bool) -> Option<u64> {
         let is_full = self.pulls() >= PULLS_IN_FLIGHT_MAX;
-        let wanted =
-            self.list.values().filter(|_| !is_full).filter_map(|conversation| conversation.wanted_ms);
-        let pulls = self.list.values().filter_map(|conversation| conversation.pull.map(|pull| pull.due_ms));
+        // What is wanted beyond a PULL that is under way waits for its answer.
+        let pulls = self.list.values().filter_map(|conversation| match conversation.pull {
+            Some(pull) => Some(pull.due_ms),
+            None => conversation.wanted_ms.filter(|_| !is_full),
+        });
         let asks = self.asks.iter().filter_map(|ask| ask.due_ms.or(has_room.then_some(0)));
-        wanted.chain(pulls).chain(asks).chain(self.ack_due_ms).min()
+        pulls.chain(asks).chain(self.ack_due_ms).min()
     }
 
     fn pulls(&self) -> usize {
