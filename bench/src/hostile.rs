@@ -127,8 +127,8 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
     };
     let worst = tolls.iter().map(|(_, toll)| toll.worst_us() / calm_p99_us).fold(0.0, f64::max);
     let attacks: serde_json::Map<_, _> = tolls
-        .iter_mut()
-        .map(|(attack, toll)| (attack.name().to_owned(), toll.to_json(calm_p99_us)))
+        .into_iter()
+        .map(|(attack, toll)| (attack.name().to_owned(), toll.into_json(calm_p99_us)))
         .collect();
     report.number("calm_p99_us", calm_p99_us);
     report.value("calm_p99_us_rounds", json!(calm));
@@ -178,7 +178,7 @@ impl Toll {
     }
 
     /// The middle round's figures, and the highest.
-    fn to_json(&mut self, calm_p99_us: f64) -> serde_json::Value {
+    fn into_json(mut self, calm_p99_us: f64) -> serde_json::Value {
         self.p99_us.sort_by(f64::total_cmp);
         let p99_us = self.p99_us[self.p99_us.len() / 2];
         json!({

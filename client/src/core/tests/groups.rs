@@ -68,7 +68,10 @@ fn what_comes_while_a_range_is_under_way_asks_for_no_further_one() {
     server.push(9);
     server.heads(9, Some(4));
     assert_eq!(server.pulls(), [], "one at a time");
-    assert!(server.session.poll_timeout().is_some_and(|at| at > server.now), "nothing to do before the answer");
+    assert!(
+        server.session.poll_timeout().is_some_and(|at| at > server.now),
+        "nothing to do before the answer"
+    );
     server.answer(&pull, 5..=9, 9, 9);
     assert_eq!(server.entries(), [5, 6, 7, 8, 9]);
     server.advance(ANSWER_MS);
