@@ -671,11 +671,17 @@ impl Session {
                 let error = Error::decode(frame.body.clone()).ok()?;
                 self.part(Disconnect::Refused { code: code_of(error.code), detail: error.detail });
             }
+            // Number 0 is the connection's.
+            kind if is_about_channel(kind) && number == 0 => return None,
             kind if is_about_channel(kind) => {
                 let Some(channel) = numbered(&mut self.channels, number) else {
                     // A channel that was closed meanwhile: what comes for it is of no interest. But nobody owes this
                     // answer: it was held for closed before the app gave it up.
                     if kind == Kind::Opened {
+                        // A server that opens without end what nobody asked for, and does not read.
+                        if self.out.len() >= UNSENT_BYTES_MAX {
+                            return None;
+                        }
                         put_control(&mut self.out, Kind::Close, number, &close_wish());
                     }
                     return Some(());

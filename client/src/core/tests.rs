@@ -303,6 +303,22 @@ fn garbage_from_the_server_ends_the_connection_and_nothing_else() {
 }
 
 #[test]
+fn a_server_that_opens_what_nobody_asked_for_is_left() {
+    let mut server = Server::live();
+    server.say(Kind::Opened, 0, &Opened { session: 7 });
+    assert!(server.session.wants_hang_up(), "number 0 is the connection's");
+    assert_eq!(kinds(&server.sent()), []);
+
+    let mut server = Server::live();
+    server.say(Kind::Opened, 9, &Opened { session: 7 });
+    assert_eq!(kinds(&server.sent()), [Kind::Close]);
+    for _ in 0..UNSENT_BYTES_MAX {
+        server.say(Kind::Opened, 9, &Opened { session: 7 });
+    }
+    assert!(server.session.wants_hang_up(), "what is not written does not pile up");
+}
+
+#[test]
 fn byte_by_byte_is_the_same() {
     let mut server = Server::live();
     let mut out = Vec::new();

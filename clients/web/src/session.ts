@@ -431,6 +431,9 @@ export class Session {
       if (this.state !== "live") {
         throw new WireError("CONNECTED comes before everything that is about a channel");
       }
+      if (number === 0) {
+        throw new WireError("number 0 is the connection's");
+      }
       const owed = this.answersOwed.indexOf(number);
       if (owed >= 0 && isAnswerToOpen(kind, body)) {
         this.answersOwed.splice(owed, 1);
@@ -443,6 +446,10 @@ export class Session {
       // A channel that was closed meanwhile: what comes for it is of no interest. But nobody owes this answer: it was held
       // for closed before the app gave it up.
       if (kind === Kind.Opened) {
+        // A server that opens without end what nobody asked for, and does not read.
+        if (!this.hasRoom()) {
+          throw new WireError("it opens what nobody asked for");
+        }
         this.send(encodeClose(number));
       }
       return;

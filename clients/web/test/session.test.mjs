@@ -329,3 +329,15 @@ test("the queue of submits is bounded", () => {
   assert.throws(() => server.submit("one more"), { why: "queue-full" });
   assert.equal(server.said().length, 256, "on the wire");
 });
+
+test("a server that opens what nobody asked for is left", () => {
+  const zero = Server.live();
+  zero.say(Kind.Opened, 0, new Writer());
+  assert.ok(zero.session.wantsHangUp, "number 0 is the connection's");
+
+  const endless = Server.live();
+  for (let said = 0; !endless.session.wantsHangUp; said += 1) {
+    assert.ok(said < 64 * 1024, "what is not written does not pile up");
+    endless.say(Kind.Opened, 9, new Writer());
+  }
+});
