@@ -58,6 +58,12 @@ fn a_killed_router_loses_nothing_it_accepted_and_clients_stay() -> Result<()> {
     alice.open(1, "alice", Some(0))?;
     let mut bob = RawClient::connect(gateways[1].address("clients"), "laptop")?;
     bob.open(1, "bob", None)?;
+    // A gateway lets clients in before its links to the router stand.
+    let mut service = RawService::connect(router.address("router"), None)?;
+    wait_for(Duration::from_secs(5), "both to be registered", || {
+        Ok((service.lookup("alice")?.len() == 1 && service.lookup("bob")?.len() == 1).then_some(()))
+    })?;
+    drop(service);
     let mut accepted = 0;
     for round in 0..3 {
         // Answers are still on their way when the router dies: some of these are stored, some are not.
