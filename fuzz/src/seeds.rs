@@ -60,7 +60,9 @@ pub(crate) fn welcome(epoch: u64, lease_ms: u32) -> Vec<u8> {
 }
 
 pub(crate) fn close(channel: u16, code: i32) -> Vec<u8> {
-    bytes(|out| put_control(out, Kind::Close, channel, &Close { code, reason: "because".into(), ..Close::default() }))
+    bytes(|out| {
+        put_control(out, Kind::Close, channel, &Close { code, reason: "because".into(), ..Close::default() })
+    })
 }
 
 pub(crate) fn away(retry_min_ms: u32, retry_max_ms: u32) -> Vec<u8> {
