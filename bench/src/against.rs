@@ -74,7 +74,7 @@ pub fn cpus() -> Result<(usize, usize), String> {
 }
 
 /// The middle of sorted values.
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
@@ -82,7 +82,8 @@ fn least(values: &[f64]) -> f64 {
     values.first().copied().unwrap_or(f64::NAN)
 }
 
-fn most(values: &[f64]) -> f64 {
+/// The greatest of sorted values.
+pub fn most(values: &[f64]) -> f64 {
     values.last().copied().unwrap_or(f64::NAN)
 }
 

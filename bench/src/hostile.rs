@@ -17,6 +17,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::admin::Stats;
+use crate::against::{median, most};
 use crate::args::{HostileLoad, Work};
 use crate::measure::{once, reached};
 use crate::report::{Report, Verdict};
@@ -91,7 +92,7 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
         report.inherit(round);
     }
     calm.sort_by(f64::total_cmp);
-    let calm_p99_us = calm[1];
+    let calm_p99_us = median(&calm);
     let held = Stats::read(&load.admin)?.resident_bytes();
     let mut tolls: Vec<(Attack, Toll)> =
         hostile.attacks().into_iter().map(|attack| (attack, Toll::default())).collect();
@@ -125,11 +126,10 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
             break (after, gone);
         }
     };
-    let worst = tolls.iter().map(|(_, toll)| toll.worst_us() / calm_p99_us).fold(0.0, f64::max);
-    let attacks: serde_json::Map<_, _> = tolls
-        .into_iter()
-        .map(|(attack, toll)| (attack.name().to_owned(), toll.into_json(calm_p99_us)))
-        .collect();
+    tolls.iter_mut().for_each(|(_, toll)| toll.p99_us.sort_by(f64::total_cmp));
+    let worst = tolls.iter().map(|(_, toll)| most(&toll.p99_us) / calm_p99_us).fold(0.0, f64::max);
+    let attacks: serde_json::Map<_, _> =
+        tolls.iter().map(|(attack, toll)| (attack.name().to_owned(), toll.to_json(calm_p99_us))).collect();
     report.number("calm_p99_us", calm_p99_us);
     report.value("calm_p99_us_rounds", json!(calm));
     report.value("attacks", serde_json::Value::Object(attacks));
@@ -166,25 +166,20 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
 /// What one attack did to the good ones, over all cycles.
 #[derive(Debug, Default)]
 struct Toll {
+    /// Of each round; sorted when all have been.
     p99_us: Vec<f64>,
     done: u64,
     refused: u64,
 }
 
 impl Toll {
-    /// The highest of the rounds.
-    fn worst_us(&self) -> f64 {
-        self.p99_us.iter().copied().fold(0.0, f64::max)
-    }
-
     /// The middle round's figures, and the highest.
-    fn into_json(mut self, calm_p99_us: f64) -> serde_json::Value {
-        self.p99_us.sort_by(f64::total_cmp);
-        let p99_us = self.p99_us[self.p99_us.len() / 2];
+    fn to_json(&self, calm_p99_us: f64) -> serde_json::Value {
+        let p99_us = median(&self.p99_us);
         json!({
             "p99_us": p99_us,
             "ratio": p99_us / calm_p99_us,
-            "ratio_max": self.worst_us() / calm_p99_us,
+            "ratio_max": most(&self.p99_us) / calm_p99_us,
             "done": self.done,
             "refused": self.refused,
         })
