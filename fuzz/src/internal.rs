@@ -6,7 +6,7 @@ use moor_wire::frame::{HEADER_BYTES, Split, split};
 use moor_wire::identity::{account_hash, check_account, check_app};
 use moor_wire::internal::{
     Broadcast, Degrade, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Lookup,
-    LookupResult, NotHere, Outcome, Push, PushAccount, Receipt, Register, Registered, RoomCounts,
+    LookupResult, NotHere, Outcome, Push, PushAccount, PushMany, Receipt, Register, Registered, RoomCounts,
     RoomPublish, RoomStats, RoomStatsResult, Send, SendResult, Stats, StatsResult, Subscribe,
     UP_HEAD_BYTES_MAX, Unregister, Up, Verb, Welcome, frame_reader,
 };
@@ -47,6 +47,14 @@ fn parse(verb: Verb, body: &[u8]) {
             let Ok(push) = Push::parse(body) else { return };
             let again = written(verb, |out| push.put(out, body.len().is_multiple_of(2)));
             assert_eq!(Push::parse(&again), Ok(push));
+        }
+        Verb::PushMany => {
+            let Ok(many) = PushMany::parse(body) else { return };
+            let targets: Vec<_> = many.pushes().map(|push| (push.cookie, push.session)).collect();
+            let again = written(verb, |out| {
+                PushMany::put(out, many.kind, many.flags, targets.iter().copied(), many.body);
+            });
+            assert_eq!(PushMany::parse(&again), Ok(many));
         }
         Verb::NotHere => {
             let Ok(entries) = NotHere::parse(body) else { return };

@@ -9,7 +9,7 @@ use moor_wire::frame::put_message;
 use moor_wire::internal;
 use moor_wire::internal::{
     Broadcast, Departure, Failure, Hello, Kick, Location, Lookup, LookupResult, NotHere, Outcome, Push,
-    PushAccount, Receipt, Register, Registered, Registration, Role, Send, SendResult, Stat, Stats,
+    PushAccount, PushMany, Receipt, Register, Registered, Registration, Role, Send, SendResult, Stat, Stats,
     StatsResult, Subscribe, Unregister, Up, Verb, Welcome, put_empty,
 };
 use moor_wire::session::SessionHandle;
@@ -195,6 +195,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
                 at_ms: 4,
             },
         ),
+        bytes(|out| PushMany::put(out, 6, 1, [(5, session), (6, session)].into_iter(), b"body")),
     ]
 }
 

@@ -20,7 +20,8 @@ use moor_gateway::worker::{Now, Worker};
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, put, put_sync_id};
 use moor_wire::internal::{
-    Broadcast, Kick, Lookup, Push, PushAccount, Registered, Role, Stats, Verb, put_control, put_empty,
+    Broadcast, Kick, Lookup, Push, PushAccount, PushMany, Registered, Role, Stats, Verb, put_control,
+    put_empty,
 };
 use moor_wire::session::SessionHandle;
 
@@ -504,15 +505,22 @@ fn kick(input: &mut Input<'_>) -> Vec<u8> {
 }
 
 fn router_frame(input: &mut Input<'_>) -> Vec<u8> {
-    match input.choice(9) {
+    match input.choice(10) {
         0..=2 => seeds::welcome(u64::from(input.byte()), u32::from(input.short())),
         3 => seeds::bytes(|out| put_control(out, Verb::Registered, &Registered { batch: 1 })),
         4 => push(input),
         5 => kick(input),
         6 => seeds::bytes(|out| put_empty(out, input.one_of(&[Verb::Ping, Verb::Pong]))),
-        7 => seeds::internal_frames()[input.choice(21)].clone(),
+        7 => seeds::internal_frames()[input.choice(22)].clone(),
+        8 => push_many(input),
         _ => input.piece().to_vec(),
     }
+}
+
+fn push_many(input: &mut Input<'_>) -> Vec<u8> {
+    let sessions: Vec<_> = (0..input.choice(4)).map(|cookie| (cookie as u64, session(input))).collect();
+    let (kind, flags, body) = (input.one_of(&[6, 0x11, 5]), input.byte(), body(input));
+    seeds::bytes(|out| PushMany::put(out, kind, flags, sessions.iter().copied(), &body))
 }
 
 pub(crate) fn first_inputs() -> Vec<Vec<u8>> {

@@ -42,6 +42,8 @@ pub struct Link {
     pub worker: u32,
     /// Where services reach the gateway.
     pub internal_address: Box<str>,
+    /// The gateway takes one push for many sessions.
+    pub takes_push_many: bool,
     state: AtomicU8,
     seen_ms: AtomicU64,
     /// Set by whoever voids the link; its owner closes the socket on its next turn.
@@ -93,6 +95,8 @@ pub struct Peer {
     pub worker: u32,
     /// Gateways: where services reach it.
     pub internal_address: String,
+    /// Gateways: PUSH_MANY is understood.
+    pub takes_push_many: bool,
 }
 
 /// A newer incarnation of the same gateway holds links.
@@ -172,6 +176,7 @@ impl LeaseTable {
             epoch: peer.epoch,
             worker: peer.worker,
             internal_address: peer.internal_address.into(),
+            takes_push_many: peer.takes_push_many,
             state: AtomicU8::new(LIVE),
             seen_ms: AtomicU64::new(now_ms),
             close_wanted: AtomicBool::new(false),
@@ -237,7 +242,14 @@ mod tests {
     const HERE: ShardIndex = ShardIndex(0);
 
     fn gateway(node: &str, epoch: u64, worker: u32) -> Peer {
-        Peer { role: Role::Gateway, node: node.into(), epoch, worker, internal_address: String::new() }
+        Peer {
+            role: Role::Gateway,
+            node: node.into(),
+            epoch,
+            worker,
+            internal_address: String::new(),
+            takes_push_many: true,
+        }
     }
 
     #[test]

@@ -8,7 +8,9 @@ use bytes::BufMut;
 use crate::Code;
 use crate::client::{Class, Kind};
 use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
-use crate::limits::{ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
+use crate::limits::{
+    ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, PUSH_MANY_SESSIONS_MAX,
+};
 pub use crate::proto::moor::internal::v1::{
     Degrade, Departure, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Location, Lookup,
     LookupResult, Receipt, Register, Registered, Registration, Role, RoomCount, RoomCounts, RoomPublish,
@@ -50,6 +52,8 @@ pub enum Verb {
     Outcome = 0x24,
     /// Service to gateway: a frame for every session of an app; layout [`Broadcast`].
     Broadcast = 0x25,
+    /// Router to gateway: one frame for many sessions; layout [`PushMany`].
+    PushMany = 0x26,
     /// Service to router; body [`Send`].
     Send = 0x30,
     /// Its answer; body [`SendResult`].
@@ -110,6 +114,7 @@ impl Verb {
             0x23 => Self::PushAccount,
             0x24 => Self::Outcome,
             0x25 => Self::Broadcast,
+            0x26 => Self::PushMany,
             0x30 => Self::Send,
             0x31 => Self::SendResult,
             0x32 => Self::Lookup,
@@ -343,6 +348,72 @@ impl<'a> Push<'a> {
     }
 }
 
+/// PUSH_MANY: one frame for many sessions of a gateway's worker. Whoever is not here is named in NOT_HERE, with the
+/// cookie that stands beside it.
+///
+/// ```text
+/// kind u8 | flags u8 | count u16 | cookie u64, session u64: count times | body
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushMany<'a> {
+    /// Kind of the client frame to send.
+    pub kind: u8,
+    /// Flags (class) of the client frame to send.
+    pub flags: u8,
+    /// Its body, untouched.
+    pub body: &'a [u8],
+    targets: &'a [[u8; NotHere::BYTES]],
+}
+
+impl<'a> PushMany<'a> {
+    const FIXED_BYTES: usize = 4;
+
+    /// Appends the whole frame, for [`PUSH_MANY_SESSIONS_MAX`] sessions at most.
+    ///
+    /// # Panics
+    /// When there are more.
+    pub fn put<T>(out: &mut impl BufMut, kind: u8, flags: u8, targets: T, body: &[u8])
+    where
+        T: ExactSizeIterator<Item = (u64, SessionHandle)>,
+    {
+        let count = targets.len();
+        assert!(count <= PUSH_MANY_SESSIONS_MAX, "{count} sessions in one frame");
+        put_header(out, Verb::PushMany, 0, Self::FIXED_BYTES + count * NotHere::BYTES + body.len());
+        out.put_slice(&[kind, flags]);
+        out.put_u16(u16::try_from(count).unwrap_or(u16::MAX));
+        for (cookie, session) in targets {
+            out.put_u64(cookie);
+            out.put_u64(session.0);
+        }
+        out.put_slice(body);
+    }
+
+    /// Reads the body of a frame.
+    ///
+    /// # Errors
+    /// [`LayoutError`] when it is too short, or for too many sessions.
+    pub fn parse(body: &'a [u8]) -> Result<Self, LayoutError> {
+        let wrong = LayoutError { verb: Verb::PushMany };
+        let mut cursor = Cursor { rest: body, verb: Verb::PushMany };
+        let [kind, flags, high, low] = cursor.bytes::<4>()?;
+        let count = usize::from(u16::from_be_bytes([high, low]));
+        let (targets, body) = cursor.rest.split_at_checked(count * NotHere::BYTES).ok_or(wrong)?;
+        if count > PUSH_MANY_SESSIONS_MAX {
+            return Err(wrong);
+        }
+        Ok(Self { kind, flags, body, targets: targets.as_chunks().0 })
+    }
+
+    /// The frame as a push to each of its sessions.
+    pub fn pushes(&self) -> impl Iterator<Item = Push<'a>> {
+        let Self { kind, flags, body, targets } = *self;
+        targets.iter().map(move |target| {
+            let NotHere { cookie, session } = NotHere::from_bytes(target);
+            Push { cookie, session, kind, flags, body }
+        })
+    }
+}
+
 /// PUSH_ACCOUNT: a frame for every session of an account that the receiver knows.
 ///
 /// ```text
@@ -476,13 +547,15 @@ impl NotHere {
         if !rest.is_empty() {
             return Err(LayoutError { verb: Verb::NotHere });
         }
-        Ok(entries.iter().map(|entry| {
-            let [a, b, c, d, e, f, g, h, s @ ..] = *entry;
-            Self {
-                cookie: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-                session: SessionHandle(u64::from_be_bytes(s)),
-            }
-        }))
+        Ok(entries.iter().map(Self::from_bytes))
+    }
+
+    fn from_bytes(entry: &[u8; Self::BYTES]) -> Self {
+        let [a, b, c, d, e, f, g, h, s @ ..] = *entry;
+        Self {
+            cookie: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+            session: SessionHandle(u64::from_be_bytes(s)),
+        }
     }
 }
 
@@ -567,6 +640,14 @@ mod tests {
             everybody.put(&mut out, true);
             prop_assert_eq!(Broadcast::parse(body(&out, Verb::Broadcast)).unwrap(), everybody);
 
+            out.clear();
+            let targets = (0..u64::from(flags)).map(|n| (cookie ^ n, SessionHandle(session.0 ^ n)));
+            let targets: Vec<_> = targets.collect();
+            PushMany::put(&mut out, kind, flags, targets.iter().copied(), &payload);
+            let many = PushMany::parse(body(&out, Verb::PushMany)).unwrap();
+            let wanted = targets.into_iter().map(|(cookie, session)| Push { cookie, session, ..push });
+            prop_assert!(many.pushes().eq(wanted));
+
             let gone = NotHere { cookie, session };
             out.clear();
             gone.put(&mut out);
@@ -582,11 +663,23 @@ mod tests {
         fn garbage_is_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             std::hint::black_box(Up::parse(&bytes).is_ok());
             std::hint::black_box(Push::parse(&bytes).is_ok());
+            std::hint::black_box(PushMany::parse(&bytes).is_ok());
             std::hint::black_box(PushAccount::parse(&bytes).is_ok());
             std::hint::black_box(Broadcast::parse(&bytes).is_ok());
             std::hint::black_box(NotHere::parse(&bytes).is_ok());
             std::hint::black_box(Outcome::parse(&bytes).is_ok());
         }
+    }
+
+    #[test]
+    fn a_push_for_more_sessions_than_a_frame_may_name_is_refused() {
+        let count = u16::try_from(PUSH_MANY_SESSIONS_MAX).unwrap();
+        let of = |count: u16| [&[1, 2], &count.to_be_bytes()[..], &vec![0; usize::from(count) * 16]].concat();
+        assert_eq!(PushMany::parse(&of(count)).unwrap().pushes().count(), usize::from(count));
+        PushMany::parse(&of(count + 1)).unwrap_err();
+        let mut cut = of(count);
+        cut.pop();
+        PushMany::parse(&cut).unwrap_err();
     }
 
     #[test]

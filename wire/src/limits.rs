@@ -60,6 +60,8 @@ pub const CREDENTIAL_BYTES_MAX: usize = 2048;
 pub const REASON_BYTES_MAX: usize = 256;
 /// Highest business level of a message: the first to be switched off.
 pub const LEVEL_MAX: u32 = 2;
+/// Most sessions that one push of the router's is for.
+pub const PUSH_MANY_SESSIONS_MAX: usize = 256;
 /// Most registrations in one batch.
 pub const REGISTER_BATCH_MAX: usize = 512;
 
@@ -81,6 +83,10 @@ const _: () =
     assert!(ROOM_COUNTS_MAX * (APP_BYTES_MAX + ROOM_BYTES_MAX + 32) <= INTERNAL_BODY_BYTES_MAX as usize);
 // A client body with its identity fits an internal frame.
 const _: () = assert!(CLIENT_BODY_BYTES_MAX * 2 <= INTERNAL_BODY_BYTES_MAX);
+// So does the largest body for a client with everybody it is for.
+const _: () = assert!(
+    SERVER_BODY_BYTES_MAX as usize + PUSH_MANY_SESSIONS_MAX * 16 + 4 <= INTERNAL_BODY_BYTES_MAX as usize
+);
 // A credential with its names fits a control body.
 const _: () =
     assert!(CREDENTIAL_BYTES_MAX + APP_BYTES_MAX + ACCOUNT_BYTES_MAX + 64 <= CONTROL_BODY_BYTES_MAX as usize);

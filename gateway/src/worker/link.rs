@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use moor_ring::{Errno, Slot, Token};
 use moor_wire::frame::Header;
 use moor_wire::internal::{
-    Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, Register, Registered, Registration,
+    Departure, FLAG_WANT_OUTCOME, Failure, Hello, Kick, Push, PushMany, Register, Registered, Registration,
     Role as PeerRole, Unregister, Verb, Welcome,
 };
 use moor_wire::limits::{INTERNAL_VERSION, REGISTER_BATCH_MAX};
@@ -231,6 +231,7 @@ impl<I: Io> Worker<I> {
                     workers: self.mailboxes.workers(),
                     internal_address: self.settings.internal_address.to_string(),
                     token: self.settings.router_token.to_vec().into(),
+                    push_many: true,
                 };
                 self.queue_internal(slot, Verb::Hello, &hello, now);
                 self.arm(slot);
@@ -264,6 +265,12 @@ impl<I: Io> Worker<I> {
         self.link.heard_ms = now.0;
         let understood = match Verb::from_byte(header.kind) {
             Some(Verb::Push) => self.handle_push_from_router(slot, header.flags, body, now),
+            Some(Verb::PushMany) => PushMany::parse(body).is_ok_and(|many| {
+                for push in many.pushes() {
+                    self.handle_push(slot, &push, false, now);
+                }
+                true
+            }),
             Some(Verb::RoomPush) => self.handle_room_push(body, now),
             Some(Verb::Pong) => true,
             Some(Verb::Ping) => {

@@ -331,6 +331,7 @@ async fn greet(receiver: &mut Receiver, node: &Rc<RefCell<Node>>) -> Result<Opti
         epoch: hello.epoch,
         worker: hello.worker.unwrap_or(0),
         internal_address: hello.internal_address,
+        takes_push_many: hello.push_many,
     };
     let (link, superseded) = node
         .shared

@@ -100,18 +100,20 @@ impl Shard {
 
     pub(super) fn handle_spread(&mut self, spread: &Spread, now_ms: u64) {
         let part = Part::new(spread);
+        let mut shared = Vec::new();
         for entry in spread.entries.iter() {
             if entry.event.is_some() {
                 self.spread_event(spread, entry, &part, now_ms);
             }
-            for member in spread.members.iter().filter(|member| member.since <= entry.sync_id) {
-                if entry.entry.is_copied() {
+            if entry.entry.is_copied() {
+                for member in spread.members.iter().filter(|member| member.since <= entry.sync_id) {
                     self.spread_copy(spread, entry, member, &part, now_ms);
-                } else {
-                    self.spread_push(&spread.key, entry, member, now_ms);
                 }
+            } else {
+                shared.push(entry);
             }
         }
+        self.fan_out(&spread.key, &shared, &spread.members, now_ms);
         part.finish(true, &mut self.outbox);
     }
 
@@ -138,7 +140,7 @@ impl Shard {
             if self.shard_of(hash) == self.index {
                 let account = account.as_str().into();
                 let former = MemberKey { account, hash, since: entry.sync_id, is_muted: true };
-                self.spread_push(&spread.key, entry, &former, now_ms);
+                self.fan_out(&spread.key, &[entry], &[former], now_ms);
             }
         }
     }
@@ -190,33 +192,8 @@ impl Shard {
         self.offer(Box::new(submit), now_ms);
     }
 
-    fn spread_push(&mut self, key: &Arc<AccountKey>, entry: &SpreadEntry, member: &MemberKey, now_ms: u64) {
-        let account = self.registry.find(&key.app, &member.account, member.hash);
-        self.check_presence_in_group(account, key, entry, member);
-        let Some(account) = account else { return };
-        let mut sessions = std::mem::take(&mut self.scratch);
-        sessions.clear();
-        sessions.extend(self.registry.sessions_of(account));
-        for index in &sessions {
-            self.push_group(*index, Kind::GroupDelivery, &entry.body);
-            self.note_pushed(*index, key, entry.sync_id, entry.is_told(member), now_ms);
-        }
-        self.scratch = sessions;
-    }
-
-    /// Pushes a frame about groups to a session. A full link drops it: the tail brings the session back.
-    fn push_group(&mut self, index: SessionIndex, kind: Kind, body: &[u8]) {
-        let Some((session, account)) = self.registry.pair_mut(index) else { return };
-        let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
-        let flags = Class::Reliable.flags();
-        let push = Push { cookie: account.hash, session: session.handle, kind: kind.byte(), flags, body };
-        if kind == Kind::GroupDelivery {
-            self.metrics.group_pushes.increment();
-        }
-        self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
-    }
-
-    fn note_pushed(
+    /// A session that does not acknowledge it will be told of the head.
+    pub(super) fn note_pushed(
         &mut self,
         index: SessionIndex,
         key: &Arc<AccountKey>,
@@ -430,8 +407,13 @@ impl Shard {
         heads.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.group.cmp(&b.group)));
         self.metrics.group_heads.add(heads.len() as u64);
         for heads in heads.chunks(GROUP_HEADS_MAX) {
+            let Some((session, account)) = self.registry.pair_mut(index) else { return };
+            let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
             let body = GroupHeads { heads: heads.to_vec() }.encode_to_vec();
-            self.push_group(index, Kind::GroupHeads, &body);
+            let (kind, flags) = (Kind::GroupHeads.byte(), Class::Reliable.flags());
+            let push = Push { cookie: account.hash, session: session.handle, kind, flags, body: &body };
+            // A full link drops it: the tail tells it again.
+            self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
         }
     }
 

@@ -15,7 +15,9 @@ use moor_wire::client::{
     GroupPreference, GroupRequest, GroupRole, Kind, Open, Opened, Pull, Submit as SubmitBody, put_control,
 };
 use moor_wire::frame::{FrameReader, put_frame};
-use moor_wire::internal::{Departure, NotHere, Push, Registration, Role, SendResult, Up, Verb, frame_reader};
+use moor_wire::internal::{
+    Departure, NotHere, Push, PushMany, Registration, Role, SendResult, Up, Verb, frame_reader,
+};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
@@ -286,24 +288,33 @@ impl World {
             if frame.header.kind == Verb::SendResult.byte() {
                 self.results.push(SendResult::decode(frame.body.clone()).unwrap());
             }
-            if frame.header.kind != Verb::Push.byte() {
-                continue;
+            match Verb::from_byte(frame.header.kind) {
+                Some(Verb::Push) => self.carry(&Push::parse(&frame.body).unwrap()),
+                Some(Verb::PushMany) => {
+                    for push in PushMany::parse(&frame.body).unwrap().pushes() {
+                        self.carry(&push);
+                    }
+                }
+                _ => {}
             }
-            let push = Push::parse(&frame.body).unwrap();
-            if push.kind == Kind::GroupHeads.byte() {
-                self.heads.extend(GroupHeads::decode(push.body).unwrap().heads);
-            }
-            let device = self.devices.iter_mut().find(|device| device.handle == Some(push.session.0));
-            let Some(device) = device else {
-                let entries = vec![NotHere { cookie: push.cookie, session: push.session }];
-                self.mail(push.cookie, Work::NotHere { link: self.link.clone(), entries });
-                continue;
-            };
-            let mut bytes = Vec::new();
-            put_frame(&mut bytes, push.kind, push.flags, 1, push.body);
-            device.session.handle_bytes(&bytes, self.now_ms);
         }
         any
+    }
+
+    /// What the gateway does with a push.
+    fn carry(&mut self, push: &Push<'_>) {
+        if push.kind == Kind::GroupHeads.byte() {
+            self.heads.extend(GroupHeads::decode(push.body).unwrap().heads);
+        }
+        let device = self.devices.iter_mut().find(|device| device.handle == Some(push.session.0));
+        let Some(device) = device else {
+            let entries = vec![NotHere { cookie: push.cookie, session: push.session }];
+            self.mail(push.cookie, Work::NotHere { link: self.link.clone(), entries });
+            return;
+        };
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, push.kind, push.flags, 1, push.body);
+        device.session.handle_bytes(&bytes, self.now_ms);
     }
 
     /// One device's connection: dials, speaks, takes its events.
@@ -608,7 +619,14 @@ fn is_membership(write: &Write) -> bool {
 
 fn admit(leases: &LeaseTable, epoch: u64) -> (Arc<Link>, Rc<LinkOut>) {
     let node = "east".to_owned();
-    let peer = Peer { role: Role::Gateway, node, epoch, worker: 0, internal_address: String::new() };
+    let peer = Peer {
+        role: Role::Gateway,
+        node,
+        epoch,
+        worker: 0,
+        internal_address: String::new(),
+        takes_push_many: epoch % 2 == 1,
+    };
     let (link, _) = leases.admit(peer, ShardIndex(0), 0).unwrap();
     (link, Rc::new(LinkOut::default()))
 }

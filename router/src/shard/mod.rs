@@ -10,6 +10,7 @@ pub mod credit;
 mod crossing;
 mod deliver;
 mod devices;
+mod fanout;
 mod groups;
 #[cfg(test)]
 mod groups_test;
@@ -103,6 +104,7 @@ pub struct Shard {
     /// What the wall clock is ahead of that.
     wall_offset_ms: u64,
     scratch: Vec<SessionIndex>,
+    targets: Vec<fanout::Target>,
     apps: Arc<Apps>,
     /// True when some app's devices are told of each other's acknowledgements.
     has_device_acks: bool,
@@ -144,6 +146,7 @@ impl Shard {
             now_ms: 0,
             wall_offset_ms: 0,
             scratch: Vec::new(),
+            targets: Vec::new(),
             apps: Arc::default(),
             has_device_acks: false,
             metrics,

@@ -36,7 +36,7 @@ impl Shard {
 
     /// True when a session of the account may take messages, now or as soon as it is placed. One on a link that
     /// lingers may: its gateway has its lease's time to come back.
-    fn is_listening(&self, account: AccountIndex) -> bool {
+    pub(super) fn is_listening(&self, account: AccountIndex) -> bool {
         self.registry.sessions_of(account).any(|index| {
             self.registry.session(index).is_some_and(|session| {
                 !session.is_resting() && self.links.get(&session.link).is_some_and(|link| !link.is_void())
@@ -82,15 +82,14 @@ impl Shard {
         self.offline.handle_absence(submit.to.hash, news, self.now_ms);
     }
 
-    /// A message of a group was written once for all: is this member there?
-    pub(super) fn check_presence_in_group(
+    /// A message of a group was written once for all, and this member is not there.
+    pub(super) fn report_absence_in_group(
         &mut self,
-        account: Option<AccountIndex>,
         group: &AccountKey,
         entry: &SpreadEntry,
         member: &MemberKey,
     ) {
-        if entry.entry.is_event() || account.is_some_and(|account| self.is_listening(account)) {
+        if entry.entry.is_event() {
             return;
         }
         let Some(payload_bytes_max) = self.count_absent(&group.app, entry.sent_at_ms) else { return };

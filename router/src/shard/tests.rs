@@ -98,6 +98,7 @@ impl Rig {
             epoch,
             worker: 0,
             internal_address: String::new(),
+            takes_push_many: true,
         };
         let (link, _) = self.leases.admit(peer, HERE, self.now_ms).unwrap();
         let out = Rc::new(LinkOut::default());

@@ -444,6 +444,7 @@ pub fn gateway_hello(node: &str, epoch: u64, worker: u32) -> Hello {
         workers: 2,
         internal_address: "127.0.0.1:7200".to_owned(),
         token: bytes::Bytes::new(),
+        push_many: true,
     }
 }
 

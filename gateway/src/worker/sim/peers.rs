@@ -4,8 +4,8 @@ use moor_wire::Code;
 use moor_wire::client::{Class, Close, GoAway, Kind, Submit, SubmitResult, put, put_sync_id};
 use moor_wire::frame::{Frame, put_message};
 use moor_wire::internal::{
-    self, Failure, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, Register, Registered,
-    StatsResult, Unregister, Up, Verb, Welcome,
+    self, Failure, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, PushMany, Register,
+    Registered, StatsResult, Unregister, Up, Verb, Welcome,
 };
 use moor_wire::session::SessionHandle;
 
@@ -287,14 +287,44 @@ fn the_router_pushes_and_kicks_and_hears_what_is_not_here() {
     assert_eq!(kinds(&frames), [Kind::Data, Kind::Close]);
     assert!(frames.iter().all(|frame| frame.header.channel == 3));
     assert_eq!(decode::<Close>(&frames[1]).code, Code::Kicked as i32, "without a code of its own");
-    let misses: Vec<NotHere> = bed
-        .read(router)
-        .iter()
-        .filter(|f| f.header.kind == Verb::NotHere.byte())
-        .flat_map(|f| NotHere::parse(&f.body).unwrap().collect::<Vec<_>>())
-        .collect();
-    assert_eq!(misses, [NotHere { cookie: 78, session: gone }]);
+    assert_eq!(misses(&bed.read(router)), [NotHere { cookie: 78, session: gone }]);
     assert!(bed.seats[0].worker.channels.resolve(SessionHandle(other)).is_some());
+}
+
+fn misses(frames: &[Frame]) -> Vec<NotHere> {
+    let misses = frames.iter().filter(|frame| frame.header.kind == Verb::NotHere.byte());
+    misses.flat_map(|frame| NotHere::parse(&frame.body).unwrap().collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn one_push_for_many_sessions_reaches_each_that_is_here() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (phone, tablet) = (bed.client(0, "phone"), bed.client(0, "tablet"));
+    let here = [bed.open(phone, 3, "alice"), bed.open(tablet, 1, "bob"), bed.open(phone, 4, "carol")];
+    let gone = SessionHandle::new(0, 900, 1);
+    bed.read(router);
+    let [alice, bob, carol] = here.map(SessionHandle);
+    let mut out = Vec::new();
+    let (kind, flags) = (Kind::GroupDelivery.byte(), Class::Reliable.flags());
+    for body in [&b"first"[..], b"second"] {
+        let sessions = [(1, alice), (2, bob), (3, gone), (4, carol)].into_iter();
+        PushMany::put(&mut out, kind, flags, sessions, body);
+    }
+    bed.write(router, &out);
+    let got = |frames: &[Frame]| -> Vec<(u16, u8, u8, Vec<u8>)> {
+        let parts = |f: &Frame| (f.header.channel, f.header.kind, f.header.flags, f.body.to_vec());
+        frames.iter().map(parts).collect()
+    };
+    let on = |channel, body: &[u8]| (channel, kind, flags, body.to_vec());
+    let wanted = [on(3, b"first"), on(4, b"first"), on(3, b"second"), on(4, b"second")];
+    assert_eq!(got(&bed.read(phone)), wanted);
+    assert_eq!(got(&bed.read(tablet)), [on(1, b"first"), on(1, b"second")]);
+    let gone = NotHere { cookie: 3, session: gone };
+    assert_eq!(misses(&bed.read(router)), [gone, gone]);
+    // What is cut is no frame of a router's.
+    bed.write(router, &[Verb::PushMany.byte(), 0, 0, 0, 0, 0, 0, 4, kind, flags, 0, 1]);
+    assert!(!bed.is_open(router));
 }
 
 #[test]
