@@ -1,15 +1,16 @@
 //! What every face keeps beside its socket: the core, TLS around its bytes, the answers nobody has taken yet, and what the
 //! socket is to do next.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use bytes::Bytes;
 use moor_wire::internal::{Receipt, Welcome};
 
-use crate::core::{Answer, CONNECT_MS, Config, Connection, Error, Event, Request, Ticket};
+use crate::core::{Answer, CONNECT_MS, Config, Connection, Error, Event, Request};
 use crate::limits::{CATCH_UP_EVENTS_MAX, RECEIPTS_MAX};
+use crate::ticket::{Owed, Ticket};
 use crate::tls::{End, Wrap};
 
 /// What the socket is to do next.
@@ -38,10 +39,7 @@ pub(crate) struct Desk {
     /// Why the last connection was lost, until there is another.
     lost: Option<Error>,
     stopped: Option<Error>,
-    owed: HashSet<Ticket>,
-    answers: HashMap<Ticket, Result<Answer, Error>>,
-    /// The request of the last `call`, which a dropped future may have left behind.
-    called: Option<Ticket>,
+    owed: Owed,
     receipts: VecDeque<Receipt>,
     /// Whose receipts do not come any more, which nobody was told yet.
     unsubscribed: VecDeque<Error>,
@@ -58,9 +56,7 @@ impl Desk {
             welcome: None,
             lost: None,
             stopped: None,
-            owed: HashSet::new(),
-            answers: HashMap::new(),
-            called: None,
+            owed: Owed::default(),
             receipts: VecDeque::new(),
             unsubscribed: VecDeque::new(),
             none: Welcome::default(),
@@ -140,11 +136,7 @@ impl Desk {
                 self.lost = Some(error);
             }
             Event::Stopped(error) => self.stopped = Some(error),
-            Event::Answered(ticket, result) => {
-                if self.owed.remove(&ticket) {
-                    self.answers.insert(ticket, result);
-                }
-            }
+            Event::Answered(number, result) => self.owed.settle(number, result),
             Event::Receipt(receipt) => {
                 if self.receipts.len() >= RECEIPTS_MAX {
                     self.receipts.pop_front();
@@ -160,31 +152,18 @@ impl Desk {
 
     pub(crate) fn start(&mut self, now: u64, request: Request) -> Result<Ticket, Error> {
         let max = self.config().in_flight_max;
-        if self.owed.len() + self.answers.len() >= max {
+        if self.owed.len() >= max {
+            self.owed.forget_given_up(|number| self.core.withdraw(number));
+        }
+        if self.owed.len() >= max {
             return Err(Error::TooManyInFlight { max });
         }
-        let ticket = self.core.request(now, request)?;
-        self.owed.insert(ticket);
-        Ok(ticket)
-    }
-
-    /// As [`Self::start`], for a caller that waits for the answer before it calls again.
-    pub(crate) fn call(&mut self, now: u64, request: Request) -> Result<Ticket, Error> {
-        if let Some(ticket) = self.called.take() {
-            self.owed.remove(&ticket);
-            self.answers.remove(&ticket);
-        }
-        let ticket = self.start(now, request)?;
-        self.called = Some(ticket);
-        Ok(ticket)
+        Ok(self.owed.issue(self.core.request(now, request)?))
     }
 
     /// What became of a request, once that is known.
-    pub(crate) fn take(&mut self, ticket: Ticket) -> Option<Result<Answer, Error>> {
-        match self.answers.remove(&ticket) {
-            None if !self.owed.contains(&ticket) => Some(Err(Error::UnknownTicket)),
-            answer => answer,
-        }
+    pub(crate) fn take(&mut self, ticket: &Ticket) -> Option<Result<Answer, Error>> {
+        self.owed.take(ticket)
     }
 
     /// The next receipt, or why some will not come.
@@ -265,6 +244,18 @@ mod tests {
         desk.start(7, Request::Stats).unwrap();
         assert_eq!(desk.connect_limit(17), Duration::from_millis(190));
         assert_eq!(desk.connect_limit(1000), Duration::from_millis(1), "which is over");
+    }
+
+    #[test]
+    fn tickets_given_up_keep_nobodys_place() {
+        let mut desk = Desk::new("127.0.0.1:1", Config { in_flight_max: 2, ..Config::default() });
+        for _ in 0..5 {
+            let _given_up = desk.start(0, Request::Stats).unwrap();
+        }
+        let held = [desk.start(0, Request::Stats).unwrap(), desk.start(0, Request::Stats).unwrap()];
+        assert_eq!(desk.start(0, Request::Stats).unwrap_err(), Error::TooManyInFlight { max: 2 });
+        drop(held);
+        assert!(desk.start(0, Request::Stats).is_ok());
     }
 
     #[test]

@@ -28,12 +28,14 @@ pub mod limits;
 mod methods;
 #[cfg(feature = "monoio")]
 pub mod monoio;
+mod ticket;
 mod tls;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 
-pub use core::{Answer, Config, Error, Request, Sent, Ticket, transient_body};
+pub use core::{Answer, Config, Error, Request, Sent, transient_body};
 
+pub use ticket::Ticket;
 pub use tls::Tls;
 
 pub use moor_wire::Code;

@@ -314,7 +314,7 @@ macro_rules! methods {
             }
 
             /// Begins a request without waiting for its answer, so that several can be under way. It goes out
-            /// with the next method that waits.
+            /// with the next method that waits. The ticket is held until the answer is taken: dropped, it gives it up.
             ///
             /// # Errors
             /// [`Error::TooManyInFlight`] when as many as allowed are under way.
@@ -328,7 +328,7 @@ macro_rules! methods {
             ///
             /// # Errors
             /// What became of that request; [`Error::UnknownTicket`] when its answer was already taken.
-            pub $($async)* fn finish(&mut self, ticket: Ticket) -> Result<crate::Answer, Error> {
+            pub $($async)* fn finish(&mut self, ticket: &Ticket) -> Result<crate::Answer, Error> {
                 loop {
                     if let Some(answer) = self.desk.take(ticket) {
                         return answer;
@@ -337,11 +337,13 @@ macro_rules! methods {
                 }
             }
 
-            $($async)* fn call(&mut self, request: Request) -> Result<crate::Answer, Error> {
-                self.catch_up() $($await)*;
-                let now = self.now();
-                let ticket = self.desk.call(now, request)?;
-                self.finish(ticket) $($await)*
+            /// Makes a request and waits for its answer: [`Self::start`] and [`Self::finish`].
+            ///
+            /// # Errors
+            /// As those.
+            pub $($async)* fn call(&mut self, request: Request) -> Result<crate::Answer, Error> {
+                let ticket = self.start(request) $($await)*?;
+                self.finish(&ticket) $($await)*
             }
         }
     };

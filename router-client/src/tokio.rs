@@ -13,10 +13,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::addresses::Addresses;
-use crate::core::{CONNECT_MS, Config, Error, Request, Ticket};
+use crate::core::{CONNECT_MS, Config, Error, Request};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, READ_BYTES};
-use crate::{Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, RoomStatsResult, Sent, Welcome};
+use crate::{
+    Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, RoomStatsResult, Sent, Ticket, Welcome,
+};
 
 /// A connection to a router, or to the internal port of a gateway.
 #[derive(Debug)]

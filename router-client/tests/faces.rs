@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use moor_router_client::{Answer, Code, Error, Location, Receipt, Request, Welcome};
+use moor_router_client::{Answer, Code, Config, Error, Location, Receipt, Request, Welcome};
 use moor_wire::client::Delivery;
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
@@ -194,9 +194,15 @@ macro_rules! story {
             // Two under way at once, taken in the other order; a ticket is good for one answer.
             let first = router.start(Request::Stats) $($await)*.unwrap();
             let second = router.start(Request::Stats) $($await)*.unwrap();
-            assert!(matches!(router.finish(second) $($await)*, Ok(Answer::Stats(_))));
-            assert!(matches!(router.finish(first) $($await)*, Ok(Answer::Stats(_))));
-            assert_eq!(router.finish(first) $($await)*, Err(Error::UnknownTicket));
+            assert!(matches!(router.finish(&second) $($await)*, Ok(Answer::Stats(_))));
+            assert!(matches!(router.finish(&first) $($await)*, Ok(Answer::Stats(_))));
+            assert_eq!(router.finish(&first) $($await)*, Err(Error::UnknownTicket));
+            // Nor does it serve at another connection, which counts its requests likewise.
+            let mut other = <$router>::connect(&address, Some(b"secret")) $($await)*.unwrap();
+            let theirs = other.start(Request::Stats) $($await)*.unwrap();
+            let mut third = <$router>::connect(&address, Some(b"secret")) $($await)*.unwrap();
+            let _ours = third.start(Request::Stats) $($await)*.unwrap();
+            assert_eq!(third.finish(&theirs) $($await)*, Err(Error::UnknownTicket));
 
             // One connection per worker is kept; its token is the router's.
             let here = &found.sessions[0];
@@ -209,8 +215,18 @@ macro_rules! story {
             let seen = server.seen.lock().unwrap();
             let pushed: Vec<_> = seen.pushes.iter().map(|(session, body)| (*session, &body[..])).collect();
             assert_eq!(pushed, [(42, &b"1"[..]), (42, b"2"), (43, b"3")]);
-            let workers: Vec<_> = seen.greetings[3..].iter().map(|hello| hello.worker).collect();
+            let workers: Vec<_> = seen.greetings[5..].iter().map(|hello| hello.worker).collect();
             assert_eq!(workers, [Some(3), Some(3)]);
+        }
+
+        $($async)* fn given_up() {
+            let address = server(b"").address.to_string();
+            let config = Config { in_flight_max: 2, ..Config::default() };
+            let mut router = <$router>::connect_with(&address, config) $($await)*.unwrap();
+            for _ in 0..5 {
+                let _given_up = router.start(Request::Stats) $($await)*.unwrap();
+                assert_eq!(router.stats() $($await)*, Ok(vec![("sessions".to_owned(), 9)]));
+            }
         }
 
         $($async)* fn dead_gateway() {
@@ -259,6 +275,11 @@ mod blocking {
     }
 
     #[test]
+    fn a_ticket_given_up_keeps_nobodys_place() {
+        given_up();
+    }
+
+    #[test]
     fn a_gateway_that_died_is_known_at_once() {
         dead_gateway();
     }
@@ -282,6 +303,11 @@ mod tokio_face {
     #[test]
     fn says_what_is_wrong() {
         run(refusals());
+    }
+
+    #[test]
+    fn a_ticket_given_up_keeps_nobodys_place() {
+        run(given_up());
     }
 
     #[test]
@@ -335,6 +361,11 @@ mod monoio_face {
     #[test]
     fn says_what_is_wrong() {
         run(refusals());
+    }
+
+    #[test]
+    fn a_ticket_given_up_keeps_nobodys_place() {
+        run(given_up());
     }
 
     #[test]

@@ -127,9 +127,7 @@ pub fn publish(publish: &Publish, global: &Global) -> Result<(), Failure> {
     if let Some(marks) = marks_of(mark)? {
         request = request.marked(marks)?;
     }
-    let mut router = router(global)?;
-    let ticket = router.start(request)?;
-    let Answer::Sent(sent) = router.finish(ticket)? else {
+    let Answer::Sent(sent) = router(global)?.call(request)? else {
         return Err("the router answered something else than was asked".into());
     };
     let line = match sent.sync_id {

@@ -183,6 +183,17 @@ impl Connection {
         }
     }
 
+    /// Nobody waits for this answer any more. True: none comes. False: the request is on its way, and keeps its place until
+    /// it is answered or withdrawn again.
+    pub fn withdraw(&mut self, ticket: Ticket) -> bool {
+        let is_on_its_way =
+            self.pending.get(&ticket.0).is_some_and(|pending| pending.stage == Stage::Written);
+        if !is_on_its_way {
+            self.take(ticket.0);
+        }
+        !is_on_its_way
+    }
+
     /// Takes a request out, whatever becomes of it.
     fn take(&mut self, ticket: u64) -> Option<Pending> {
         let pending = self.pending.remove(&ticket)?;

@@ -313,6 +313,22 @@ fn a_push_for_another_epoch_is_never_written() {
 }
 
 #[test]
+fn a_request_withdrawn_is_not_made_unless_it_is_on_its_way() {
+    let mut connection = ready();
+    let (on_its_way, waits) =
+        (connection.request(0, send()).unwrap(), connection.request(0, send()).unwrap());
+    written(&mut connection);
+    connection.handle_bytes(0, &send_result(waits, Code::Overloaded));
+    assert_eq!((connection.withdraw(on_its_way), connection.withdraw(waits)), (false, true));
+    assert_eq!(connection.in_flight(), 1);
+    connection.handle_timeout(6_000);
+    assert_eq!(written(&mut connection), []);
+    connection.handle_disconnected(6_000, lost());
+    assert!(connection.withdraw(on_its_way), "there is no way any more");
+    assert_eq!((connection.in_flight(), connection.withdraw(on_its_way)), (0, true));
+}
+
+#[test]
 fn requests_in_flight_are_bounded() {
     let mut connection = ready();
     let tickets: Vec<_> = (0..4).map(|_| connection.request(0, Request::Stats).unwrap()).collect();
