@@ -41,6 +41,8 @@ pub(crate) struct Desk {
     stopped: Option<Error>,
     owed: Owed,
     receipts: VecDeque<Receipt>,
+    /// Receipts that were dropped because nobody took them, older than those that wait, which nobody was told yet.
+    receipts_dropped: u64,
     /// Whose receipts do not come any more, which nobody was told yet.
     unsubscribed: VecDeque<Error>,
     none: Welcome,
@@ -58,6 +60,7 @@ impl Desk {
             stopped: None,
             owed: Owed::default(),
             receipts: VecDeque::new(),
+            receipts_dropped: 0,
             unsubscribed: VecDeque::new(),
             none: Welcome::default(),
         }
@@ -140,6 +143,7 @@ impl Desk {
             Event::Receipt(receipt) => {
                 if self.receipts.len() >= RECEIPTS_MAX {
                     self.receipts.pop_front();
+                    self.receipts_dropped += 1;
                 }
                 self.receipts.push_back(receipt);
             }
@@ -168,6 +172,10 @@ impl Desk {
 
     /// The next receipt, or why some will not come.
     pub(crate) fn take_receipt(&mut self) -> Option<Result<Receipt, Error>> {
+        match std::mem::take(&mut self.receipts_dropped) {
+            0 => {}
+            count => return Some(Err(Error::ReceiptsDropped { count })),
+        }
         self.receipts.pop_front().map(Ok).or_else(|| self.unsubscribed.pop_front().map(Err))
     }
 
@@ -256,6 +264,17 @@ mod tests {
         assert_eq!(desk.start(0, Request::Stats).unwrap_err(), Error::TooManyInFlight { max: 2 });
         drop(held);
         assert!(desk.start(0, Request::Stats).is_ok());
+    }
+
+    #[test]
+    fn receipts_that_nobody_takes_are_dropped_and_counted() {
+        let mut desk = Desk::new("127.0.0.1:1", Config::default());
+        for sync_id in 1..=RECEIPTS_MAX as u64 + 3 {
+            desk.note(Event::Receipt(Receipt { sync_id, ..Receipt::default() }));
+        }
+        assert_eq!(desk.take_receipt(), Some(Err(Error::ReceiptsDropped { count: 3 })));
+        let oldest_left = Receipt { sync_id: 4, ..Receipt::default() };
+        assert_eq!(desk.take_receipt(), Some(Ok(oldest_left)), "and that is told once");
     }
 
     #[test]

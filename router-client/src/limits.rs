@@ -28,7 +28,7 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 pub(crate) const CATCH_UP_READS_MAX: usize = 16;
 /// Events a face has not looked at before it stops reading ahead.
 pub(crate) const CATCH_UP_EVENTS_MAX: usize = 4096;
-/// Receipts kept for a service that does not take them; the oldest go first.
+/// Receipts kept for a service that does not take them; the oldest go first, which it is told.
 pub(crate) const RECEIPTS_MAX: usize = 64 * 1024;
 /// Connections to gateway workers one face keeps.
 pub(crate) const GATEWAYS_MAX: usize = 1024;

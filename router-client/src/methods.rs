@@ -292,8 +292,9 @@ macro_rules! methods {
             /// for all the same.
             ///
             /// # Errors
-            /// When the other side has sent this service away for good; [`Error::Unsubscribed`], once, when it has
-            /// refused after a reconnect what it had granted to [`Self::subscribe`].
+            /// When the other side has sent this service away for good. [`Error::Unsubscribed`], once, when it has
+            /// refused after a reconnect what it had granted to [`Self::subscribe`]; [`Error::ReceiptsDropped`], with their
+            /// number, when so many waited to be taken that the oldest were dropped. Behind these two others may follow.
             pub $($async)* fn next_receipt(
                 &mut self,
                 timeout: std::time::Duration,

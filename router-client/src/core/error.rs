@@ -101,6 +101,12 @@ pub enum Error {
         /// What the other side says.
         why: Box<Error>,
     },
+    /// More receipts wait than are kept: the oldest were dropped.
+    #[error("{count} receipts were dropped: take them sooner; LOOKUP tells what a session has acknowledged")]
+    ReceiptsDropped {
+        /// How many since this was last told.
+        count: u64,
+    },
     /// Not a ticket of this connection, or its answer was already taken.
     #[error("this connection owes no answer to that ticket")]
     UnknownTicket,
