@@ -118,8 +118,7 @@ impl Connection {
         let detail = detail.to_owned();
         let refused = Error::Refused { what: pending.request.name(), code, detail };
         // Nobody waits for a subscription after a reconnect who could ask again.
-        let again = ticket & OWN != 0
-            || matches!(pending.request, Request::Send(_) | Request::Group(_) | Request::RoomPublish(_));
+        let again = ticket & OWN != 0 || pending.request.outlasts_refusals();
         match code {
             Code::Ok => self.answer(ticket, Ok(answer)),
             // Nobody is there: that is a count, not a failure.
@@ -127,7 +126,7 @@ impl Connection {
                 self.answer(ticket, Ok(Answer::Reached(0)));
             }
             Code::NotHere => self.answer(ticket, Err(Error::NotHere)),
-            _ if again && not_stored(code) => {
+            _ if again && may_pass(code) => {
                 let (base, cap) = (self.config.backoff_base_ms, self.config.backoff_cap_ms);
                 let pause = 1 + full_jitter(base, cap, pending.attempt, self.rng.u64(..));
                 pending.attempt = pending.attempt.saturating_add(1);
@@ -144,8 +143,8 @@ fn code_of(code: i32) -> Code {
     Code::try_from(code).unwrap_or(Code::Internal)
 }
 
-/// The codes after which the same client id is sent again (docs/protocol.md, Sending); the others are final.
-const fn not_stored(code: Code) -> bool {
+/// The codes of a refusal that may pass, after which the same is asked again (docs/protocol.md, Sending); the others are final.
+const fn may_pass(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Overloaded | Code::Storage | Code::Internal | Code::Draining)
 }
 

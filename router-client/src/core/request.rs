@@ -420,6 +420,20 @@ impl Request {
         )
     }
 
+    /// Whether it is asked again after a refusal that may pass: reads, and what happens once however often it is asked.
+    /// Whoever subscribes or switches levels off decides that: the answer says more than that nothing was done.
+    pub(super) const fn outlasts_refusals(&self) -> bool {
+        matches!(
+            self,
+            Self::Send(_)
+                | Self::Lookup(_)
+                | Self::Group(_)
+                | Self::History(_)
+                | Self::RoomPublish(_)
+                | Self::RoomStats(_)
+        )
+    }
+
     /// Appends the frame under a cookie.
     pub(super) fn put(&mut self, cookie: u64, out: &mut bytes::BytesMut) {
         let (kind, flags) = (Kind::Data.byte(), Class::Transient.flags());

@@ -1,11 +1,11 @@
 //! The core against a router that is a byte vector and a clock that jumps.
 
 use moor_wire::Code;
-use moor_wire::client::Act;
+use moor_wire::client::{Act, Pulled};
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
-    Failure, Outcome, Push, Receipt, Send, SendResult, Stat, StatsResult, Subscribe, Verb, Welcome,
-    frame_reader, put_control, put_empty,
+    Failure, HistoryResult, LookupResult, Outcome, Push, Receipt, RoomStatsResult, Send, SendResult, Stat,
+    StatsResult, Subscribe, Verb, Welcome, frame_reader, put_control, put_empty,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -130,6 +130,53 @@ fn a_send_that_was_not_stored_is_asked_again_with_its_client_id() {
         let last = Error::Refused { what: "SEND", code, detail: "because".into() };
         let late = Error::Deadline { what: "SEND", within_ms: 10_000, last: Some(Box::new(last)) };
         assert!(events(&mut connection).contains(&Event::Answered(ticket, Err(late))), "{code}");
+    }
+}
+
+#[test]
+fn a_look_that_is_refused_for_now_is_asked_again() {
+    type Refuse = fn(u64, i32) -> Vec<u8>;
+    let code = Code::Overloaded as i32;
+    let looks: [(Request, Refuse); 4] = [
+        (Request::lookup("shop", "alice").unwrap(), |cookie, code| {
+            control(Verb::LookupResult, &LookupResult { cookie, code, ..LookupResult::default() })
+        }),
+        (Request::history("shop", "alice", 0, 0).unwrap(), |cookie, code| {
+            let pulled = Some(Pulled { code, ..Pulled::default() });
+            control(Verb::HistoryResult, &HistoryResult { cookie, pulled })
+        }),
+        (Request::group_history("shop", "team", 0, 0).unwrap(), |cookie, code| {
+            let pulled = Some(Pulled { code, ..Pulled::default() });
+            control(Verb::HistoryResult, &HistoryResult { cookie, pulled })
+        }),
+        (Request::room_stats("shop", "live").unwrap(), |cookie, code| {
+            control(Verb::RoomStatsResult, &RoomStatsResult { cookie, code, ..RoomStatsResult::default() })
+        }),
+    ];
+    for (look, refuse) in looks {
+        let (what, mut connection) = (look.name(), ready());
+        let ticket = connection.request(0, look).unwrap();
+        let asked = verbs(&written(&mut connection));
+        connection.handle_bytes(0, &refuse(ticket.0, code));
+        assert_eq!(events(&mut connection), [], "{what}");
+        let again = connection.poll_timeout().unwrap();
+        assert!(again < 1_000, "{what}");
+        connection.handle_timeout(again);
+        assert_eq!(verbs(&written(&mut connection)), asked);
+        connection.handle_bytes(again, &refuse(ticket.0, Code::Ok as i32));
+        assert!(matches!(events(&mut connection)[..], [Event::Answered(_, Ok(_))]), "{what}");
+    }
+}
+
+#[test]
+fn what_a_refusal_says_of_a_subscription_or_a_switch_is_told_at_once() {
+    for request in [Request::subscribe("shop").unwrap(), Request::degrade(Some(2))] {
+        let mut connection = ready();
+        let what = request.name();
+        let ticket = connection.request(0, request).unwrap();
+        connection.handle_bytes(0, &outcome(ticket.0, Code::Storage, 0));
+        let refused = Error::Refused { what, code: Code::Storage, detail: String::new() };
+        assert_eq!(events(&mut connection), [Event::Answered(ticket, Err(refused))]);
     }
 }
 
