@@ -41,6 +41,6 @@ pub use tls::Tls;
 pub use moor_wire::Code;
 pub use moor_wire::client::{
     Act, GroupAnswer, GroupCreate, GroupMember, GroupNames, GroupNothing, GroupPage, GroupPreference,
-    GroupRole, Membership, Pulled,
+    GroupRole, Membership, Pulled, TrafficMarks,
 };
 pub use moor_wire::internal::{Location, LookupResult, Receipt, RoomStatsResult, Welcome};

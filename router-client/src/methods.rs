@@ -338,7 +338,8 @@ macro_rules! methods {
                 }
             }
 
-            /// Makes a request and waits for its answer: [`Self::start`] and [`Self::finish`].
+            /// Makes a request and waits for its answer: [`Self::start`] and [`Self::finish`]. For what has no method of
+            /// its own, such as a message with a [business level](Request::at_level) or [marks](Request::marked).
             ///
             /// # Errors
             /// As those.

@@ -254,10 +254,16 @@ fn what_is_said_from_the_command_line_has_its_level_and_its_marks() -> Result<()
     assert_eq!(send(&["--timeout", "1", "chatter"])?.0, Some(1), "the client tries until its time is up");
     let (code, out, err) = send(&["--level", "0", "alarm"])?;
     assert_eq!((code, out.trim()), (Some(0), "said in live"), "{err}");
-    wait_for(Duration::from_secs(5), "what was said", || Ok((member.marked().len() == 3).then_some(())))?;
+    let (code, out, err) = moor(&["room", "publish", ROOM, "siren", "--level", "0"])?;
+    assert_eq!((code, out.trim()), (Some(0), "said in live"), "{err}");
+    assert_eq!(moor(&["group", "create", "team", "--owner", "m0"])?.0, Some(0));
+    let (code, out, err) = moor(&["group", "send", "team", "hi", "--level", "0", "--mark", "source=app"])?;
+    assert_eq!((code, out.trim()), (Some(0), "accepted as #2 of team"), "{err}");
+    wait_for(Duration::from_secs(5), "what was said", || Ok((member.marked().len() == 4).then_some(())))?;
     let marked = member.marked();
     let marked: Vec<_> = marked.iter().map(|(text, marks)| (text.as_str(), marks.as_str())).collect();
-    let wanted = [("card", "source=app release=canary"), ("note", "campaign=spring"), ("alarm", "")];
+    let wanted =
+        [("card", "source=app release=canary"), ("note", "campaign=spring"), ("alarm", ""), ("siren", "")];
     assert_eq!(marked, wanted);
     // A room has types in place of classes, and only a room has them.
     assert_eq!(send(&["--class", "normal", "x"])?.0, Some(2));

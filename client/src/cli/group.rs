@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use moor_router_client::{
-    Act, GroupAnswer, GroupCreate, GroupMember, GroupNames, GroupNothing, GroupPage, GroupRole,
+    Act, GroupAnswer, GroupCreate, GroupMember, GroupNames, GroupNothing, GroupPage, GroupRole, Request,
 };
 use moor_wire::client::GroupEvent;
 use prost::Message as _;
 use serde_json::json;
 
+use super::labels::Labels;
 use super::{Failure, Global, output, service};
 
 #[derive(Debug, Args)]
@@ -86,6 +87,8 @@ enum Command {
         /// Who it is said to come from.
         #[arg(long, default_value = "moor")]
         from: String,
+        #[command(flatten)]
+        labels: Labels,
         /// What to say.
         text: String,
     },
@@ -193,8 +196,9 @@ pub fn group(group: &Group, global: &Global) -> Result<(), Failure> {
                 }
             }
         }
-        Command::Send { group, from, text } => {
-            let sent = router.send_group(&global.app, from, group, None, text.as_bytes())?;
+        Command::Send { group, from, labels, text } => {
+            let request = Request::send_group(&global.app, from, group, None, text.as_bytes())?;
+            let sent = router.call(labels.put(request)?)?.into_sent()?;
             let object = json!({ "event": "accepted", "to": group, "sync_id": sent.sync_id });
             output::line(global, &format!("accepted as #{} of {group}", sent.sync_id), &object)
         }

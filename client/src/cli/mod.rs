@@ -2,6 +2,7 @@
 
 mod group;
 mod http;
+mod labels;
 mod output;
 mod room;
 mod service;

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use moor_client::core::RoomMessage;
 use moor_client::{Event, Options};
-use moor_router_client::{Answer, Request};
+use moor_router_client::Request;
 use serde_json::json;
 
+use super::labels::{Labels, show_marks};
 use super::service::router;
-use super::session::{final_refusal, marks_of, print_hindrance, show_marks};
+use super::session::{final_refusal, print_hindrance};
 use super::{Failure, Global, output};
 
 const CHANNEL: u16 = 1;
@@ -53,9 +54,8 @@ pub struct Publish {
     /// Type of the message: unless the router's settings say otherwise 0 is normal, 1 reliable, and more droppable.
     #[arg(long = "type", value_name = "N", default_value_t = 0)]
     number: u32,
-    /// Where it comes from, as in `moor send`: source, campaign or release, such as release=canary. May be repeated.
-    #[arg(long, value_name = "MARK=VALUE")]
-    mark: Vec<String>,
+    #[command(flatten)]
+    labels: Labels,
 }
 
 #[derive(Debug, Args)]
@@ -122,14 +122,9 @@ fn print_message(message: &RoomMessage, global: &Global) -> Result<(), Failure> 
 
 /// Says something in a room.
 pub fn publish(publish: &Publish, global: &Global) -> Result<(), Failure> {
-    let Publish { room, text, from, number, mark } = publish;
-    let mut request = Request::room_publish(&global.app, from, (room, *number), None, text.as_bytes())?;
-    if let Some(marks) = marks_of(mark)? {
-        request = request.marked(marks)?;
-    }
-    let Answer::Sent(sent) = router(global)?.call(request)? else {
-        return Err("the router answered something else than was asked".into());
-    };
+    let Publish { room, text, from, number, labels } = publish;
+    let request = Request::room_publish(&global.app, from, (room, *number), None, text.as_bytes())?;
+    let sent = router(global)?.call(labels.put(request)?)?.into_sent()?;
     let line = match sent.sync_id {
         0 => format!("said in {room}"),
         id => format!("stored as #{id} of {room}"),

@@ -8,13 +8,13 @@ use clap::{Args, ValueEnum};
 use moor_client::core::{DialError, Disconnect, Target};
 use moor_client::{Accepted, Client, ClientError, Conversation, Event, Options, Sending};
 use moor_wire::Code;
-use moor_wire::client::{Class, TrafficMarks};
+use moor_wire::client::Class;
 use moor_wire::identity::{check_account, check_app, check_device};
-use moor_wire::limits::TRAFFIC_MARK_BYTES_MAX;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc::Receiver;
 
+use super::labels::{Labels, show_marks};
 use super::{Failure, Global, output};
 
 const CHANNEL: u16 = 1;
@@ -108,14 +108,8 @@ pub struct Send {
     /// transient is the first to be dropped where something is full.
     #[arg(long, default_value = "reliable", conflicts_with = "id")]
     class: ClassName,
-    /// Business level: 0 core, 1 important, 2 the rest; lower ones may be switched off (`moor degrade`). Default:
-    /// what the app is configured with.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2))]
-    level: Option<u32>,
-    /// Where it comes from, carried to the receiver, counted and routed by: source, campaign or release, such as
-    /// release=canary. May be repeated.
-    #[arg(long, value_name = "MARK=VALUE")]
-    mark: Vec<String>,
+    #[command(flatten)]
+    labels: Labels,
     /// Give up after so many seconds without the router's word on a message.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -382,32 +376,6 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `MARK=VALUE` of the command line.
-pub(super) fn marks_of(words: &[String]) -> Result<Option<TrafficMarks>, Failure> {
-    let mut marks = TrafficMarks::default();
-    for word in words {
-        let (name, value) = word.split_once('=').ok_or_else(|| format!("--mark {word}: say MARK=VALUE"))?;
-        if value.len() > TRAFFIC_MARK_BYTES_MAX {
-            return Err(format!("--mark {word}: a value has at most {TRAFFIC_MARK_BYTES_MAX} bytes").into());
-        }
-        let mark = match name {
-            "source" => &mut marks.source,
-            "campaign" => &mut marks.campaign,
-            "release" => &mut marks.release,
-            _ => return Err(format!("--mark {word}: choose source, campaign or release").into()),
-        };
-        value.clone_into(mark);
-    }
-    Ok((!words.is_empty()).then_some(marks))
-}
-
-/// Those that are given, for people and for machines.
-pub(super) fn show_marks(marks: &TrafficMarks) -> (String, serde_json::Value) {
-    let given: Vec<_> = marks.named().filter(|(_, value)| !value.is_empty()).collect();
-    let text = given.iter().fold(String::new(), |text, (name, value)| format!("{text} [{name}={value}]"));
-    (text, given.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect())
-}
-
 async fn send_one(
     client: &Client,
     send: &Send,
@@ -420,8 +388,8 @@ async fn send_one(
         ClassName::Normal => Some(Class::Normal),
         ClassName::Transient => Some(Class::Transient),
     };
-    let marks = marks_of(&send.mark)?;
-    let sending = Sending { class: class.unwrap_or_default(), level: send.level, marks };
+    let (level, marks) = (send.labels.level, send.labels.marks()?);
+    let sending = Sending { class: class.unwrap_or_default(), level, marks };
     if let Some(room) = &send.room {
         return say_one(client, send, room, sending, text, id, global).await;
     }

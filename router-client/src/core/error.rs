@@ -2,6 +2,7 @@
 
 use moor_wire::Code;
 use moor_wire::identity::NameError;
+use moor_wire::limits::LEVEL_MAX;
 
 /// Why a connection or a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +93,12 @@ pub enum Error {
         min: usize,
         /// The most allowed.
         max: usize,
+    },
+    /// A business level that there is not.
+    #[error("{level} is no business level: take 0 to {LEVEL_MAX}")]
+    Level {
+        /// What was asked for.
+        level: u32,
     },
     /// After a reconnect the receipts of an app are refused, which were granted before.
     #[error("no more receipts of {app}: {why}")]

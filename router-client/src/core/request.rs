@@ -29,7 +29,7 @@ pub struct Sent {
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// Of SEND.
+    /// Of SEND and `ROOM_PUBLISH`.
     Sent(Sent),
     /// Of LOOKUP.
     Lookup(LookupResult),
@@ -50,7 +50,11 @@ fn other<T>() -> Result<T, Error> {
 }
 
 impl Answer {
-    pub(crate) fn into_sent(self) -> Result<Sent, Error> {
+    /// Of SEND and `ROOM_PUBLISH`.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] when it is the answer to something else.
+    pub fn into_sent(self) -> Result<Sent, Error> {
         if let Self::Sent(sent) = self { Ok(sent) } else { other() }
     }
 
@@ -197,6 +201,23 @@ impl Request {
         match &mut self {
             Self::Send(send) => send.marks = Some(marks),
             Self::RoomPublish(publish) => publish.marks = Some(marks),
+            _ => {}
+        }
+        Ok(self)
+    }
+
+    /// Says what the business loses without a message for an account, a group or a room, 0 (its core) to 2 (the rest);
+    /// other requests have no level. Left out, it is the app's own.
+    ///
+    /// # Errors
+    /// When there is no such level.
+    pub fn at_level(mut self, level: u32) -> Result<Self, Error> {
+        if level > LEVEL_MAX {
+            return Err(Error::Level { level });
+        }
+        match &mut self {
+            Self::Send(send) => send.level = Some(level),
+            Self::RoomPublish(publish) => publish.level = Some(level),
             _ => {}
         }
         Ok(self)

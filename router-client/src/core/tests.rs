@@ -4,8 +4,8 @@ use moor_wire::Code;
 use moor_wire::client::{Act, Pulled};
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
-    Failure, HistoryResult, LookupResult, Outcome, Push, Receipt, RoomStatsResult, Send, SendResult, Stat,
-    StatsResult, Subscribe, Verb, Welcome, frame_reader, put_control, put_empty,
+    Failure, HistoryResult, LookupResult, Outcome, Push, Receipt, RoomPublish, RoomStatsResult, Send,
+    SendResult, Stat, StatsResult, Subscribe, Verb, Welcome, frame_reader, put_control, put_empty,
 };
 use proptest::prelude::*;
 use prost::Message;
@@ -515,6 +515,26 @@ fn byte_by_byte_is_the_same_as_at_once() {
             Event::Receipt(Receipt::default())
         ]
     );
+}
+
+#[test]
+fn messages_have_a_business_level() {
+    let publish = || Request::room_publish("shop", "orders", ("live", 1), None, b"hello").unwrap();
+    let team = || Request::send_group("shop", "orders", "team", None, b"hello").unwrap();
+    for level in 0..=2 {
+        for message in [send(), team(), publish()] {
+            let mut connection = ready();
+            connection.request(0, message.at_level(level).unwrap()).unwrap();
+            let frame = &written(&mut connection)[0];
+            let said = match Verb::from_byte(frame.header.kind) {
+                Some(Verb::Send) => Send::decode(&frame.body[..]).unwrap().level,
+                _ => RoomPublish::decode(&frame.body[..]).unwrap().level,
+            };
+            assert_eq!(said, Some(level));
+        }
+    }
+    assert_eq!(publish().at_level(3), Err(Error::Level { level: 3 }));
+    assert_eq!(Request::Stats.at_level(2), Ok(Request::Stats), "others have none");
 }
 
 #[test]
