@@ -345,7 +345,8 @@ impl Client {
     }
 
     /// Makes, changes or looks at a group, and waits for the answer, over reconnects. Asked twice, the second time
-    /// changes nothing. The answer's code says whether it was done.
+    /// changes nothing. The answer's code says whether it was done; a look at members or a list that is refused for now is
+    /// asked for again.
     ///
     /// # Errors
     /// [`ClientError::Abandoned`] when the channel is closed for good first, [`ClientError::Submit`] when the request is

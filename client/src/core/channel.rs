@@ -769,6 +769,6 @@ fn pauses_before_reopening(code: Code, is_refused: bool) -> Option<(u64, u64)> {
 }
 
 /// Whether the same thing may work later.
-fn is_retryable(code: Code) -> bool {
+pub(super) fn is_retryable(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Overloaded | Code::Storage | Code::Internal | Code::Draining)
 }

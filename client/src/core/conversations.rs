@@ -9,19 +9,19 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use moor_wire::Code;
 use moor_wire::client::{
-    Class, GroupAck, GroupAnswer, GroupDelivery, GroupEvent, GroupHeads, GroupPosition, GroupRequest, Kind,
-    Pull, Pulled, put_control,
+    Act, Class, GroupAck, GroupAnswer, GroupDelivery, GroupEvent, GroupHeads, GroupPosition, GroupRequest,
+    Kind, Pull, Pulled, put_control,
 };
 use moor_wire::frame::put_message;
 use moor_wire::limits::GROUP_POSITIONS_MAX;
 use prost::Message as _;
 
-use super::channel::SubmitError;
-use super::code_of;
+use super::channel::{SubmitError, is_retryable};
 use super::event::Event;
+use super::{code_of, full_jitter};
 use crate::limits::{
     ACK_DELAY_MS, ANSWER_MS, CONVERSATIONS_MAX, GROUP_REQUESTS_PENDING_MAX, PULL_RETRY_MS,
-    PULLS_IN_FLIGHT_MAX, UNSENT_BYTES_MAX,
+    PULLS_IN_FLIGHT_MAX, RETRY_MS, UNSENT_BYTES_MAX,
 };
 
 #[derive(Debug, Default)]
@@ -72,8 +72,17 @@ struct Pulling {
 #[derive(Debug)]
 struct Ask {
     request: GroupRequest,
-    /// On the wire: when it is said again. Otherwise it waits for the login, or for room to write.
+    /// On the wire, or refused for now: when it is said again. Otherwise it waits for the login, or for room to write.
     due_ms: Option<u64>,
+    /// How often it was refused for now.
+    attempt: u32,
+}
+
+impl Ask {
+    /// Whether it changes nothing.
+    const fn is_look(&self) -> bool {
+        matches!(self.request.act, Some(Act::Members(_) | Act::List(_)))
+    }
 }
 
 /// A channel's groups.
@@ -431,7 +440,7 @@ impl Conversations {
         if self.asks.len() >= GROUP_REQUESTS_PENDING_MAX {
             return Err(SubmitError::QueueFull);
         }
-        self.asks.push_back(Ask { request, due_ms: None });
+        self.asks.push_back(Ask { request, due_ms: None, attempt: 0 });
         Ok(())
     }
 
@@ -450,10 +459,24 @@ impl Conversations {
         });
     }
 
-    pub(super) fn handle_answer(&mut self, answer: GroupAnswer, events: &mut VecDeque<Event>) {
+    /// What came of a request. A look that is refused for now is said again; of a change the app is told, which may have
+    /// better to do than to wait until there is storage for it.
+    pub(super) fn handle_answer(
+        &mut self,
+        answer: GroupAnswer,
+        now: u64,
+        rng: &mut fastrand::Rng,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(at) = self.asks.iter().position(|ask| ask.request.id == answer.id) else { return };
+        let (code, ask) = (code_of(answer.code), &mut self.asks[at]);
+        if is_retryable(code) && ask.is_look() {
+            ask.attempt = ask.attempt.saturating_add(1);
+            ask.due_ms = Some(now + 1 + full_jitter(RETRY_MS.0, RETRY_MS.1, ask.attempt, rng));
+            return;
+        }
         self.asks.remove(at);
-        let answer = GroupAnswer { code: code_of(answer.code) as i32, ..answer };
+        let answer = GroupAnswer { code: code as i32, ..answer };
         events.push_back(Event::GroupAnswer { channel: self.channel, answer, is_abandoned: false });
     }
 

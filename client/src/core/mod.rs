@@ -699,9 +699,8 @@ impl Session {
                         channel.handle_delivery(Delivery::decode(frame.body.clone()).ok()?, now, out, events)
                     }
                     Kind::Group if channel.is_open() => {
-                        channel
-                            .conversations
-                            .handle_answer(GroupAnswer::decode(frame.body.clone()).ok()?, events);
+                        let answer = GroupAnswer::decode(frame.body.clone()).ok()?;
+                        channel.conversations.handle_answer(answer, now, &mut self.rng, events);
                     }
                     Kind::GroupDelivery if channel.is_open() => {
                         let entry = GroupDelivery::decode(frame.body.clone()).ok()?;

@@ -6,9 +6,10 @@
 // and anything further ahead is pulled up to.
 
 import type { Context } from "./context.js";
-import { Code, SubmitError, codeOf } from "./events.js";
+import { Code, SubmitError, codeOf, isRetryable } from "./events.js";
 import { COMMAND, Kind, encodeFrame } from "./frame.js";
 import { type GroupAct, decodeAnswer, decodeEvent, encodeRequest } from "./groups.js";
+import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { type Fields, Writer } from "./protobuf.js";
 import { type TrafficMarks, marksOf } from "./traffic.js";
@@ -46,8 +47,12 @@ interface Entry {
 interface Ask {
   readonly id: number;
   readonly body: Uint8Array;
-  /** On the wire: when it is said again. Otherwise it waits for the login, or for room to write. */
+  /** It changes nothing. */
+  readonly isLook: boolean;
+  /** On the wire, or refused for now: when it is said again. Otherwise it waits for the login, or for room to write. */
   dueMs: number | undefined;
+  /** How often it was refused for now. */
+  attempt: number;
 }
 
 /** A channel's groups. Only an open channel calls what says something. */
@@ -330,7 +335,8 @@ export class Conversations {
     if (this.asks.length >= limits.GROUP_REQUESTS_PENDING_MAX) {
       throw new SubmitError("queue-full", "too many requests about groups wait for their answers: wait too");
     }
-    this.asks.push({ id, body, dueMs: undefined });
+    const isLook = act.act === "members" || act.act === "list";
+    this.asks.push({ id, body, isLook, dueMs: undefined, attempt: 0 });
   }
 
   /** The new gateway takes bodies up to this size: what is larger will not be answered there. */
@@ -340,13 +346,24 @@ export class Conversations {
     refused.forEach(({ id }) => this.answer(id, Code.TooLarge, `the gateway takes ${bodyBytesMax} bytes`));
   }
 
-  handleAnswer(answer: Fields): void {
+  /**
+   * What came of a request. A look that is refused for now is said again; of a change the app is told, which may have better
+   * to do than to wait until there is storage for it.
+   */
+  handleAnswer(answer: Fields, now: number): void {
     const decoded = decodeAnswer(answer);
     const at = this.asks.findIndex(({ id }) => id === decoded.id);
-    if (at >= 0) {
-      this.asks.splice(at, 1);
-      this.context.emit({ type: "group-answer", channel: this.channel, ...decoded });
+    const ask = this.asks[at];
+    if (ask === undefined) {
+      return;
     }
+    if (ask.isLook && isRetryable(decoded.code)) {
+      ask.attempt += 1;
+      ask.dueMs = now + 1 + fullJitter(limits.RETRY_BASE_MS, limits.RETRY_CAP_MS, ask.attempt, this.context.random);
+      return;
+    }
+    this.asks.splice(at, 1);
+    this.context.emit({ type: "group-answer", channel: this.channel, ...decoded });
   }
 
   private answer(id: number, code: Code, detail: string): void {

@@ -503,7 +503,7 @@ export class Session {
     }
     switch (kind) {
       case Kind.Group:
-        return channel.conversations.handleAnswer(fields);
+        return channel.conversations.handleAnswer(fields, now);
       case Kind.GroupDelivery:
         return channel.conversations.handleDelivery(fields, now);
       case Kind.GroupHeads:

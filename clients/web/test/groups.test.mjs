@@ -508,6 +508,25 @@ test("a request is asked until it is answered, over reconnects, and answered onc
   assert.throws(() => server.session.askGroup(1, "friends", { act: "join" }, server.now), { why: "no-channel" });
 });
 
+test("a look that is refused for now is asked again, and a change is not", () => {
+  const server = Server.live();
+  const ask = (act) => server.session.askGroup(1, "friends", act, server.now);
+  const refuse = (id, code) => server.say(Kind.Group, 1, new Writer().number(1, id).number(2, code));
+  const answers = () => server.events().map(({ type, id, code }) => [type, id, code]);
+  const looks = [ask({ act: "members" }), ask({ act: "list" })];
+  assert.deepEqual(server.said(), ["Group:1", "Group:1"]);
+  refuse(looks[0], Code.Overloaded);
+  refuse(looks[1], Code.Unavailable);
+  assert.deepEqual([answers(), server.said()], [[], []]);
+  assert.deepEqual(server.pass(101).filter((said) => said === "Group:1").length, 2, "long before an answer is missed");
+  refuse(looks[0], Code.Ok);
+  refuse(looks[1], Code.NotFound);
+  assert.deepEqual(answers(), [["group-answer", looks[0], Code.Ok], ["group-answer", looks[1], Code.NotFound]]);
+  const change = ask({ act: "join" });
+  refuse(change, Code.Storage);
+  assert.deepEqual(answers(), [["group-answer", change, Code.Storage]]);
+});
+
 test("what no gateway takes is not asked", () => {
   const server = Server.live();
   const ask = (group, act, channel = 1) => () => server.session.askGroup(channel, group, act, server.now);

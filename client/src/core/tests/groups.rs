@@ -1,9 +1,9 @@
 //! Groups: entries by every way once and in order, ranges pulled no more often than they are missing.
 
-use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, GroupPosition, Pull};
+use moor_wire::client::{Act, GroupAck, GroupCreate, GroupEvent, GroupHead, GroupPage, GroupPosition, Pull};
 
 use super::*;
-use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, UNSENT_BYTES_MAX};
+use crate::limits::{CONVERSATIONS_MAX, PULL_RETRY_MS, RETRY_MS, UNSENT_BYTES_MAX};
 
 impl Server {
     /// Alice holds a group up to an entry.
@@ -161,6 +161,33 @@ fn a_request_is_asked_again_until_it_is_answered_over_a_reconnect() {
     assert_eq!(answers(&mut server), [(7, Code::Internal, false)], "answered once");
     server.advance(ANSWER_MS * 2);
     assert_eq!(asked(&mut server), NO_IDS);
+}
+
+#[test]
+fn a_look_that_is_refused_for_now_is_asked_again_and_a_change_is_not() {
+    let refuse = |server: &mut Server, id, code: Code| {
+        server.say(Kind::Group, 1, &GroupAnswer { id, code: code as i32, ..GroupAnswer::default() });
+    };
+    let mut server = Server::live();
+    let look = |id, act| GroupRequest { id, group: "team".into(), act: Some(act) };
+    let page = GroupPage::default;
+    for request in [look(7, Act::Members(page())), look(8, Act::List(page()))] {
+        server.session.ask_group(1, request, server.now).unwrap();
+    }
+    assert_eq!(asked(&mut server), [7, 8]);
+    refuse(&mut server, 7, Code::Overloaded);
+    refuse(&mut server, 8, Code::Unavailable);
+    assert_eq!((answers(&mut server), asked(&mut server)), (vec![], vec![]));
+    server.advance(2 * RETRY_MS.0 + 1);
+    let mut again = asked(&mut server);
+    again.sort_unstable();
+    assert_eq!(again, [7, 8], "long before an answer is missed");
+    refuse(&mut server, 7, Code::Ok);
+    refuse(&mut server, 8, Code::NotFound);
+    assert_eq!(answers(&mut server), [(7, Code::Ok, false), (8, Code::NotFound, false)]);
+    ask(&mut server, 9, &[]).unwrap();
+    refuse(&mut server, 9, Code::Storage);
+    assert_eq!(answers(&mut server), [(9, Code::Storage, false)]);
 }
 
 #[test]
