@@ -51,7 +51,7 @@ export class Client {
   /** From GOAWAY: where the next try goes, once. */
   private alternate: string | undefined;
 
-  /** Connects at once, and again whenever the connection breaks. */
+  /** Connects at once, and again whenever the connection breaks. Throws what the WebSocket class says of such an URL. */
   constructor(private readonly options: ClientOptions) {
     const global = (globalThis as { WebSocket?: unknown }).WebSocket as ClientOptions["WebSocket"];
     const construct = options.WebSocket ?? global;
@@ -60,7 +60,13 @@ export class Client {
     }
     this.construct = construct;
     this.session = new Session(options);
-    this.wake();
+    try {
+      this.wake();
+    } catch (error) {
+      // Nobody will have this client who could close it.
+      this.close();
+      throw error;
+    }
   }
 
   /** Wants an account logged in on a channel, now and after every reconnect. */

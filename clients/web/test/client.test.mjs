@@ -113,6 +113,23 @@ test("a socket that was given up says nothing any more", async () => {
   assert.deepEqual(taken, ["connected", "opened", "disconnected"]);
 });
 
+test("a client that cannot be made leaves nothing behind", (context) => {
+  let [made, now] = [0, 0];
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  context.mock.method(performance, "now", () => now);
+  class Unwilling {
+    constructor(url) {
+      made += 1;
+      throw new SyntaxError(`${url} is no URL`);
+    }
+  }
+  assert.throws(() => new Client({ url: "edge", device: "d", WebSocket: Unwilling, onEvent() {} }), SyntaxError);
+  for (now = 0; now < 60_000; now += 1000) {
+    context.mock.timers.tick(1000);
+  }
+  assert.equal(made, 1, "nobody tries again");
+});
+
 test("without any WebSocket the app is told what to pass", () => {
   const global = globalThis.WebSocket;
   delete globalThis.WebSocket;
