@@ -8,7 +8,7 @@ import type { GroupAct } from "./groups.js";
 import { fullJitter } from "./jitter.js";
 import * as limits from "./limits.js";
 import { nameFault } from "./names.js";
-import { type Fields, Writer } from "./protobuf.js";
+import { type Fields, Writer, utf8 } from "./protobuf.js";
 import { ReadMarks } from "./readmarks.js";
 import { Rooms } from "./rooms.js";
 import type { Message, Target } from "./submit.js";
@@ -19,9 +19,10 @@ import { marksOf } from "./traffic.js";
 export interface Login {
   readonly app: string;
   readonly account: string;
-  readonly credential?: Uint8Array;
+  /** The token that lets the account in, where the gateway asks for one. */
+  readonly credential?: string | Uint8Array | undefined;
   /** What the app holds without a gap; absent: the router goes on from what this device last acknowledged. */
-  readonly lastSyncId?: number;
+  readonly lastSyncId?: number | undefined;
   /** What the app holds of its groups; of the others likewise. */
   readonly groupPositions?: Readonly<Record<string, number>>;
 }
@@ -49,6 +50,7 @@ export class Channel {
    * processed of it.
    */
   private copies: number[] = [];
+  private readonly credential: Uint8Array;
   readonly conversations: Conversations;
   readonly rooms: Rooms;
   readonly readMarks: ReadMarks;
@@ -60,6 +62,8 @@ export class Channel {
     private readonly context: Context,
     wantsReadMarks: boolean,
   ) {
+    const { credential = "" } = login;
+    this.credential = typeof credential === "string" ? utf8(credential) : credential;
     this.received = this.processedId = login.lastSyncId;
     this.conversations = new Conversations(number, login.account, context, login.groupPositions ?? {});
     this.rooms = new Rooms(number, context);
@@ -69,8 +73,8 @@ export class Channel {
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
   refusal(): { readonly code: Code; readonly reason: string } | undefined {
-    const { app, account, credential, lastSyncId, groupPositions = {} } = this.login;
-    const length = credential?.length ?? 0;
+    const { app, account, lastSyncId, groupPositions = {} } = this.login;
+    const { length } = this.credential;
     if (length > limits.CREDENTIAL_BYTES_MAX) {
       const reason = `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`;
       return { code: Code.TooLarge, reason };
@@ -125,7 +129,7 @@ export class Channel {
     const open = new Writer()
       .text(1, this.login.app)
       .text(2, this.login.account)
-      .bytes(3, this.login.credential ?? new Uint8Array(0));
+      .bytes(3, this.credential);
     if (this.processedId !== undefined) {
       open.present(4, this.processedId);
     }

@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { Client } from "../dist/index.js";
 import { COMMAND, FrameReader, Kind, encodeFrame } from "../dist/frame.js";
-import { Writer } from "../dist/protobuf.js";
+import { Fields, Writer } from "../dist/protobuf.js";
 import { delivery } from "./server.mjs";
 
 /** Sockets of one test, as they are made. */
@@ -128,6 +128,22 @@ test("a client that cannot be made leaves nothing behind", (context) => {
     context.mock.timers.tick(1000);
   }
   assert.equal(made, 1, "nobody tries again");
+});
+
+test("a credential may be text, as tokens are", () => {
+  const net = network();
+  const options = { url: "wss://edge.example/", device: "d", WebSocket: net.Socket, onEvent() {} };
+  const credentials = ["a.b.c", new TextEncoder().encode("a.b.c")].map((credential) => {
+    const web = new Client(options);
+    web.open(1, { app: "shop", account: "alice", credential });
+    const bodies = [];
+    const socket = net.sockets.at(-1);
+    socket.send = (bytes) => new FrameReader().push(bytes, ({ kind, body }) => bodies.push({ kind, body }) > 0);
+    socket.onopen({});
+    web.close();
+    return new Fields(bodies.find(({ kind }) => kind === Kind.Open).body).text(3);
+  });
+  assert.deepEqual(credentials, ["a.b.c", "a.b.c"]);
 });
 
 test("without any WebSocket the app is told what to pass", () => {

@@ -64,6 +64,7 @@ function describe(event: Event): string {
 
 const client = new Client({ url: "wss://edge.example/", device: "d", WebSocket, onEvent: (event) => describe(event) });
 client.open(1, login);
+client.open(1, { ...login, credential: "a.b.c", lastSyncId: client.lastSyncId(1) });
 try {
   const id: Uint8Array = client.submit(1, "bob", "hello");
   client.submit(1, "bob", new Uint8Array(3), id);
