@@ -79,6 +79,8 @@ export interface RoomMessage {
 export type Event =
   /** The connection is logged in. */
   | { readonly type: "connected"; readonly gateway: string; readonly heartbeatMs: number }
+  /** A connection could not be made: the gateway is away, or does not want this page. The next try comes by itself. */
+  | { readonly type: "not-connected"; readonly retryInMs: number }
   /** The connection is gone; the session comes back by itself. */
   | { readonly type: "disconnected"; readonly reason: Disconnect }
   /** A channel is logged in; `session` is the handle by which services reach it. */

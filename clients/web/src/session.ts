@@ -45,6 +45,8 @@ export class Session {
   private readonly context: Context;
   private readonly channels = new Map<number, Channel>();
   private state: State = "down";
+  /** The driver has begun to connect, and there is no connection yet. */
+  private isDialling = false;
   private retryMs = 0;
   private attempt = 0;
   /** From GOAWAY: when to come back. */
@@ -330,6 +332,7 @@ export class Session {
   /** The driver has begun to connect. */
   handleDialling(now: number): void {
     this.state = "dialling";
+    this.isDialling = true;
     this.deadlineMs = now + limits.DIAL_MS;
   }
 
@@ -340,6 +343,7 @@ export class Session {
     [this.backlogBytes, this.beforePing, this.lookMs] = [0, 0, Infinity];
     this.answersOwed = [];
     this.state = "greeting";
+    this.isDialling = false;
     this.deadlineMs = now + limits.GREETING_MS;
     this.heardMs = now;
     this.pingedMs = undefined;
@@ -367,6 +371,10 @@ export class Session {
     this.attempt += 1;
     this.retryMs = this.returnMs ?? now + pause;
     this.returnMs = undefined;
+    if (this.isDialling) {
+      this.isDialling = false;
+      this.events.push({ type: "not-connected", retryInMs: Math.round(this.retryMs - now) });
+    }
     this.state = "down";
     this.clearOut();
     this.channels.forEach((channel) => channel.handleDisconnected());
@@ -397,7 +405,11 @@ export class Session {
 
   /** Time has passed. */
   handleTimeout(now: number): void {
-    if ((this.state === "greeting" || this.state === "dialling") && now >= this.deadlineMs) {
+    if (this.state === "dialling" && now >= this.deadlineMs) {
+      this.state = "leaving";
+      return;
+    }
+    if (this.state === "greeting" && now >= this.deadlineMs) {
       return this.part({ why: "silent" });
     }
     if (this.state !== "live") {

@@ -10,6 +10,30 @@ const ANSWER_MS = 5000;
 /** Bytes that wait to be written above which nothing large is put behind them. */
 const UNSENT = 64 * 1024;
 
+test("a try that fails is told, with the pause before the next one", () => {
+  const server = new Server({ random: () => 1 - 2 ** -53 });
+  for (const retryInMs of [100, 200]) {
+    server.session.handleDialling(server.now);
+    server.session.handleDisconnected(server.now);
+    assert.deepEqual(server.events(), [{ type: "not-connected", retryInMs }]);
+    assert.ok(!server.session.wantsConnection(server.now + retryInMs - 1));
+    server.now += retryInMs;
+    assert.ok(server.session.wantsConnection(server.now));
+  }
+  // One that nobody answers.
+  server.session.handleDialling(server.now);
+  server.now += 10_000;
+  server.session.handleTimeout(server.now);
+  assert.ok(server.session.wantsHangUp);
+  server.session.handleDisconnected(server.now);
+  assert.deepEqual(server.events(), [{ type: "not-connected", retryInMs: 400 }]);
+  // One that is made, and breaks, is told of as ever.
+  server.session.handleDialling(server.now);
+  server.session.handleConnected(server.now);
+  server.session.handleDisconnected(server.now);
+  assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "hung-up" } }]);
+});
+
 test("full jitter lies between zero and a bound that doubles up to its cap", () => {
   for (const [attempt, bound] of [[0, 100], [1, 200], [5, 3200], [9, 30_000], [2000, 30_000]]) {
     assert.equal(fullJitter(100, 30_000, attempt, () => 0), 0);

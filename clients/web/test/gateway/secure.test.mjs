@@ -101,12 +101,12 @@ async function refusals(url, options) {
   client.open(1, { app: "shop", account: "wary" });
   await tried;
   client.close();
-  return { reasons: reasons.slice(0, TRIES), events };
+  return { reasons: reasons.slice(0, TRIES), events: [...new Set(events)] };
 }
 
 test("a certificate that is not trusted, or for another name, is never spoken to", async () => {
   await secure([], async (gateway, proxy) => {
-    const of = (reason) => ({ reasons: Array(TRIES).fill(reason), events: [] });
+    const of = (reason) => ({ reasons: Array(TRIES).fill(reason), events: ["not-connected"] });
     assert.deepEqual(await refusals(proxy.secureUrl, {}), of("DEPTH_ZERO_SELF_SIGNED_CERT"));
     const elsewhere = proxy.secureUrl.replace("localhost", "127.0.0.1");
     assert.deepEqual(await refusals(elsewhere, { ca: certificate.pem }), of("ERR_TLS_CERT_ALTNAME_INVALID"));

@@ -24,6 +24,8 @@ function describe(event: Event): string {
   switch (event.type) {
     case "connected":
       return `${event.gateway} ${event.heartbeatMs.toFixed()}`;
+    case "not-connected":
+      return `again in ${event.retryInMs} ms`;
     case "disconnected":
       return event.reason.why === "refused" ? event.reason.detail : event.reason.why;
     case "opened":
