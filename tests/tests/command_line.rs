@@ -105,6 +105,22 @@ fn a_listener_stays_through_the_death_of_its_gateway() -> Result<()> {
 }
 
 #[test]
+fn a_change_of_a_group_says_once_who_made_it() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let moor_gateway = all_in_one(data.path(), &[])?;
+    let at = flags(&moor_gateway, &moor_gateway);
+    let at: Vec<&str> = at.iter().map(String::as_str).collect();
+    let (code, _, err) = moor(&[&at[..], &["group", "create", "team", "--owner", "alice"]].concat())?;
+    assert_eq!(code, Some(0), "{err}");
+    let (code, _, err) = moor(&[&at[..], &["group", "send", "team", "--from", "alice", "hi"]].concat())?;
+    assert_eq!(code, Some(0), "{err}");
+    let (_, out, _) = moor(&[&at[..], &["history", "--group", "team"]].concat())?;
+    let lines: Vec<_> = out.lines().filter_map(|line| line.split_once("Z ")).map(|(_, said)| said).collect();
+    assert_eq!(lines, ["#1 an operator: made the group, alice is owner", "#2 alice: hi"], "{out}");
+    Ok(())
+}
+
+#[test]
 fn where_nothing_listens_it_says_what_to_start() -> Result<()> {
     let (code, _, err) = moor(&["--target", "127.0.0.1:1", "send", "--from", "a", "--to", "b", "x"])?;
     assert!(code == Some(1) && err.contains("cargo run --release"), "{err}");

@@ -226,8 +226,9 @@ pub fn history(history: &History, global: &Global) -> Result<(), Failure> {
                 if message.is_event { describe(&message.payload) } else { output::payload(&message.payload) };
             let group =
                 if message.group.is_empty() { String::new() } else { format!(" in {}", message.group) };
-            let time = output::time_of_day(message.sent_at_ms);
-            let line = format!("{time} #{}{group} {}: {text}", message.sync_id, message.from);
+            let (time, said) =
+                (output::time(message.sent_at_ms), output::said(&message.from, &text, message.is_event));
+            let line = format!("{time} #{}{group} {said}", message.sync_id);
             let object = json!({
                 "sync_id": message.sync_id, "from": message.from, "group": message.group, "text": text,
                 "sent_at_ms": message.sent_at_ms, "is_event": message.is_event,

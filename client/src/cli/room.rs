@@ -112,7 +112,7 @@ fn print_message(message: &RoomMessage, global: &Global) -> Result<(), Failure> 
     let text = output::payload(&message.payload);
     let (shown, marks) = show_marks(&message.marks.clone().unwrap_or_default());
     let place = if *id > 0 { format!(" #{id}") } else { String::new() };
-    let line = format!("{}{place} {from}: {text}{shown}", output::time_of_day(*sent_at_ms));
+    let line = format!("{}{place} {from}: {text}{shown}", output::time(*sent_at_ms));
     let object = json!({
         "event": "message", "id": id, "type": number, "from": from, "sent_at_ms": sent_at_ms, "text": text,
         "marks": marks,

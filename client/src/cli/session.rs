@@ -249,7 +249,7 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         Event::Message { sync_id, from, sent_at_ms, payload, marks, .. } => {
             let (text, (shown, marks)) = (output::payload(payload), show_marks(marks));
             let id = sync_id.map_or_else(|| "transient".to_owned(), |id| format!("#{id}"));
-            let line = format!("{} {id} {from}: {text}{shown}", output::time_of_day(*sent_at_ms));
+            let line = format!("{} {id} {from}: {text}{shown}", output::time(*sent_at_ms));
             let object = json!({
                 "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
                 "marks": marks,
@@ -258,9 +258,9 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
             return Ok(true);
         }
         Event::GroupMessage { group, sync_id, from, sent_at_ms, payload, is_event, marks, .. } => {
-            let (time, (shown, marks)) = (output::time_of_day(*sent_at_ms), show_marks(marks));
+            let (time, (shown, marks)) = (output::time(*sent_at_ms), show_marks(marks));
             let text = if *is_event { super::group::describe(payload) } else { output::payload(payload) };
-            let line = format!("{time} {group} #{sync_id} {from}: {text}{shown}");
+            let line = format!("{time} {group} #{sync_id} {}{shown}", output::said(from, &text, *is_event));
             let object = json!({
                 "event": if *is_event { "group_changed" } else { "group_message" },
                 "group": group, "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
