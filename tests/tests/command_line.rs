@@ -126,6 +126,8 @@ fn where_nothing_listens_it_says_what_to_start() -> Result<()> {
     assert!(code == Some(1) && err.contains("cargo run --release"), "{err}");
     let (code, _, err) = moor(&["--router", "127.0.0.1:1", "who", "alice"])?;
     assert!(code == Some(1) && err.contains("moor-router"), "{err}");
+    let (code, _, err) = moor(&["--internal", "127.0.0.1:1", "push", "--all", "x"])?;
+    assert!(code == Some(1) && err.contains("moor-gateway") && err.contains("--internal"), "{err}");
     let (code, _, _) = moor(&["send", "--from", "a"])?;
     assert_eq!(code, Some(2));
     Ok(())

@@ -57,13 +57,34 @@ pub struct Global {
     #[command(flatten)]
     target: target::Target,
     /// The router.
-    #[arg(long, global = true, env = "MOOR_ROUTER", default_value = "127.0.0.1:7300")]
+    #[arg(
+        long,
+        global = true,
+        env = "MOOR_ROUTER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7300",
+        value_parser = target::address
+    )]
     router: String,
     /// A gateway's internal port, for `push --session` and `push --all`.
-    #[arg(long, global = true, env = "MOOR_INTERNAL", default_value = "127.0.0.1:7200")]
+    #[arg(
+        long,
+        global = true,
+        env = "MOOR_INTERNAL",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7200",
+        value_parser = target::address
+    )]
     internal: String,
     /// A gateway's admin port, for `stats`.
-    #[arg(long, global = true, env = "MOOR_ADMIN", default_value = "127.0.0.1:7400")]
+    #[arg(
+        long,
+        global = true,
+        env = "MOOR_ADMIN",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7400",
+        value_parser = target::address
+    )]
     admin: String,
     #[command(flatten)]
     tls: tls::Tls,
@@ -155,6 +176,25 @@ mod tests {
             assert!(argument.get_help().is_some(), "{name}: {} says what it is", argument.get_id());
         }
         command.get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn an_address_has_a_port() {
+        let parse = |words: &[&str]| Arguments::try_parse_from(std::iter::once(&"moor").chain(words));
+        for address in ["127.0.0.1:7100", "[::1]:7100", "edge.example:7100", "tls://edge.example:7100,b:1"] {
+            assert!(parse(&["--target", address, "stats"]).is_ok(), "{address}");
+        }
+        for address in
+            ["127.0.0.1", "edge.example", "edge.example:", ":7100", "tls://edge.example", "a:1,b", "a:70000"]
+        {
+            let refusal = parse(&["--target", address, "stats"]).unwrap_err().to_string();
+            assert!(refusal.contains("say HOST:PORT"), "{refusal}");
+        }
+        for flag in ["--router", "--internal", "--admin"] {
+            for address in ["here", "tls://here"] {
+                assert!(parse(&[flag, address, "stats"]).is_err(), "{flag} {address}");
+            }
+        }
     }
 
     #[test]

@@ -72,16 +72,31 @@ pub fn degrade(degrade: &Degrade, global: &Global) -> Result<(), Failure> {
 }
 
 pub(super) fn router(global: &Global) -> Result<Router, Failure> {
-    connect(&global.router, global, global.tls.router()?)
+    connect(&global.router, "--router", "moor-router", global, global.tls.router()?)
 }
 
 fn gateway(global: &Global) -> Result<Router, Failure> {
-    connect(&global.internal, global, global.tls.internal()?)
+    connect(&global.internal, "--internal", "moor-gateway", global, global.tls.internal()?)
 }
 
-fn connect(address: &str, global: &Global, tls: Option<Tls>) -> Result<Router, Failure> {
-    let config = Config { tls, ..Config::new(global.token.as_deref().map(str::as_bytes)) };
-    Ok(Router::connect_with(address, config)?)
+/// `flag` names the address, `program` is what would listen there.
+fn connect(
+    address: &str,
+    flag: &str,
+    program: &str,
+    global: &Global,
+    tls: Option<Tls>,
+) -> Result<Router, Failure> {
+    let token = global.token.as_deref().map(str::as_bytes);
+    let config = Config { node: "moor".to_owned(), tls, ..Config::new(token) };
+    Router::connect_with(address, config).map_err(|error| match error {
+        Error::NobodyListens { address } => format!(
+            "nothing listens at {address}: start it with `cargo run --release` or `{program}`, or name another with \
+             {flag}"
+        )
+        .into(),
+        error => error.into(),
+    })
 }
 
 /// Pushes a transient message.

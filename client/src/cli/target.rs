@@ -16,7 +16,14 @@ const SCHEME: &str = "tls://";
 pub struct Target {
     /// Gateways' client addresses, the first that listens is used: HOST:PORT[,HOST:PORT...], or
     /// tls://HOST:PORT, which says --tls.
-    #[arg(long, global = true, env = "MOOR_TARGET", default_value = "127.0.0.1:7100", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        env = "MOOR_TARGET",
+        default_value = "127.0.0.1:7100",
+        value_delimiter = ',',
+        value_parser = client_address
+    )]
     target: Vec<String>,
     /// Over TLS; the gateway must show a certificate of an authority that this host trusts.
     #[arg(long, global = true)]
@@ -27,6 +34,18 @@ pub struct Target {
     /// Name that the certificate must be for, instead of the host in --target; says --tls.
     #[arg(long, global = true, value_name = "NAME")]
     server_name: Option<String>,
+}
+
+/// An address as it is given: whether there is such a host turns out later.
+pub fn address(text: &str) -> Result<String, &'static str> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("say HOST:PORT"),
+    }
+}
+
+fn client_address(text: &str) -> Result<String, &'static str> {
+    address(text.strip_prefix(SCHEME).unwrap_or(text)).map(|_| text.to_owned())
 }
 
 impl Target {
