@@ -53,6 +53,7 @@ pub struct Arguments {
 
 /// Where things are, and how to answer.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     #[command(flatten)]
     target: target::Target,
@@ -194,6 +195,21 @@ mod tests {
             for address in ["here", "tls://here"] {
                 assert!(parse(&[flag, address, "stats"]).is_err(), "{flag} {address}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_command_takes_stands_apart_from_what_all_take() {
+        let mut command = Arguments::command();
+        command.build();
+        let listen = command.find_subcommand("listen").unwrap();
+        let heading = |name: &str| {
+            let mut arguments = listen.get_arguments();
+            arguments.find(|argument| argument.get_id() == name).unwrap().get_help_heading()
+        };
+        assert_eq!(heading("account"), None);
+        for everywhere in ["target", "router", "router_ca", "token", "json"] {
+            assert_eq!(heading(everywhere), Some("Options of every command"), "{everywhere}");
         }
     }
 
