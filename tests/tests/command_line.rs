@@ -128,7 +128,18 @@ fn where_nothing_listens_it_says_what_to_start() -> Result<()> {
     assert!(code == Some(1) && err.contains("moor-router"), "{err}");
     let (code, _, err) = moor(&["--internal", "127.0.0.1:1", "push", "--all", "x"])?;
     assert!(code == Some(1) && err.contains("moor-gateway") && err.contains("--internal"), "{err}");
-    let (code, _, _) = moor(&["send", "--from", "a"])?;
-    assert_eq!(code, Some(2));
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_said_to_people_and_to_programs() -> Result<()> {
+    let (code, _, err) = moor(&["send", "--from", "a"])?;
+    assert!(code == Some(2) && err.starts_with("error: "), "{err}");
+    let (code, out, err) = moor(&["--json", "send", "--from", "a"])?;
+    assert_eq!((code, &out[..]), (Some(2), ""));
+    let err: Value = serde_json::from_str(&err)?;
+    assert!(err["error"].as_str().is_some_and(|why| why.contains("<TEXT>")), "{err}");
+    let (code, out, _) = moor(&["--json", "send", "--help"])?;
+    assert!(code == Some(0) && out.contains("Usage: moor send"), "{out}");
     Ok(())
 }

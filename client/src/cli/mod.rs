@@ -35,7 +35,7 @@ Examples (with the appliance running: cargo run --release):
   moor listen --account alice --target tls://127.0.0.1:7100 --ca edge.pem --server-name edge.example.net
                                               likewise, by a certificate of your own and for the name in it
 
-With --json failures are objects too, on standard error.
+With --json failures, wrong usage included, are objects too, on standard error.
 Exit codes: 0 done, 1 it could not be done, 2 wrong usage.";
 
 /// Talk to a Moor gateway and its router.
