@@ -185,7 +185,11 @@ fn degrade(node: &Node, link: &Link, from_level: u32) -> Code {
     if !Levels::may_be(from_level) {
         return Code::Invalid;
     }
-    tracing::warn!(node = %link.node, from_level, "business levels from this one on are off");
+    if from_level <= LEVEL_MAX {
+        tracing::warn!(node = %link.node, from_level, "business levels from this one on are off");
+    } else {
+        tracing::warn!(node = %link.node, "messages of all business levels are taken");
+    }
     match node.shared.levels.switch(from_level) {
         Ok(()) => Code::Ok,
         Err(error) => {
