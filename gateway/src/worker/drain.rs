@@ -11,6 +11,9 @@ use super::connection::{Phase, Role};
 use super::io::{Io, Listener, Slot};
 use super::{Now, Worker};
 
+/// What a service is told that cannot stay for a drain.
+pub(super) const ABOUT_TO_RESTART: &str = "the gateway is about to restart";
+
 /// How to drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainPlan {
@@ -88,7 +91,7 @@ impl<I: Io> Worker<I> {
         match (connection.role, connection.phase) {
             (Role::Client(_), Phase::Live) => self.queue_goaway(slot, retry, now),
             (Role::Service, Phase::Live | Phase::Greeting) => {
-                self.finish_with(slot, Code::Draining, "the gateway is about to restart", now);
+                self.finish_with(slot, Code::Draining, ABOUT_TO_RESTART, now);
             }
             _ => {}
         }

@@ -112,7 +112,7 @@ impl<I: Io> Worker<I> {
     /// Lets a service in, whichever worker accepted it, unless there are as many as may be. False: it is on its way out.
     pub(in crate::worker) fn admit_service(&mut self, slot: Slot, now: Now) -> bool {
         let (code, detail) = if self.is_draining() {
-            (Code::Draining, "the gateway is about to restart")
+            (Code::Draining, drain::ABOUT_TO_RESTART)
         } else if self.services.len() >= SERVICES_MAX as usize {
             (Code::Overloaded, "the worker has as many services as it may")
         } else {
