@@ -70,6 +70,14 @@ impl<I: Io> Worker<I> {
         }
     }
 
+    /// The peer says that it leaves, as WebSocket and TLS have it: what is queued goes out, and then it hangs up.
+    pub(super) fn peer_leaves(&mut self, slot: Slot, now: Now) {
+        if self.in_service(slot) && self.connections[slot.0].role.is_client() {
+            self.counters.add(Counter::ClosedByPeer);
+        }
+        self.finish(slot, now);
+    }
+
     /// The peer hung up or the connection broke: nothing more can be said to it.
     pub(super) fn peer_gone(&mut self, slot: Slot, now: Now) {
         let connection = &self.connections[slot.0];

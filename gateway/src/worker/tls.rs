@@ -281,7 +281,7 @@ impl<I: Io> Worker<I> {
             self.handle_plain(slot, self.connections[slot.0].role, &mut plain, now);
         }
         if closed {
-            self.finish(slot, now);
+            self.peer_leaves(slot, now);
         }
         if self.in_service(slot) && !rest.is_empty() {
             self.handle_tls(slot, &mut rest, now);
@@ -316,7 +316,7 @@ impl<I: Io> Worker<I> {
             self.tls.plain = plain;
         }
         match opened {
-            Ok(opened) if opened.closed => self.finish(slot, now),
+            Ok(opened) if opened.closed => self.peer_leaves(slot, now),
             Ok(_) => {}
             Err(error) => {
                 self.counters.add(Counter::ProtocolErrors);

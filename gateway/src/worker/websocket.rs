@@ -147,18 +147,21 @@ impl<I: Io> Worker<I> {
                 }
                 Ok(Some(Step::Data(_))) => {
                     self.counters.add(Counter::ProtocolErrors);
-                    self.close_websocket(slot, Some(CloseCode::UNSUPPORTED), now);
+                    self.close_websocket(slot, CloseCode::UNSUPPORTED, now);
                 }
                 Ok(Some(Step::Ping(payload))) => {
                     self.handle_websocket_beat(slot, now);
                     self.queue_websocket_pong(slot, &payload, now);
                 }
                 Ok(Some(Step::Pong(_))) => self.handle_websocket_beat(slot, now),
-                Ok(Some(Step::Close { code, .. })) => self.close_websocket(slot, code, now),
+                Ok(Some(Step::Close { code, .. })) => {
+                    self.queue_close_frame(slot, code);
+                    self.peer_leaves(slot, now);
+                }
                 Err(error) => {
                     self.counters.add(Counter::ProtocolErrors);
                     tracing::debug!(worker = self.id.0, ?slot, %error, "a peer broke the WebSocket protocol");
-                    self.close_websocket(slot, Some(error.close_code()), now);
+                    self.close_websocket(slot, error.close_code(), now);
                 }
             }
         }
@@ -183,8 +186,8 @@ impl<I: Io> Worker<I> {
         self.queue_raw(slot, CONTROL_HEAD_BYTES + payload.len(), |out| put_pong(out, payload));
     }
 
-    fn close_websocket(&mut self, slot: Slot, code: Option<CloseCode>, now: Now) {
-        self.queue_close_frame(slot, code);
+    fn close_websocket(&mut self, slot: Slot, code: CloseCode, now: Now) {
+        self.queue_close_frame(slot, Some(code));
         self.finish(slot, now);
     }
 

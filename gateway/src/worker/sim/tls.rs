@@ -168,6 +168,7 @@ fn frames_are_the_same_over_every_form_of_tls() {
             caller.exchange(&mut bed).unwrap();
             assert!(caller.ended, "it is answered");
             bed.hang_up(caller.peer);
+            assert_eq!(bed.counter(Counter::ClosedByPeer), 1);
             assert_eq!(bed.counter(Counter::ConnectionsTls), 0);
             bed.hang_up(service);
             bed.assert_clean();

@@ -264,6 +264,7 @@ fn a_close_is_answered_with_its_code_and_the_session_ends() {
     assert_eq!(split(&raw(&bed, peer)), [(CLOSE, 1001_u16.to_be_bytes().to_vec())]);
     assert_eq!(bed.counter(Counter::ChannelsOpen), 0);
     bed.hang_up(peer);
+    assert_eq!(bed.counter(Counter::ClosedByPeer), 1);
     bed.assert_clean();
 }
 
@@ -280,6 +281,7 @@ fn who_breaks_websocket_s_rules_is_told_by_its_code() {
         bed.write(other, &message(&ping()));
         assert_eq!(kinds(&read(&bed, other)), [Kind::Pong]);
         bed.hang_up(peer);
+        assert_eq!(bed.counter(Counter::ClosedByPeer), 0, "it was shown out");
         bed.hang_up(other);
         bed.assert_clean();
     }
