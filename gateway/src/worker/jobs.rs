@@ -137,17 +137,18 @@ impl<I: Io> Worker<I> {
 
     /// Has one other worker do a job.
     pub(super) fn ask_one(&mut self, asker: Asker, worker: WorkerId, job: Job, now: Now) {
-        if worker.0 >= self.mailboxes.workers() {
+        // The sessions of a worker that has ended went with it.
+        if !self.mailboxes.runs(worker) {
             return self.refuse_job(asker, Code::NotHere, now);
         }
         self.ask(asker, &[worker], job, JobResult::empty(Code::NotHere), now);
     }
 
-    /// Has every worker do a job, this one at once.
+    /// Has every worker that runs do a job, this one at once.
     pub(super) fn ask_all(&mut self, asker: Asker, job: Job, now: Now) {
         let own = self.run_job(&job, now);
-        let others: Vec<_> =
-            (0..self.mailboxes.workers()).map(WorkerId).filter(|worker| *worker != self.id).collect();
+        let runs = |worker: &WorkerId| *worker != self.id && self.mailboxes.runs(*worker);
+        let others: Vec<_> = (0..self.mailboxes.workers()).map(WorkerId).filter(runs).collect();
         self.ask(asker, &others, job, own, now);
     }
 

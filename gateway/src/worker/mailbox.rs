@@ -4,7 +4,7 @@
 //! when nobody has rung it since the owner last looked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -136,13 +136,28 @@ pub struct Mailbox {
     queue: ArrayQueue<Mail>,
     /// True when the doorbell has been rung since the owner last looked.
     rung: AtomicBool,
+    /// True once the owner has ended: nobody takes anything out any more.
+    closed: AtomicBool,
 }
 
 impl Mailbox {
     /// An empty mailbox.
     #[must_use]
     pub fn new() -> Self {
-        Self { queue: ArrayQueue::new(MAILBOX_ENTRIES), rung: AtomicBool::new(false) }
+        let queue = ArrayQueue::new(MAILBOX_ENTRIES);
+        Self { queue, rung: AtomicBool::new(false), closed: AtomicBool::new(false) }
+    }
+
+    /// The owner ends. It looks once more afterwards; what is put in later than that is lost, and who waits for an answer
+    /// to it is told after a while.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the owner takes messages out.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire)
     }
 
     /// Puts a message in. `Ok(true)`: ring the doorbell; `Ok(false)`: somebody already has.
@@ -190,21 +205,17 @@ impl Default for Mailbox {
     }
 }
 
-/// Every worker's mailbox, and which workers run.
+/// Every worker's mailbox. One that is open is of a worker that runs.
 #[derive(Clone, Debug)]
 pub struct Mailboxes {
     boxes: Arc<[Mailbox]>,
-    running: Arc<AtomicU32>,
 }
 
 impl Mailboxes {
     /// Mailboxes for `workers` workers.
     #[must_use]
     pub fn new(workers: u32) -> Self {
-        Self {
-            boxes: (0..workers).map(|_| Mailbox::new()).collect(),
-            running: Arc::new(AtomicU32::new(workers)),
-        }
+        Self { boxes: (0..workers).map(|_| Mailbox::new()).collect() }
     }
 
     /// Number of workers.
@@ -222,24 +233,32 @@ impl Mailboxes {
 
     /// To be held while a worker runs.
     #[must_use]
-    pub fn worker_runs(&self) -> WorkerRuns {
-        WorkerRuns(Arc::clone(&self.running))
+    pub fn worker_runs(&self, worker: WorkerId) -> WorkerRuns {
+        WorkerRuns(self.clone(), worker)
+    }
+
+    /// Whether there is such a worker, and it has not ended.
+    #[must_use]
+    pub fn runs(&self, worker: WorkerId) -> bool {
+        self.of(worker).is_some_and(Mailbox::is_open)
     }
 
     /// Workers that have not ended.
     #[must_use]
-    pub fn running(&self) -> u32 {
-        self.running.load(Ordering::Acquire)
+    pub fn running(&self) -> usize {
+        self.boxes.iter().filter(|mailbox| mailbox.is_open()).count()
     }
 }
 
 /// A worker runs. When this goes it has ended, also by a panic.
 #[derive(Debug)]
-pub struct WorkerRuns(Arc<AtomicU32>);
+pub struct WorkerRuns(Mailboxes, WorkerId);
 
 impl Drop for WorkerRuns {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        if let Some(mailbox) = self.0.of(self.1) {
+            mailbox.close();
+        }
     }
 }
 
@@ -250,13 +269,13 @@ mod tests {
     #[test]
     fn a_worker_that_panics_has_ended() {
         let mailboxes = Mailboxes::new(2);
-        let runs = mailboxes.worker_runs();
+        let runs = mailboxes.worker_runs(WorkerId(1));
         let ended = std::panic::catch_unwind(move || {
             let _runs = runs;
             std::panic::resume_unwind(Box::new("a broken invariant"));
         });
         assert!(ended.is_err());
-        assert_eq!(mailboxes.running(), 1);
+        assert_eq!((mailboxes.running(), mailboxes.runs(WorkerId(1))), (1, false));
     }
 
     #[test]

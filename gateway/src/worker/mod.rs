@@ -232,6 +232,7 @@ impl<I: Io> Worker<I> {
             self.door_step(now);
         }
         if self.drained() {
+            self.mail_end(now);
             self.publish(now);
             return false;
         }
@@ -290,6 +291,14 @@ impl<I: Io> Worker<I> {
         }
         self.counters.add(Counter::LateCompletions);
         None
+    }
+
+    /// The worker ends: who asks it for something from now on is not kept waiting, and who has is answered.
+    fn mail_end(&mut self, now: Now) {
+        if let Some(mailbox) = self.mailboxes.of(self.id) {
+            mailbox.close();
+        }
+        self.mail_step(now);
     }
 
     fn mail_step(&mut self, now: Now) {

@@ -51,7 +51,7 @@ pub struct WorkerParts {
 /// Runs a worker to its end. To be called on the worker's own thread.
 pub fn run(spec: WorkerSpec, parts: WorkerParts) {
     let WorkerSpec { id, cpu, ring, clients, internal, settings, mailboxes, board, doorbell, started } = spec;
-    let _runs = mailboxes.worker_runs();
+    let _runs = mailboxes.worker_runs(id);
     if let Some(cpu) = cpu
         && let Err(error) = moor_ring::thread::pin_current(cpu)
     {
@@ -99,6 +99,8 @@ fn turn_until_done(mut worker: Worker<Uring>, started: Instant) {
         busy = applied == TURN_COMPLETIONS_MAX;
         worker.counters[Counter::RingOverflows] = worker.io.ring().overflows();
         if !worker.maintain(now) {
+            // Who is told something by the last turn is woken for it. Of an error nobody is left to hear.
+            worker.io.ring().submit_and_wait(0, None).ok();
             return;
         }
         if now.0 >= given_back.0 + GIVE_BACK_MS {

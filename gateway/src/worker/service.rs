@@ -155,6 +155,9 @@ impl<I: Io> Worker<I> {
                 let detail = format!("there is no worker {}; there are {workers}", worker.0);
                 self.refuse_bytes(slot, Code::NotFound, &detail, now);
             }
+            Some(worker) if !self.mailboxes.runs(worker) => {
+                self.finish_with(slot, Code::Draining, super::drain::ABOUT_TO_RESTART, now);
+            }
             Some(worker) if worker != self.id => self.pass_service(slot, worker, header, body, rest, now),
             _ => self.welcome(slot, hello.node, may, now),
         }

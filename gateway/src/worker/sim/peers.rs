@@ -11,10 +11,11 @@ use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
 use crate::limits::{LOOKUP_SESSIONS_MAX, SERVICES_MAX};
+use crate::worker::Now;
 use crate::worker::counters::Counter;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::{Listener, WorkerId};
-use crate::worker::mailbox::Mail;
+use crate::worker::mailbox::{Job, Mail};
 use crate::worker::settings::Settings;
 
 /// Answers what is announced just now.
@@ -571,6 +572,53 @@ fn a_worker_that_does_not_answer_is_said_to_be_unavailable() {
     }
     bed.write(service, &out);
     assert_eq!(outcomes(&bed.read(service)), [Outcome { cookie: 9, code: Code::Overloaded, reached: 0 }]);
+}
+
+#[test]
+fn a_worker_that_has_ended_has_no_sessions_and_nobody_waits_for_it() {
+    let mut bed = Bed::with(2, settings());
+    let (phone, pad) = (bed.client(0, "phone"), bed.client(1, "pad"));
+    bed.open(phone, 1, "alice");
+    let gone = SessionHandle(bed.open(pad, 1, "alice"));
+    let service = bed.service(0, None);
+    bed.read(service);
+    bed.mailboxes.of(WorkerId(1)).unwrap().try_put(Mail::Drain(DrainPlan { deadline_ms: 200 })).unwrap();
+    bed.advance(300);
+    assert!(bed.seats[1].ended);
+    let (kind, flags) = (Kind::Data.byte(), Class::Normal.flags());
+    let mut out = Vec::new();
+    Push::data(1, gone, Class::Normal, b"one").put(&mut out, true);
+    Push::data(2, gone, Class::Normal, b"one").put(&mut out, false);
+    PushAccount { cookie: 3, kind, flags, app: "shop", account: "alice", body: b"all" }.put(&mut out);
+    PushAccount { cookie: 4, kind, flags, app: "shop", account: "nobody", body: b"all" }.put(&mut out);
+    internal::Broadcast { cookie: 5, kind, flags, app: "shop", body: b"sale" }.put(&mut out, true);
+    let lookup = Lookup { cookie: 6, app: "shop".into(), account: "alice".into() };
+    internal::put_control(&mut out, Verb::Lookup, &lookup);
+    bed.write(service, &out);
+    // No time has passed.
+    let frames = bed.read(service);
+    let seen: Vec<_> = outcomes(&frames).iter().map(|o| (o.cookie, o.code, o.reached)).collect();
+    assert_eq!(seen, [(1, Code::NotHere, 0), (3, Code::Ok, 1), (4, Code::NotHere, 0), (5, Code::Ok, 1)]);
+    let miss = frames.iter().find(|f| f.header.kind == Verb::NotHere.byte()).expect("of the second push");
+    assert!(NotHere::parse(&miss.body).unwrap().eq([NotHere { cookie: 2, session: gone }]));
+    let found: LookupResult =
+        decode(frames.iter().find(|f| f.header.kind == Verb::LookupResult.byte()).expect("an answer"));
+    assert_eq!((found.code(), found.sessions.len()), (Code::Ok, 1));
+    let late = bed.service(0, Some(1));
+    let told = decode::<Failure>(&bed.read(late)[0]);
+    assert_eq!(told.code(), Code::Draining, "whom it asks for is not there any more");
+}
+
+#[test]
+fn what_a_worker_is_asked_in_its_last_turn_is_answered() {
+    let mut bed = Bed::with(2, settings());
+    let job = Job::Lookup { app: "shop".into(), account: "alice".into() };
+    let [asking, ending] = [0, 1].map(WorkerId);
+    let late = Mail::Job { origin: asking, ticket: 7, job };
+    bed.mailboxes.of(ending).unwrap().try_put(late).unwrap();
+    bed.seats[1].worker.mail_end(Now(bed.now));
+    assert!(matches!(bed.mailboxes.of(asking).unwrap().take(), Some(Mail::Done { ticket: 7, .. })));
+    assert_eq!((bed.mailboxes.runs(asking), bed.mailboxes.runs(ending)), (true, false));
 }
 
 #[test]
