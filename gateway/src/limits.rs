@@ -134,6 +134,9 @@ pub const JOB_TIMEOUT_MS: u64 = 2000;
 pub const REGISTER_UNANSWERED_MAX: u32 = 4;
 /// Sessions waiting to be registered one by one; beyond it the whole table is walked instead.
 pub const REGISTER_QUEUE_MAX: usize = 2048;
+/// Entries of the table of channels that the walk looks at in a turn, announced already or empty ones included: some 10 ns
+/// each.
+pub const REGISTER_WALK_PER_TURN_MAX: usize = 16_384;
 /// Without a frame from the router for this long the link is taken for dead, milliseconds.
 pub const LINK_SILENCE_MS: u64 = 3000;
 /// First and longest pause before connecting to the router again, milliseconds; the real one is random

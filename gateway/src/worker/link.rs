@@ -26,7 +26,7 @@ use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{
     LEASE_MS_DEFAULT, LINK_RETRY_MS, LINK_SILENCE_MS, LINK_UPSTREAM_BYTES_MAX, REGISTER_QUEUE_MAX,
-    REGISTER_UNANSWERED_MAX,
+    REGISTER_UNANSWERED_MAX, REGISTER_WALK_PER_TURN_MAX,
 };
 
 /// Marks the token of a connect: no slot has this index.
@@ -367,13 +367,14 @@ impl<I: Io> Worker<I> {
         #[allow(clippy::cast_precision_loss, reason = "milliseconds between two turns")]
         let earned = pace * elapsed_ms as f64 / 1000.0;
         self.link.budget = (self.link.budget + earned).min((pace / 10.0).max(1.0));
+        let mut looks = REGISTER_WALK_PER_TURN_MAX;
         while self.link.has_news()
             && self.link.unanswered < REGISTER_UNANSWERED_MAX
             && self.has_room_for_batch(slot)
         {
             let mut sessions = self.arrival_batch();
             if sessions.is_empty() {
-                sessions = self.walk_batch();
+                sessions = self.walk_batch(&mut looks);
             }
             if sessions.is_empty() {
                 break;
@@ -389,16 +390,18 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn walk_batch(&mut self) -> Vec<Registration> {
+    /// The next ones of the walk, which may look at so many more entries in this turn.
+    fn walk_batch(&mut self, looks: &mut usize) -> Vec<Registration> {
         let mut batch = Vec::new();
         while let Some(at) = self.link.walk {
             if at >= self.channels.end() {
                 self.link.walk = None;
                 break;
             }
-            if batch.len() >= self.settings.register_batch || self.link.budget < 1.0 {
+            if batch.len() >= self.settings.register_batch || self.link.budget < 1.0 || *looks == 0 {
                 break;
             }
+            *looks -= 1;
             self.link.walk = Some(at + 1);
             if let Some(registration) = self.registration(ChannelIndex(at)) {
                 self.link.budget -= 1.0;

@@ -10,13 +10,15 @@ use moor_wire::internal::{
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
-use crate::limits::{LOOKUP_SESSIONS_MAX, SERVICES_MAX};
+use crate::limits::{LOOKUP_SESSIONS_MAX, REGISTER_QUEUE_MAX, REGISTER_WALK_PER_TURN_MAX, SERVICES_MAX};
 use crate::worker::Now;
+use crate::worker::channels::ChannelIndex;
 use crate::worker::counters::Counter;
 use crate::worker::drain::DrainPlan;
 use crate::worker::io::{Listener, WorkerId};
 use crate::worker::mailbox::{Job, Mail};
 use crate::worker::settings::Settings;
+use crate::worker::wheel::NIL;
 
 /// Answers what is announced just now.
 fn answer(bed: &mut Bed, router: Peer) -> Vec<internal::Registration> {
@@ -107,6 +109,31 @@ fn announcing_again_is_paced() {
     let took_ms = bed.now - started;
     assert_eq!(seen, 20);
     assert!((1800..=2200).contains(&took_ms), "{took_ms} ms for 20 at 10 per second");
+}
+
+#[test]
+fn a_walk_past_those_who_are_announced_already_takes_so_many_a_turn() {
+    let mut bed = Bed::new();
+    bed.router(0);
+    let phone = bed.client(0, "phone");
+    let worker = &mut bed.seats[0].worker;
+    for number in 0..3 * REGISTER_WALK_PER_TURN_MAX {
+        let account = format!("account-{number}");
+        let index = worker.channels.insert((phone.slot.0, NIL), 1, "shop", &account, None).unwrap();
+        worker.channels.get_mut(index).unwrap().registered_on = worker.link.generation();
+    }
+    // So many came at once that all are walked past.
+    (0..=REGISTER_QUEUE_MAX).for_each(|_| worker.link.arrive(ChannelIndex(0)));
+    let mut left = worker.link.pending(&worker.channels);
+    while left > REGISTER_WALK_PER_TURN_MAX as u64 {
+        bed.turn();
+        let worker = &bed.seats[0].worker;
+        assert_eq!(worker.link.pending(&worker.channels), left - REGISTER_WALK_PER_TURN_MAX as u64);
+        left -= REGISTER_WALK_PER_TURN_MAX as u64;
+    }
+    bed.turn();
+    let worker = &bed.seats[0].worker;
+    assert_eq!(worker.link.pending(&worker.channels), 0);
 }
 
 #[test]
