@@ -225,8 +225,8 @@ impl<I: Io> Worker<I> {
         self.drain_step(now);
         self.link_step(now);
         self.broadcast_step(now);
-        self.rooms_step(now);
         self.flush(now);
+        self.rooms_step(now);
         if now.0 >= self.published_ms + PUBLISH_MS {
             self.publish(now);
             self.door_step(now);

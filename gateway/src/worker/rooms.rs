@@ -162,7 +162,8 @@ impl<I: Io> Worker<I> {
         true
     }
 
-    /// Tells the router what changed, begins the batches that are due, and hands out a slice of those under way.
+    /// Tells the router what changed, begins the batches that are due, and hands out a slice of those under way. What is
+    /// for one session has been flushed before: a batch is many sends, and they are carried out in this order.
     pub(super) fn rooms_step(&mut self, now: Now) {
         if self.rooms.rooms_open() == 0 {
             return;
@@ -171,10 +172,15 @@ impl<I: Io> Worker<I> {
         if !self.rooms.active.is_empty() && self.rooms.due_ms <= now.0 {
             self.rooms_begin(now);
         }
-        if now.0 < self.rooms.hand_ms {
-            return;
+        if now.0 >= self.rooms.hand_ms {
+            self.rooms_go_on(now);
         }
-        // Until all rooms under way are where they may be by now.
+        // To the router, and to members who could not be sent anything at once.
+        self.flush(now);
+    }
+
+    /// Hands on the batches under way, until all are where they may be by now.
+    fn rooms_go_on(&mut self, now: Now) {
         let (mut budget, mut waiting) = (ROOM_MEMBERS_PER_TURN_MAX, 0);
         while budget > 0
             && waiting < self.rooms.handing.len()

@@ -70,6 +70,8 @@ pub struct Kernel {
     accepting: [Option<Token>; 2],
     listening: [bool; 2],
     done: VecDeque<Done>,
+    /// Where sends were asked for, in this order.
+    pub sends_asked: Vec<Slot>,
     /// Requests made, of any kind.
     pub requests: u64,
     /// Counts of requests, for tests that care how something is done.
@@ -98,6 +100,7 @@ impl Kernel {
             accepting: [None; 2],
             listening: [true; 2],
             done: VecDeque::new(),
+            sends_asked: Vec::new(),
             requests: 0,
             accepts: 0,
             resets: 0,
@@ -276,6 +279,7 @@ impl Io for SimIo {
 
     fn send(&mut self, slot: Slot, token: Token, buffer: SendBuffer, offset: u32) {
         let mut kernel = self.request();
+        kernel.sends_asked.push(slot);
         let socket = kernel.sockets.get_mut(&slot.0).expect("a send on a slot that is taken");
         assert!(socket.sending.is_none(), "two sends in flight on {slot:?}");
         assert!((offset as usize) < buffer.len(), "an empty send");

@@ -6,8 +6,9 @@ use moor_wire::client::{
     RoomRefused, put_control,
 };
 use moor_wire::frame::Frame;
-use moor_wire::internal::{RoomCount, RoomCounts, Up, Verb};
+use moor_wire::internal::{Push, RoomCount, RoomCounts, Up, Verb};
 use moor_wire::rooms::{RoomPush, RoomState, ack_spread_ms, put_record};
+use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, settings};
 use crate::limits::ROOM_AT_ONCE_MEMBERS;
@@ -39,6 +40,10 @@ fn push(bed: &mut Bed, router: Peer, room: &str, newest_id: u64, said: &[(Class,
 }
 
 fn push_to(bed: &mut Bed, router: Peer, room: &str, state: RoomState, said: &[(Class, u64, usize)]) {
+    bed.write(router, &room_push(room, state, said));
+}
+
+fn room_push(room: &str, state: RoomState, said: &[(Class, u64, usize)]) -> Vec<u8> {
     let mut records = Vec::new();
     for (class, id, bytes) in said {
         let payload = vec![7; *bytes].into();
@@ -46,7 +51,7 @@ fn push_to(bed: &mut Bed, router: Peer, room: &str, state: RoomState, said: &[(C
     }
     let mut out = Vec::new();
     RoomPush { app: "shop", room, state, dropped: 0, records: &records }.put(&mut out);
-    bed.write(router, &out);
+    out
 }
 
 fn batches(bed: &mut Bed, peer: Peer) -> Vec<(u16, RoomBatch)> {
@@ -203,6 +208,21 @@ fn a_large_room_is_served_over_three_quarters_of_the_time_to_the_next_batch() {
     for phone in phones {
         assert_eq!(batches(&mut bed, phone).len(), 50);
     }
+}
+
+#[test]
+fn a_push_to_one_session_goes_before_a_batch_of_the_same_turn() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    let (member, other) = (bed.client(0, "member"), bed.client(0, "other"));
+    bed.open(member, 1, "alice");
+    enter(&mut bed, member, 1, "live", None);
+    let session = SessionHandle(bed.open(other, 1, "bob"));
+    let mut out = room_push("live", RoomState::default(), &[(Class::Normal, 0, 10)]);
+    Push::data(1, session, Class::Normal, b"hello").put(&mut out, false);
+    bed.seats[0].kernel.borrow_mut().sends_asked.clear();
+    bed.write(router, &out);
+    assert_eq!(bed.seats[0].kernel.borrow().sends_asked[..2], [other.slot, member.slot]);
 }
 
 #[test]
