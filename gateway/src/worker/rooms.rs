@@ -25,15 +25,54 @@ use super::counters::Counter;
 use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{
-    LINK_QUEUE_BYTES_MAX, ROOM_COUNTS_PER_TURN_MAX, ROOM_MEMBERS_PER_TURN_MAX, ROOM_PACE_MS,
-    ROOM_SLICE_MEMBERS, TICK_MS,
+    LINK_QUEUE_BYTES_MAX, ROOM_BATCHES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_COUNTS_PER_TURN_MAX,
+    ROOM_MEMBERS_PER_TURN_MAX, ROOM_PACE_MS, TICK_MS,
 };
-use handout::{Handout, Taken};
+use handout::Taken;
 use table::RoomIndex;
 
 /// Bytes of a full batch of counts at most.
 const COUNTS_BYTES_MAX: usize = ROOM_COUNTS_MAX * (APP_BYTES_MAX + ROOM_BYTES_MAX + 32);
 const _: () = assert!(2 * COUNTS_BYTES_MAX < LINK_QUEUE_BYTES_MAX / 2);
+
+/// What a turn may still do for rooms.
+#[derive(Debug)]
+struct Budget {
+    /// Batches that begin.
+    batches: usize,
+    /// Members that are looked at.
+    members: usize,
+    /// Bytes written for either.
+    bytes: usize,
+}
+
+impl Budget {
+    const fn of_a_turn() -> Self {
+        Self {
+            batches: ROOM_BATCHES_PER_TURN_MAX,
+            members: ROOM_MEMBERS_PER_TURN_MAX,
+            bytes: ROOM_BYTES_PER_TURN_MAX,
+        }
+    }
+
+    const fn has_batch(&self) -> bool {
+        self.batches > 0 && self.bytes > 0
+    }
+
+    const fn spend_batch(&mut self, bytes: usize) {
+        self.batches -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    const fn has_member(&self) -> bool {
+        self.members > 0 && self.bytes > 0
+    }
+
+    const fn spend_member(&mut self, bytes: usize) {
+        self.members -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
 
 impl<I: Io> Worker<I> {
     /// ENTER, LEAVE, `ROOM_ACK`, `ROOM_LIKE` and `ROOM_PULL` of a client.
@@ -153,7 +192,7 @@ impl<I: Io> Worker<I> {
         self.counters[Counter::RoomMessages] += messages;
         let due_ms = waiting.due_ms();
         if !std::mem::replace(&mut waiting.is_active, true) {
-            self.rooms.active.push(index);
+            self.rooms.active.push_back(index);
         }
         // What is under way is followed by the next when it is done.
         let due_ms =
@@ -169,28 +208,28 @@ impl<I: Io> Worker<I> {
             return;
         }
         self.rooms_tell(now);
+        let mut budget = Budget::of_a_turn();
         if !self.rooms.active.is_empty() && self.rooms.due_ms <= now.0 {
-            self.rooms_begin(now);
+            self.rooms_begin(&mut budget, now);
         }
         if now.0 >= self.rooms.hand_ms {
-            self.rooms_go_on(now);
+            self.rooms_go_on(budget, now);
         }
         // To the router, and to members who could not be sent anything at once.
         self.flush(now);
     }
 
     /// Hands on the batches under way, until all are where they may be by now.
-    fn rooms_go_on(&mut self, now: Now) {
-        let (mut budget, mut waiting) = (ROOM_MEMBERS_PER_TURN_MAX, 0);
-        while budget > 0
+    fn rooms_go_on(&mut self, mut budget: Budget, now: Now) {
+        let mut waiting = 0;
+        while budget.has_member()
             && waiting < self.rooms.handing.len()
             && let Some(room) = self.rooms.handing.pop_front()
         {
-            let looked_at = self.rooms_hand_out(room, budget.min(ROOM_SLICE_MEMBERS), now);
+            let looked_at = self.rooms_hand_out(room, &mut budget, now);
             waiting = if looked_at == 0 { waiting + 1 } else { 0 };
-            budget -= looked_at;
         }
-        self.rooms.hand_ms = if budget == 0 { now.0 } else { now.0 + ROOM_PACE_MS };
+        self.rooms.hand_ms = if budget.has_member() { now.0 + ROOM_PACE_MS } else { now.0 };
     }
 
     fn rooms_tell(&mut self, now: Now) {
@@ -220,68 +259,58 @@ impl<I: Io> Worker<I> {
     }
 
     /// Begins the batches that are due.
-    fn rooms_begin(&mut self, now: Now) {
-        let mut active = std::mem::take(&mut self.rooms.active);
-        let mut first_ms = u64::MAX;
+    fn rooms_begin(&mut self, budget: &mut Budget, now: Now) {
         let down_ms = u64::from(self.settings.rooms.down_ms);
-        active.retain(|index| {
-            let Some(room) = self.rooms.get_mut(*index) else { return false };
-            if room.handout.is_some() {
-                return true;
+        let mut first_ms = u64::MAX;
+        for _ in 0..self.rooms.active.len() {
+            if !budget.has_batch() {
+                // The others follow in the next turn.
+                first_ms = now.0;
+                break;
             }
-            let mut due_ms = room.waiting.due_ms();
-            if due_ms <= now.0 {
-                let mut waiting = std::mem::take(&mut room.waiting);
-                let members = &room.members;
-                let lacking = |id| members.iter().any(|member| member.acked_id < id);
-                let handout = waiting.begin(room.name(), room.state, down_ms, now.0, lacking);
-                due_ms = waiting.due_ms();
-                room.waiting = waiting;
-                if let Some(handout) = handout {
-                    room.remaining = room.members.len();
-                    room.handout = Some(Box::new(Handout { members: room.remaining, ..handout }));
-                    self.rooms.handing.push_back(*index);
-                    self.rooms.hand_ms = now.0;
+            let Some(index) = self.rooms.active.pop_front() else { break };
+            let Some(room) = self.rooms.get_mut(index) else { continue };
+            if room.handout.is_none() {
+                if let Some(bytes) = room.begin_batch(down_ms, now.0) {
+                    budget.spend_batch(bytes);
                     self.counters.add(Counter::RoomBatches);
-                    return true;
+                    self.rooms.handing.push_back(index);
+                    self.rooms.hand_ms = now.0;
+                } else {
+                    let due_ms = room.waiting.due_ms();
+                    first_ms = first_ms.min(due_ms);
+                    room.waiting.is_active = due_ms < u64::MAX;
+                    if !room.waiting.is_active {
+                        continue;
+                    }
                 }
             }
-            first_ms = first_ms.min(due_ms);
-            let is_active = due_ms < u64::MAX;
-            if let Some(room) = self.rooms.get_mut(*index) {
-                room.waiting.is_active = is_active;
-            }
-            is_active
-        });
-        self.rooms.active = active;
+            self.rooms.active.push_back(index);
+        }
         self.rooms.due_ms = first_ms;
     }
 
     /// Hands a batch to some of a room's members; returns how many were looked at.
-    fn rooms_hand_out(&mut self, index: RoomIndex, members_max: usize, now: Now) -> usize {
+    fn rooms_hand_out(&mut self, index: RoomIndex, budget: &mut Budget, now: Now) -> usize {
         let Some(room) = self.rooms.get_mut(index) else { return 0 };
         let Some(mut handout) = room.handout.take() else { return 0 };
         let reach = handout.reach(u64::from(self.settings.rooms.down_ms), now.0);
-        let members_max =
-            members_max.min(reach.saturating_sub(handout.members.saturating_sub(room.remaining)));
+        let due = reach.saturating_sub(handout.members.saturating_sub(room.remaining));
         let mut looked_at = 0;
-        while looked_at < members_max
+        while looked_at < due
+            && budget.has_member()
             && let Some(room) = self.rooms.get_mut(index)
             && room.remaining > 0
         {
             looked_at += 1;
             room.remaining -= 1;
             let member = room.members[room.remaining];
+            let variant = handout.variant_for(member.acked_id);
+            budget.spend_member(variant.as_ref().map_or(0, |(variant, _)| variant.frames.len()));
+            let Some((variant, is_repeated)) = variant else { continue };
             let Some(channel) = self.channels.get(member.channel) else { continue };
             let (slot, number) = (Slot(channel.connection), channel.number);
-            let variant = match (&mut handout.again, &mut handout.plain) {
-                (Some((above, again)), _) if member.acked_id < *above => {
-                    self.counters.add(Counter::RoomRepeats);
-                    again
-                }
-                (_, Some(plain)) => plain,
-                (_, None) => continue,
-            };
+            self.counters[Counter::RoomRepeats] += u64::from(is_repeated);
             self.counters.add(Counter::RoomFrames);
             let encoded = Encoded::find(&mut variant.encoded, &variant.frames, number);
             if self.send_shared(slot, encoded, now) {

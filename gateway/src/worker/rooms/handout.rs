@@ -88,6 +88,20 @@ pub const fn pace_ms(down_ms: u64) -> u64 {
 }
 
 impl Handout {
+    /// Bytes of its frames, once each.
+    pub fn bytes(&self) -> usize {
+        let again = self.again.as_ref().map(|(_, again)| again);
+        self.plain.iter().chain(again).map(|variant| variant.frames.len()).sum()
+    }
+
+    /// What a member gets who has acknowledged up to an id, and whether it is carried again; `None`: nothing.
+    pub fn variant_for(&mut self, acked_id: u64) -> Option<(&mut Variant, bool)> {
+        match (&mut self.again, &mut self.plain) {
+            (Some((above, again)), _) if acked_id < *above => Some((again, true)),
+            (_, plain) => plain.as_mut().map(|plain| (plain, false)),
+        }
+    }
+
     /// How many members may have it by now. In a large room all of them at once would be a moment in which nobody else is
     /// served, here and on the way to the clients: it takes three quarters of the time to the next batch.
     pub fn reach(&self, down_ms: u64, now_ms: u64) -> usize {

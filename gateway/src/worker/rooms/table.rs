@@ -4,7 +4,8 @@
 //! membership is 28 bytes and its share of the side table (docs/capacity.md). Whoever leaves is replaced by the room's
 //! last member, so a room is always a list without holes, to be walked quickly.
 
-use std::collections::HashMap;
+use std::cell::LazyCell;
+use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 use moor_wire::Code;
@@ -80,6 +81,24 @@ impl Room {
         &self.key[self.app_bytes + ROOM_MARK.len_utf8()..]
     }
 
+    /// Makes a batch of what waits, if it is due, for all who are members now. Returns the bytes that were written.
+    pub fn begin_batch(&mut self, down_ms: u64, now_ms: u64) -> Option<usize> {
+        if self.waiting.due_ms() > now_ms {
+            return None;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        // Members are many: they are looked through once, and only where something reliable waits.
+        let acked = || self.members.iter().map(|member| member.acked_id).min().unwrap_or(u64::MAX);
+        let acked_by_all = LazyCell::new(acked);
+        let handout = waiting.begin(self.name(), self.state, down_ms, now_ms, |id| *acked_by_all < id);
+        self.waiting = waiting;
+        let handout = handout?;
+        let bytes = handout.bytes();
+        self.remaining = self.members.len();
+        self.handout = Some(Box::new(Handout { members: self.remaining, ..handout }));
+        Some(bytes)
+    }
+
     #[allow(
         clippy::cast_possible_truncation,
         reason = "members are counted by channels, whose indexes are u32"
@@ -122,11 +141,11 @@ pub struct Rooms {
     /// When something is to be told.
     tell_ms: u64,
     /// Rooms with something to be handed out, now or later.
-    pub(super) active: Vec<RoomIndex>,
+    pub(super) active: VecDeque<RoomIndex>,
     /// When the first of those is due.
     pub(super) due_ms: u64,
     /// Rooms that are being handed out, in turn.
-    pub(super) handing: std::collections::VecDeque<RoomIndex>,
+    pub(super) handing: VecDeque<RoomIndex>,
     /// When that goes on, milliseconds.
     pub(super) hand_ms: u64,
 }

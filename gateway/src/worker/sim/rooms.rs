@@ -11,8 +11,10 @@ use moor_wire::rooms::{RoomPush, RoomState, ack_spread_ms, put_record};
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, settings};
-use crate::limits::ROOM_AT_ONCE_MEMBERS;
-use crate::limits::{ROOM_REPEAT_MS, ROOM_TRIES};
+use crate::limits::{
+    ROOM_AT_ONCE_MEMBERS, ROOM_BATCHES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_MEMBERS_PER_TURN_MAX,
+    ROOM_REPEAT_MS, ROOM_TRIES,
+};
 use crate::worker::counters::Counter;
 use crate::worker::settings::{RoomSettings, Settings};
 
@@ -223,6 +225,63 @@ fn a_push_to_one_session_goes_before_a_batch_of_the_same_turn() {
     bed.seats[0].kernel.borrow_mut().sends_asked.clear();
     bed.write(router, &out);
     assert_eq!(bed.seats[0].kernel.borrow().sends_asked[..2], [other.slot, member.slot]);
+}
+
+/// By how much a counter grows in each turn in which it does, of the next hundred, once the router has said something.
+fn steps(bed: &mut Bed, router: Peer, said: &[u8], counter: Counter) -> Vec<u64> {
+    bed.seats[0].kernel.borrow_mut().recv_bytes_max = said.len();
+    bed.with_socket(router, |socket| socket.inbound.extend(said));
+    let mut steps = Vec::new();
+    for _ in 0..100 {
+        let before = bed.counter(counter);
+        bed.turn();
+        steps.push(bed.counter(counter) - before);
+    }
+    steps.retain(|step| *step > 0);
+    steps
+}
+
+#[test]
+fn a_turn_has_so_many_members_and_bytes_however_large_the_room() {
+    let rooms = RoomSettings { down_ms: 0, ..settings().rooms };
+    let mut bed = Bed::with(
+        1,
+        Settings { rooms, channels_per_connection_max: 10, send_queue_bytes_max: 1 << 20, ..settings() },
+    );
+    let router = bed.router(0);
+    let phones: Vec<Peer> = (0..30).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
+    for (phone, channel) in phones.iter().flat_map(|phone| (1..=10).map(|channel| (*phone, channel))) {
+        bed.open(phone, channel, "alice");
+        enter(&mut bed, phone, channel, "live", None);
+    }
+    for bytes in [10, 20_000] {
+        let said = room_push("live", RoomState::default(), &[(Class::Normal, 0, bytes)]);
+        let steps = steps(&mut bed, router, &said, Counter::RoomFrames);
+        assert_eq!(steps.iter().sum::<u64>(), 300);
+        // The last one may be longer than what was left.
+        let max = ROOM_MEMBERS_PER_TURN_MAX.min(ROOM_BYTES_PER_TURN_MAX / bytes + 1) as u64;
+        assert!(steps.iter().all(|step| *step <= max), "{bytes}: {steps:?}");
+    }
+}
+
+#[test]
+fn rooms_that_are_due_together_begin_in_several_turns() {
+    let rooms = RoomSettings { per_channel_max: 200, per_worker_max: 200, ..settings().rooms };
+    let mut bed = Bed::with(1, Settings { rooms, send_queue_bytes_max: 1 << 20, ..settings() });
+    let router = bed.router(0);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    let mut said = Vec::new();
+    for number in 0..200 {
+        let room = format!("room-{number}");
+        enter(&mut bed, phone, 1, &room, None);
+        said.extend(room_push(&room, RoomState::default(), &[(Class::Normal, 0, 10)]));
+    }
+    let steps = steps(&mut bed, router, &said, Counter::RoomBatches);
+    assert_eq!(steps.iter().sum::<u64>(), 200);
+    assert!(steps.iter().all(|step| *step <= ROOM_BATCHES_PER_TURN_MAX as u64), "{steps:?}");
+    bed.advance(100);
+    assert_eq!(batches(&mut bed, phone).len(), 200);
 }
 
 #[test]
