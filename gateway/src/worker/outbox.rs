@@ -93,10 +93,12 @@ impl Outbox {
     /// Drops frames of one class, oldest first, until `excess` bytes are gone.
     fn drop_class(&mut self, victim: Class, mut excess: usize) -> u32 {
         let (mut read, mut write, mut dropped) = (0, 0, 0);
-        while let Some(Ok(header)) = self.queued.get(read..read + HEADER_BYTES).map(TryInto::try_into) {
+        while excess > 0
+            && let Some(Ok(header)) = self.queued.get(read..read + HEADER_BYTES).map(TryInto::try_into)
+        {
             let header = Header::parse(header);
             let size = header.frame_bytes();
-            if excess > 0 && Class::from_flags(header.flags) == victim {
+            if Class::from_flags(header.flags) == victim {
                 excess = excess.saturating_sub(size);
                 dropped += 1;
             } else {
@@ -105,8 +107,9 @@ impl Outbox {
             }
             read += size;
         }
-        debug_assert_eq!(read, self.queued.len(), "the queue holds whole frames");
-        self.queued.truncate(write);
+        // What is newer stays, and moves up as it is: who does not read has this done for every frame that comes.
+        self.queued.drain(write..read);
+        debug_assert!(self.is_whole(), "the queue holds whole frames");
         dropped
     }
 
