@@ -166,7 +166,7 @@ pub const KEYS: &[Key] = &[
         "channels-per-connection-max",
         "N",
         "Most logged-in accounts on one connection",
-        "Between 1 and 65535."
+        "Between 1 and 256."
     ),
     key!(
         first_byte_timeout_ms,

@@ -7,7 +7,7 @@ use moor_wire::session::WORKERS_MAX;
 
 use super::value::{Auto, RouterChoice, is_host_and_port};
 use super::{Config, ConfigError, Credentials, resources};
-use crate::limits::ROOM_RUN_BYTES_MAX;
+use crate::limits::{CHANNELS_PER_CONNECTION_MAX, ROOM_RUN_BYTES_MAX};
 
 /// Shortest token, bytes: what 128 bits of randomness need at the least.
 const TOKEN_BYTES_MIN: usize = 16;
@@ -183,7 +183,8 @@ impl Complaints {
         if let Auto::Set(shards) = config.embedded.shards {
             self.between("embedded.shards", shards, 1, 256);
         }
-        self.between("channels_per_connection_max", config.channels_per_connection_max, 1, 65_535);
+        let channels_max = u64::from(CHANNELS_PER_CONNECTION_MAX);
+        self.between("channels_per_connection_max", config.channels_per_connection_max, 1, channels_max);
         self.between("accept_backlog", config.accept_backlog, 1, 1 << 30);
         self.between("register.batch", config.register.batch, 1, REGISTER_BATCH_MAX as u64);
         self.between("register.per_s", config.register.per_s, 100, 10_000_000);
@@ -444,6 +445,7 @@ mod tests {
             (|c| c.embedded.shards = Auto::Set(0), "`embedded.shards`"),
             (|c| c.embedded.retention_messages_per_account = 0, "retention"),
             (|c| c.channels_per_connection_max = 0, "`channels_per_connection_max`"),
+            (|c| c.channels_per_connection_max = 257, "it must be between 1 and 256"),
             (|c| c.accept_backlog = 0, "`accept_backlog`"),
             (|c| c.register.batch = 513, "`register.batch` is 513"),
             (|c| c.register.per_s = 0, "`register.per_s`"),
