@@ -12,8 +12,6 @@ mod deliver;
 mod devices;
 mod fanout;
 mod groups;
-#[cfg(test)]
-mod groups_test;
 mod locate;
 mod marks;
 mod offline;

@@ -36,6 +36,7 @@ use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Sub
 mod classes;
 mod crossing;
 mod devices;
+mod groups;
 mod retention;
 mod storage;
 mod tenants;

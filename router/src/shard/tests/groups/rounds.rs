@@ -1,0 +1,125 @@
+//! Entries on their way to the members, a round at a time.
+
+use super::*;
+
+#[test]
+fn below_the_threshold_members_have_copies_and_from_it_on_one_body_serves_all() {
+    for (threshold, copies, pushes) in [(100, true, false), (0, false, true)] {
+        let mut world = World::new(1, &ACCOUNTS);
+        world.threshold = threshold;
+        for node in &mut world.nodes {
+            node.shard.set_group_read_threshold(threshold);
+        }
+        world.create(&ACCOUNTS[1..]);
+        // What the creation itself gives the members is not counted.
+        world.calm();
+        let before = (world.metrics.group_copies.get(), world.metrics.group_pushes.get());
+        for _ in 0..10 {
+            world.send(1);
+        }
+        world.calm();
+        world.check();
+        assert_eq!(world.accepted.len(), 10);
+        let copied = world.metrics.group_copies.get() - before.0;
+        let pushed = world.metrics.group_pushes.get() - before.1;
+        assert_eq!((copied == 50, pushed == 50), (copies, pushes), "{copied} copies, {pushed} pushes");
+        let messages = world.devices[2].got.len();
+        assert_eq!(messages, 11, "ten messages behind the creation");
+    }
+}
+
+#[test]
+fn a_tick_looks_at_so_many_groups_and_no_more() {
+    use crate::limits::{GROUP_IDLE_MS, GROUPS_PER_TICK_MAX};
+    let mut world = World::new(12, &ACCOUNTS[..1]);
+    let now_ms = world.now_ms;
+    let shard = &mut world.nodes[0].shard;
+    let count = GROUPS_PER_TICK_MAX + 10;
+    for number in 0..count {
+        let key = AccountKey::of_group("shop", &format!("group-{number}"));
+        shard.groups.open_empty(key, now_ms);
+    }
+    // Nothing is to be done about them until nobody has asked for them for a while; then a few at a time.
+    let loaded = |shard: &Shard| shard.groups.loaded();
+    shard.handle_tick(now_ms + GROUP_IDLE_MS - 1);
+    assert_eq!(loaded(shard), count);
+    shard.handle_tick(now_ms + GROUP_IDLE_MS);
+    assert_eq!(loaded(shard), 10);
+    shard.handle_tick(now_ms + GROUP_IDLE_MS);
+    assert_eq!(shard.groups.loaded(), 0);
+    assert_eq!(shard.groups.filed(), 0);
+}
+
+#[test]
+fn what_other_shards_do_not_answer_is_given_up_on_in_its_time() {
+    let mut world = World::new(13, &ACCOUNTS);
+    world.create(&ACCOUNTS[1..]);
+    let turn = |world: &mut World, is_lost: bool| {
+        for at in 0..world.nodes.len() {
+            world.hand_writes(at);
+            world.hand_reads(at);
+            while world.take_event(at) {}
+            world.dispatch(at);
+            if is_lost {
+                world.nodes[at]
+                    .mailbox
+                    .retain(|work| !matches!(work, Work::SpreadDone { .. } | Work::VacancyFound { .. }));
+            }
+            while world.take_mail(at) {}
+        }
+        world.deliver();
+        for number in 0..world.devices.len() {
+            world.speak(number);
+        }
+    };
+    // A round that is not confirmed: it comes again, and what it brings is known.
+    let failures = world.metrics.group_round_failures.get();
+    world.send(1);
+    for _ in 0..50 {
+        turn(&mut world, true);
+    }
+    let group = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(group.hash);
+    assert!(world.nodes[at].shard.groups.is_spreading(&group));
+    world.pass(9_999);
+    assert_eq!(world.metrics.group_round_failures.get(), failures);
+    world.pass(1);
+    assert_eq!(world.metrics.group_round_failures.get(), failures + 1);
+    world.calm();
+    assert!(!world.nodes[at].shard.groups.is_spreading(&group));
+    world.check();
+    // A change that waits for the answer whether there is room for who is added: it is refused.
+    world.ask(0, Act::Remove(GroupNames { accounts: vec!["eve".into()] }));
+    world.calm();
+    let id = world.ask(0, Act::Add(GroupNames { accounts: vec!["eve".into()] }));
+    for _ in 0..50 {
+        turn(&mut world, true);
+    }
+    assert_eq!(world.devices[0].answers.get(&id), None);
+    world.pass(10_000);
+    for _ in 0..10 {
+        turn(&mut world, true);
+    }
+    assert_eq!(world.devices[0].answers.get(&id), Some(&Code::Overloaded));
+}
+
+#[test]
+fn requests_that_wait_for_their_groups_are_bounded_by_their_bytes() {
+    use crate::limits::{GROUP_WAITING_MAX, GROUPS_WAITING_BYTES_MAX};
+    let mut world = World::new(20, &ACCOUNTS[..1]);
+    let origin = Origin::Service { link: world.link.clone(), cookie: 1 };
+    let accounts: Vec<String> = (0..256).map(|number| format!("{number:0128}")).collect();
+    let act = || Some(Act::Add(GroupNames { accounts: accounts.clone() }));
+    let request = GroupRequest { id: 1, group: "group-0".into(), act: act() };
+    let fit = GROUPS_WAITING_BYTES_MAX / request.encoded_len();
+    assert!(fit > GROUP_WAITING_MAX, "more than one group's");
+    // Nothing is read of them meanwhile.
+    for number in 0..fit + 10 {
+        let group = format!("group-{}", number / GROUP_WAITING_MAX);
+        let key = AccountKey::of_group("shop", &group);
+        let request = GroupRequest { id: 1, group, act: act() };
+        let ask = GroupAsk { origin: origin.clone(), actor: None, request, at_ms: world.now_ms };
+        world.nodes[0].shard.apply(Work::Group { key, ask: Box::new(ask) }, world.now_ms);
+    }
+    assert_eq!(world.metrics.group_refused.get(), 10);
+}
