@@ -6,6 +6,7 @@
 //! cursor of that is known to be behind (a restart, a failed round), entries go out again: members' shards and
 //! clients know them by their ids.
 
+mod again;
 mod agenda;
 mod history;
 mod rounds;
@@ -30,8 +31,8 @@ use crate::limits::{
     GROUP_WAITING_MAX, GROUPS_LOADED_MAX, GROUPS_PER_APP_MAX, GROUPS_WAITING_BYTES_MAX, SPREAD_TIMEOUT_MS,
 };
 use crate::outbox::Weight;
-use crate::shard::Shard;
 use crate::shard::work::{GroupAsk, PullAsk, Work};
+use crate::shard::{Shard, answer};
 use crate::store::groups::{GroupFound, GroupRead, GroupWrite, Purpose, VacancyAsk};
 use crate::store::{AccountKey, Entry, Found, Message, Origin, Read, Stored, Submit, Write, usage};
 use rounds::spread_entry;
@@ -241,13 +242,11 @@ impl Shard {
     }
 
     fn run_submit(&mut self, mut submit: Box<Submit>, now_ms: u64) {
-        let Some(group) = self.living(&submit.to) else {
-            return self.refuse_waiting(Waiting::Submit(submit), NO_GROUP);
-        };
         let is_service = matches!(submit.origin, Origin::Service { .. });
-        if !is_service && !group.members.contains_key(&*submit.from) {
-            return self.refuse_waiting(Waiting::Submit(submit), NO_GROUP);
-        }
+        let may_send = |group: &&Group| is_service || group.members.contains_key(&*submit.from);
+        let Some(group) = self.living(&submit.to).filter(may_send) else {
+            return self.look_for_sent(submit);
+        };
         let members = group.members.len();
         submit.entry = if members >= self.groups.read_threshold { Entry::Shared } else { Entry::Copied };
         submit.copies_bytes = copies_bytes(&submit, members);
@@ -526,6 +525,7 @@ impl Shard {
                 drop(self.outbox.cross(ask.home, found));
             }
             (GroupRead::Left(left), found) => self.tell_left_behind(&left, &found),
+            (GroupRead::Sent(sent), found) => self.answer_sent(&sent, &found),
             (GroupRead::History(history), group) => self.answer_history(&history, Found { group, ..found }),
             _ => {}
         }
@@ -549,6 +549,11 @@ impl Shard {
             }
             GroupRead::Left(left) => {
                 self.tell_left_behind(left, &GroupFound::Nothing);
+                true
+            }
+            GroupRead::Sent(sent) => {
+                self.metrics.refused_storage.increment();
+                answer(&mut self.outbox, &sent.origin, &sent.client_id, Code::Storage, None, detail);
                 true
             }
             GroupRead::Conversations { purpose: Purpose::Remind { session, heads }, .. } => {

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use moor_wire::client::{GroupEvent, GroupHead, GroupRole};
 use moor_wire::identity::group_of_account;
 use prost::Message as _;
@@ -19,9 +20,9 @@ use crate::limits::{
 };
 use crate::registry::SessionIndex;
 use crate::shard::spread::Part;
-use crate::store::reader::{find_account, read_range};
+use crate::store::reader::{find_account, find_message, read_range};
 use crate::store::schema::{rowid, signed, sync_id, unsigned};
-use crate::store::{AccountKey, Entry, Found, Origin, Slot, StoreError};
+use crate::store::{AccountKey, Entry, Found, Origin, Slot, StoreError, Stored};
 
 /// A write beside a timeline.
 #[derive(Debug)]
@@ -180,6 +181,21 @@ pub enum GroupRead {
     History(Box<History>),
     /// Which of the messages that a device leaves behind anybody is to be told of.
     Left(Box<Left>),
+    /// Whether a message is stored that comes from somebody who may not send to the group.
+    Sent(Box<Sent>),
+}
+
+/// A message from somebody who may not send to the group, who might when it came for the first time, if it did.
+#[derive(Debug)]
+pub struct Sent {
+    /// The group.
+    pub key: AccountKey,
+    /// The sending account.
+    pub from: Box<str>,
+    /// The sender's own id of it.
+    pub client_id: Bytes,
+    /// Who is answered.
+    pub origin: Origin,
 }
 
 /// Messages of an account's own timeline that a device left unacknowledged.
@@ -333,6 +349,8 @@ pub enum GroupFound {
         /// How many; 0: nothing is.
         count: u64,
     },
+    /// A message that was stored before; `None`: it was not.
+    Sent(Option<Stored>),
     /// Where a range begins.
     History {
         /// Messages are behind this.
@@ -481,7 +499,16 @@ pub fn find(snapshot: &Connection, read: &GroupRead) -> rusqlite::Result<Found> 
         GroupRead::Vacancy(ask) => find_vacancy(snapshot, ask),
         GroupRead::History(history) => find_history(snapshot, history),
         GroupRead::Left(left) => find_left(snapshot, left),
+        GroupRead::Sent(sent) => find_sent(snapshot, sent),
     }
+}
+
+fn find_sent(snapshot: &Connection, sent: &Sent) -> rusqlite::Result<Found> {
+    let Some((account, extent)) = find_account(snapshot, &sent.key)? else { return Ok(Found::nothing()) };
+    let place = find_message(snapshot, account, &sent.from, &sent.client_id)?;
+    let floor = extent.floor;
+    let stored = place.map(|sync_id| Stored { sync_id, floor, is_duplicate: true, freed_bytes: 0 });
+    Ok(Found { extent, group: GroupFound::Sent(stored), ..Found::nothing() })
 }
 
 /// Of copies nobody is told whose group the account has muted, or which are its own words or a change. Looks at the newest

@@ -329,7 +329,10 @@ impl Read {
         match self {
             Self::Extent { .. } | Self::Marks { .. } => true,
             Self::Group(read) => {
-                matches!(**read, GroupRead::Conversations { purpose: Purpose::List { .. }, .. })
+                matches!(
+                    **read,
+                    GroupRead::Conversations { purpose: Purpose::List { .. }, .. } | GroupRead::Sent(_)
+                )
             }
             _ => false,
         }

@@ -117,6 +117,19 @@ pub fn find_account(connection: &Connection, key: &AccountKey) -> rusqlite::Resu
         .optional()
 }
 
+/// The place of a message in an account's timeline, if it is there.
+pub fn find_message(
+    connection: &Connection,
+    account: i64,
+    from: &str,
+    client_id: &[u8],
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached("SELECT id FROM messages WHERE account = ?1 AND sender = ?2 AND client_id = ?3")?
+        .query_row(params![account, from, client_id], |row| row.get(0).map(sync_id))
+        .optional()
+}
+
 /// Reads messages behind `after`: up to so many, and until they have so many bytes.
 pub fn read_range(
     snapshot: &Connection,

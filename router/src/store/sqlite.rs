@@ -27,7 +27,7 @@ use crate::store::checkpoint::{self, Progress};
 use crate::store::groups::{self, GroupWrite, RowDone};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
 use crate::store::retention::{Retention, Step, Walk, trim_excess, trim_expired, unacknowledged};
-use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed, sync_id};
+use crate::store::schema::{self, ACCOUNT_MAX, SYNC_ID_MAX, rowid, signed};
 use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
     Written, reader, usage,
@@ -433,14 +433,9 @@ impl Committer {
                 submit.marks.as_ref().map(|marks| marks.encode_to_vec()),
             ])?;
         if inserted == 0 {
-            let known: i64 = self
-                .connection
-                .prepare_cached(
-                    "SELECT id FROM messages WHERE account = ?1 AND sender = ?2 AND client_id = ?3",
-                )?
-                .query_row(params![head.id, submit.from, &submit.client_id[..]], |row| row.get(0))?;
+            let known = reader::find_message(&self.connection, head.id, &submit.from, &submit.client_id)?;
             return Ok(Ok(Stored {
-                sync_id: sync_id(known),
+                sync_id: known.ok_or(rusqlite::Error::QueryReturnedNoRows)?,
                 floor: head.extent.floor,
                 is_duplicate: true,
                 freed_bytes: 0,

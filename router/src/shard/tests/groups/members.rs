@@ -238,3 +238,64 @@ fn a_group_is_muted_also_where_no_more_groups_fit_into_memory() {
     let muted = file.query_row("SELECT is_muted FROM members WHERE member = 'bob'", [], |row| row.get(0));
     assert_eq!(muted, Ok(1));
 }
+
+#[test]
+fn what_was_stored_is_answered_so_also_when_its_sender_is_a_member_no_more() {
+    let eve = GroupNames { accounts: vec!["eve".into()] };
+    for act in [Act::Remove(eve), Act::Dissolve(moor_wire::client::GroupNothing {})] {
+        let mut world = World::new(22, &ACCOUNTS);
+        world.create(&ACCOUNTS[1..]);
+        world.send(4);
+        for _ in 0..50 {
+            world.turn_without_frames(4);
+        }
+        assert_eq!((world.metrics.group_messages.get(), world.accepted.len()), (1, 0), "the answer is lost");
+        world.ask(0, act);
+        for _ in 0..50 {
+            world.turn_without_frames(0);
+        }
+        // Eve's client has heard nothing, and sends it again.
+        world.calm();
+        assert_eq!(world.accepted.keys().collect::<Vec<_>>(), [&2]);
+        assert_eq!(world.metrics.group_messages.get(), 1, "and it is stored once");
+        // What comes for the first time is a stranger's.
+        let refused = world.metrics.group_refused.get();
+        world.send(4);
+        world.calm();
+        assert_eq!((world.metrics.group_refused.get() - refused, world.accepted.len()), (1, 1));
+    }
+}
+
+#[test]
+fn strangers_messages_that_are_looked_for_are_bounded() {
+    use crate::limits::QUESTIONS_OUTSTANDING_MAX;
+    let mut world = World::new(23, &ACCOUNTS[..2]);
+    world.create(&["bob"]);
+    let to = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(to.hash);
+    let strangers = |world: &mut World, count: usize| {
+        for _ in 0..count {
+            let origin = Origin::Session { link: world.link.clone(), session: SessionHandle(99), hash: 1 };
+            let submit = Box::new(Submit {
+                to: to.clone(),
+                from: "stranger".into(),
+                client_id: Bytes::from_static(b"1"),
+                payload: Bytes::new(),
+                sent_at_ms: 1,
+                origin,
+                entry: Entry::Personal,
+                marks: None,
+                copies_bytes: 0,
+            });
+            world.nodes[at].shard.apply(Work::Submit(submit), world.now_ms);
+        }
+    };
+    // So that the group is in memory.
+    strangers(&mut world, 1);
+    world.settle();
+    let refused = world.metrics.group_refused.get();
+    strangers(&mut world, QUESTIONS_OUTSTANDING_MAX + 10);
+    assert_eq!(world.metrics.group_refused.get() - refused, 10);
+    world.settle();
+    assert_eq!(world.metrics.group_refused.get() - refused, QUESTIONS_OUTSTANDING_MAX as u64 + 10);
+}
