@@ -1,6 +1,6 @@
 //! Every maximum of the gateway that is not a setting, with its unit and its reason.
 
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, NODE_BYTES_MAX};
+use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 
 /// Length of a wheel tick, milliseconds: how late a deadline may be noticed.
 pub const TICK_MS: u64 = 100;
@@ -134,8 +134,6 @@ pub const ROOM_REPEAT_MS: u64 = 500;
 pub const MAILBOX_ENTRIES: usize = 8192;
 /// Requests of services that wait for other workers, per worker.
 pub const JOBS_PENDING_MAX: usize = 4096;
-/// Sessions named in the answer to one LOOKUP: more might not fit a frame.
-pub const LOOKUP_SESSIONS_MAX: usize = 1024;
 /// How long such a request may wait, milliseconds.
 pub const JOB_TIMEOUT_MS: u64 = 2000;
 
@@ -165,10 +163,6 @@ const _: () = assert!(LINK_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usiz
 // Behind as many messages as clients may queue there is room for the largest batch.
 const _: () = assert!(LINK_QUEUE_BYTES_MAX - LINK_UPSTREAM_BYTES_MAX >= INTERNAL_BODY_BYTES_MAX as usize);
 const _: () = assert!(SERVICE_QUEUE_BYTES_MAX > 2 * INTERNAL_BODY_BYTES_MAX as usize);
-// Around a session's device and gateway: where that is reached, and numbers.
-const _: () = assert!(
-    LOOKUP_SESSIONS_MAX * (DEVICE_BYTES_MAX + NODE_BYTES_MAX + 512) < INTERNAL_BODY_BYTES_MAX as usize
-);
 const _: () = assert!(CLIENT_BODY_BYTES_MAX < INTERNAL_BODY_BYTES_MAX);
 const _: () = assert!(COMPLETION_ENTRIES >= 4 * SUBMISSION_ENTRIES);
 const _: () = assert!(SERVICES_MAX < RESERVED_SLOTS);

@@ -1,8 +1,8 @@
 //! Every maximum of the router, with its unit and its reason. Protocol maxima are in `moor_wire::limits`.
 
 use moor_wire::limits::{
-    ACCOUNT_BYTES_MAX, CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX,
-    TRAFFIC_MARK_BYTES_MAX,
+    ACCOUNT_BYTES_MAX, CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, LOOKUP_SESSIONS_MAX,
+    SERVER_BODY_BYTES_MAX, TRAFFIC_MARK_BYTES_MAX,
 };
 
 /// Without a frame for this long a link is void with every session under it. Stale locations may live
@@ -310,5 +310,7 @@ const _: () = assert!(ARRIVAL_WINDOWS_S[2] + ARRIVAL_MATURE_S < ARRIVAL_SECONDS 
 const _: () = assert!(
     HOOK_PAYLOAD_BYTES_MAX * 4 / 3 + (128 + TRAFFIC_MARK_BYTES_MAX) * 6 * 3 + 1024 <= HOOK_NOTICE_BYTES_MAX
 );
+// What this router knows of an account always fits the answer to a LOOKUP.
+const _: () = assert!(SESSIONS_PER_ACCOUNT_MAX as usize <= LOOKUP_SESSIONS_MAX);
 // Whoever is logged in has a position.
 const _: () = assert!(DEVICES_PER_ACCOUNT_MAX > SESSIONS_PER_ACCOUNT_MAX as u32);

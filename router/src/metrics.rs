@@ -135,6 +135,7 @@ metrics! {
     loads, Counter, "router_store_loads_total", "Accounts loaded from the store";
     ranges, Counter, "router_store_ranges_total", "Ranges of messages read back from the store";
     read_errors, Counter, "router_store_read_errors_total", "Reads the store refused";
+    lookups_cut, Counter, "router_lookups_cut_total", "Answers to LOOKUP that named some of an account's sessions only: more do not fit";
     location_errors, Counter, "router_location_errors_total", "Questions the location store refused";
     commits, Counter, "router_store_commits_total", "Group commits";
     commit_ops, Counter, "router_store_commit_ops_total", "Operations in them";

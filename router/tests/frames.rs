@@ -53,6 +53,7 @@ fn every_violation_has_its_code_and_ends_only_its_own_link() {
         (Hello { version: 99, ..gateway_hello("g", 1, 0) }, Code::Version),
         (Hello { node: String::new(), ..gateway_hello("g", 1, 0) }, Code::Invalid),
         (Hello { role: Role::Unspecified.into(), ..gateway_hello("g", 1, 0) }, Code::ProtocolError),
+        (Hello { internal_address: "a".repeat(261), ..gateway_hello("g", 1, 0) }, Code::Invalid),
     ];
     for (hello, code) in hellos {
         let mut peer = Peer::connect(address);

@@ -46,6 +46,10 @@ pub const GROUP_HEADS_MAX: usize = 128;
 pub const DEVICE_BYTES_MAX: usize = 128;
 /// Longest name of a gateway, router or service, bytes.
 pub const NODE_BYTES_MAX: usize = 64;
+/// Longest address at which services reach a gateway, bytes: a host's name of 253 and a port.
+pub const INTERNAL_ADDRESS_BYTES_MAX: usize = 260;
+/// Most sessions named in the answer to one LOOKUP.
+pub const LOOKUP_SESSIONS_MAX: usize = 1024;
 /// Longest name of a room, bytes.
 pub const ROOM_BYTES_MAX: usize = 128;
 /// Room counts in one batch.
@@ -76,6 +80,11 @@ const _: () = assert!(GROUP_POSITIONS_MAX * (GROUP_BYTES_MAX + 16) <= CONTROL_BO
 const _: () = assert!(GROUP_HEADS_MAX * (GROUP_BYTES_MAX + 48) <= SERVER_BODY_BYTES_MAX as usize);
 // Names travel with one-byte lengths in UP and PUSH_ACCOUNT.
 const _: () = assert!(APP_BYTES_MAX < 256 && ACCOUNT_BYTES_MAX < 256 && DEVICE_BYTES_MAX < 256);
+// The answer to a LOOKUP fits an internal frame: of each session names, the address, and numbers.
+const _: () = assert!(
+    LOOKUP_SESSIONS_MAX * (DEVICE_BYTES_MAX + NODE_BYTES_MAX + INTERNAL_ADDRESS_BYTES_MAX + 64) + 64
+        <= INTERNAL_BODY_BYTES_MAX as usize
+);
 // A full batch fits an internal frame.
 const _: () = assert!(REGISTER_BATCH_MAX * REGISTRATION_BYTES_MAX <= INTERNAL_BODY_BYTES_MAX as usize);
 const _: () = assert!(ROOM_BYTES_MAX < 256);

@@ -82,7 +82,8 @@ pub const KEYS: &[Key] = &[
         "internal-advertise",
         "HOST:PORT",
         "Where services on other hosts reach `internal`",
-        "Routers tell it to services that look a session up. Needed when `internal` listens on 0.0.0.0 or [::]."
+        "Routers tell it to services that look a session up. Needed when `internal` listens on 0.0.0.0 or [::]. At \
+         most 260 bytes."
     ),
     key!(
         internal_token,

@@ -465,6 +465,7 @@ mod tests {
             (|c| c.memory.refuse_percent = 99, "larger than memory.shed_percent"),
             (|c| c.memory.limit_mb = Auto::Set(0), "`memory.limit_mb`"),
             (|c| c.internal_advertise = Some("edge-7".to_owned()), "`internal_advertise` is \"edge-7\""),
+            (|c| c.internal_advertise = Some("e".repeat(256) + ":7200"), "`internal_advertise` is \"eeee"),
             (|c| c.hot.idle_ms = 1000, "`hot.idle_ms`"),
             (|c| c.hot.window_ms = 0, "`hot.window_ms`"),
             (|c| c.first_byte_timeout_ms = 0, "`first_byte_timeout_ms`"),

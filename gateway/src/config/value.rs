@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use moor_ring::{Feature, FeatureMask};
 use moor_websocket::upgrade::Origins;
+use moor_wire::limits::INTERNAL_ADDRESS_BYTES_MAX;
 
 use crate::worker::door::Networks;
 
@@ -172,9 +173,11 @@ impl Setting for Auto {
     }
 }
 
-/// Whether it can be connected to: a name or an address, in brackets where it has colons itself, and a port.
+/// Whether it can be connected to, and is short enough to be told: a name or an address, in brackets where it has colons
+/// itself, and a port.
 pub(super) fn is_host_and_port(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| {
+    let parts = text.rsplit_once(':').filter(|_| text.len() <= INTERNAL_ADDRESS_BYTES_MAX);
+    parts.is_some_and(|(host, port)| {
         let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
         is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
     })

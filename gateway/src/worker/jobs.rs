@@ -6,6 +6,7 @@ use moor_credentials::Right;
 use moor_ring::{Slot, Token};
 use moor_wire::Code;
 use moor_wire::internal::{Kick, Location, LookupResult, NotHere, Outcome, Push, Verb};
+use moor_wire::limits::LOOKUP_SESSIONS_MAX;
 use moor_wire::session::SessionHandle;
 
 use super::channels::{Channel, ChannelIndex};
@@ -13,7 +14,7 @@ use super::counters::Counter;
 use super::io::{Io, WorkerId};
 use super::mailbox::{Job, JobResult, Mail};
 use super::{Now, Worker};
-use crate::limits::{JOB_TIMEOUT_MS, JOBS_PENDING_MAX, LOOKUP_SESSIONS_MAX, TICK_MS};
+use crate::limits::{JOB_TIMEOUT_MS, JOBS_PENDING_MAX, TICK_MS};
 
 /// Who asked, and how the answer is to look.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,9 @@ use moor_wire::Code;
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::NameError;
 use moor_wire::internal::{Failure, Hello, LayoutError, Role, Verb, Welcome, frame_reader, put_control};
-use moor_wire::limits::{CONTROL_BODY_BYTES_MAX, INTERNAL_VERSION, NODE_BYTES_MAX, REASON_BYTES_MAX};
+use moor_wire::limits::{
+    CONTROL_BODY_BYTES_MAX, INTERNAL_ADDRESS_BYTES_MAX, INTERNAL_VERSION, NODE_BYTES_MAX, REASON_BYTES_MAX,
+};
 use prost::Message as _;
 
 use crate::clock::now_ms;
@@ -314,6 +316,9 @@ async fn greet(receiver: &mut Receiver, node: &Rc<RefCell<Node>>) -> Result<Opti
     }
     if hello.node.is_empty() || hello.node.len() > NODE_BYTES_MAX {
         return Err(Refusal::new(Code::Invalid, "a node's name has 1 to 64 bytes"));
+    }
+    if hello.internal_address.len() > INTERNAL_ADDRESS_BYTES_MAX {
+        return Err(Refusal::new(Code::Invalid, "an internal address has at most 260 bytes"));
     }
     let role = match hello.role() {
         Role::Unspecified => return Err(Refusal::protocol("HELLO names no role")),

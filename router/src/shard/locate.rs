@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use moor_wire::Code;
 use moor_wire::internal::{Location, LookupResult, Verb, put_control};
+use moor_wire::limits::LOOKUP_SESSIONS_MAX;
 
 use crate::lease::Link;
 use crate::limits::{ANNOUNCE_SESSIONS_PER_TICK, FINDS_OUTSTANDING_MAX, LOCATION_CHANGES_WAITING_MAX};
@@ -97,6 +98,11 @@ impl Shard {
             LocationEvent::Found { ticket, outcome } => {
                 let Some(asker) = self.locations.asked.remove(&ticket) else { return };
                 let (sessions, code) = match outcome {
+                    Ok(mut sessions) if sessions.len() > LOOKUP_SESSIONS_MAX => {
+                        self.metrics.lookups_cut.increment();
+                        sessions.truncate(LOOKUP_SESSIONS_MAX);
+                        (sessions, if asker.code == Code::Ok { Code::Limit } else { asker.code })
+                    }
                     Ok(sessions) => (sessions, asker.code),
                     Err(error) => {
                         self.metrics.location_errors.increment();

@@ -11,7 +11,9 @@ use moor_wire::Code;
 use moor_wire::client::{Class, Delivery, Kind, SubmitResult};
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::account_hash;
-use moor_wire::internal::{Departure, NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader};
+use moor_wire::internal::{
+    Departure, Location, LookupResult, NotHere, Outcome, Push, Registration, Role, Up, Verb, frame_reader,
+};
 use moor_wire::session::SessionHandle;
 use prost::Message as _;
 
@@ -29,7 +31,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::offline::Interest;
 use crate::outbox::{LinkOut, Outbox};
-use crate::store::location::LocationChange;
+use crate::store::location::{LocationChange, LocationEvent};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{AccountKey, CursorSave, MessageStore, Origin, StoreEvent, Submit, Write};
 
@@ -803,7 +805,7 @@ fn of_questions_to_the_store_so_many_wait_and_the_others_are_told() {
     }
     let refused = |service: &mut Wire| {
         let bodies = service.bodies(Verb::LookupResult).into_iter();
-        let codes = bodies.map(|body| moor_wire::internal::LookupResult::decode(body).unwrap().code());
+        let codes = bodies.map(|body| LookupResult::decode(body).unwrap().code());
         codes.filter(|code| *code == Code::Overloaded).count()
     };
     assert_eq!(refused(&mut service), 10);
@@ -823,6 +825,35 @@ fn of_questions_to_the_store_so_many_wait_and_the_others_are_told() {
     assert_eq!(rig.metrics.marks_refused.get(), 5);
     ask(&mut rig, &service);
     assert_eq!(refused(&mut service), 1);
+}
+
+#[test]
+fn a_look_up_names_as_many_sessions_as_its_answer_can_carry() {
+    use moor_wire::limits::{
+        DEVICE_BYTES_MAX, INTERNAL_ADDRESS_BYTES_MAX, LOOKUP_SESSIONS_MAX, NODE_BYTES_MAX,
+    };
+    let mut rig = Rig::new(1000);
+    let mut service = rig.link("service", 1);
+    // A store apart may know of sessions at any number of routers.
+    let location = Location {
+        device: "d".repeat(DEVICE_BYTES_MAX),
+        gateway: "g".repeat(NODE_BYTES_MAX),
+        epoch: u64::MAX,
+        worker: u32::MAX,
+        session: u64::MAX,
+        internal_address: "a".repeat(INTERNAL_ADDRESS_BYTES_MAX),
+        acked: u64::MAX,
+    };
+    for (count, code) in [(LOOKUP_SESSIONS_MAX, Code::Ok), (4 * LOOKUP_SESSIONS_MAX, Code::Limit)] {
+        let link = service.link.clone();
+        rig.shard.apply(Work::Lookup { link, cookie: 1, key: alice() }, rig.now_ms);
+        rig.settle();
+        let ticket = rig.shard.take_finds()[0].ticket;
+        let outcome = Ok(vec![location.clone(); count]);
+        rig.shard.handle_location(LocationEvent::Found { ticket, outcome });
+        let found = LookupResult::decode(service.bodies(Verb::LookupResult).remove(0)).unwrap();
+        assert_eq!((found.code(), found.sessions.len()), (code, LOOKUP_SESSIONS_MAX));
+    }
 }
 
 #[test]

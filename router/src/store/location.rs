@@ -58,7 +58,8 @@ pub enum LocationEvent {
     Found {
         /// Its ticket.
         ticket: u64,
-        /// The account's sessions, or why nobody knows.
+        /// The account's sessions, or why nobody knows. Of more than [`moor_wire::limits::LOOKUP_SESSIONS_MAX`] so
+        /// many are told.
         outcome: Result<Vec<Location>, StoreError>,
     },
     /// The store lost what it was told. The shard tells everything again, beginning with `Cleared`.

@@ -7,10 +7,11 @@ use moor_wire::internal::{
     self, Failure, Kick, Lookup, LookupResult, NotHere, Outcome, Push, PushAccount, PushMany, Register,
     Registered, StatsResult, Unregister, Up, Verb, Welcome,
 };
+use moor_wire::limits::LOOKUP_SESSIONS_MAX;
 use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, kinds, put_open, settings, verbs};
-use crate::limits::{LOOKUP_SESSIONS_MAX, REGISTER_QUEUE_MAX, REGISTER_WALK_PER_TURN_MAX, SERVICES_MAX};
+use crate::limits::{REGISTER_QUEUE_MAX, REGISTER_WALK_PER_TURN_MAX, SERVICES_MAX};
 use crate::worker::Now;
 use crate::worker::channels::ChannelIndex;
 use crate::worker::counters::Counter;

@@ -1,7 +1,7 @@
 //! Another shard has no room: nothing is lost in silence.
 
 use moor_wire::identity::room_account;
-use moor_wire::internal::{Kick, LookupResult, PushAccount};
+use moor_wire::internal::{Kick, PushAccount};
 
 use super::*;
 use crate::limits::{CROSSING_BYTES_MAX, CROSSING_ONCE_MAX, CROSSING_WORK_MAX};
