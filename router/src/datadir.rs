@@ -38,7 +38,7 @@ impl DataDir {
             let path = path.to_owned();
             move |source: io::Error| StartError::DataDirectory { path, source }
         };
-        fs::create_dir_all(path).map_err(unwritable(path))?;
+        make_durably(path).map_err(unwritable(path))?;
         let lock_path = path.join("router.lock");
         let lock = File::options()
             .create(true)
@@ -93,6 +93,23 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StartError> {
     }
 }
 
+/// Makes a directory and those above it that are missing, and syncs what each was made in: without that a power cut
+/// could take a new directory away with everything that had been synced inside.
+fn make_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    fs::create_dir_all(path)?;
+    missing.into_iter().rev().try_for_each(sync_above)
+}
+
+/// Syncs the directory that a name stands in.
+fn sync_above(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        None => Ok(()),
+        Some(above) if above.as_os_str().is_empty() => File::open(".")?.sync_all(),
+        Some(above) => File::open(above)?.sync_all(),
+    }
+}
+
 /// Writes beside, syncs, renames, syncs the directory: a half-written file is never seen.
 pub fn write_durably(path: &Path, what: &impl Serialize) -> io::Result<()> {
     let text = toml::to_string(what).map_err(io::Error::other)?;
@@ -101,7 +118,7 @@ pub fn write_durably(path: &Path, what: &impl Serialize) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    sync_above(path)
 }
 
 #[cfg(test)]

@@ -44,6 +44,29 @@ fn whoever_cannot_start_says_in_one_sentence_what_to_do() {
     assert!(text.contains("made with 2 shard(s), not 3"), "{text}");
 }
 
+/// strace shows what is flushed; that the admin port is in use ends the router behind it.
+#[test]
+fn a_new_data_directory_is_made_to_outlast_a_power_cut() {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: what is flushed is seen with strace; install it");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (above, trace) = (directory.path().join("above"), directory.path().join("trace"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let router = RouterProcess::command(&above.join("data"), &[]);
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-e", "trace=fsync", "-o"]).arg(&trace);
+    strace.arg(router.get_program()).args(router.get_args());
+    let admin = taken.local_addr().unwrap().to_string();
+    strace.args(["--listen", "127.0.0.1:0", "--admin", &admin]);
+    assert_eq!(strace.output().unwrap().status.code(), Some(2));
+    let text = std::fs::read_to_string(trace).unwrap();
+    let flushed = |path: &std::path::Path| text.contains(&format!("<{}>)", path.display()));
+    assert!(flushed(&above.join("data")), "what is in it: {text}");
+    assert!(flushed(&above) && flushed(directory.path()), "and that it is there: {text}");
+}
+
 #[test]
 fn settings_are_checked_and_a_slip_is_answered_with_the_nearest_key() {
     let directory = tempfile::tempdir().unwrap();
