@@ -6,7 +6,7 @@
 //! The lock is taken when links come and go, never on the path of a message.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moor_wire::internal::Role;
@@ -195,11 +195,15 @@ impl LeaseTable {
         }
     }
 
-    /// The link's gateway worker has announced everything: what its predecessors still hold is void.
-    pub fn synced(&self, link: &Link) {
+    /// The link's gateway worker has announced everything: what its predecessors still hold is void. Not so of a link that
+    /// is not live: of what was announced on it some came too late, and its successor says all of it anew.
+    fn synced(&self, link: &Link) {
         let mut inner = self.inner();
+        if !link.is_live() {
+            return;
+        }
         for other in inner.links.values() {
-            if other.id != link.id && other.worker == link.worker && other.is_same_incarnation(link) {
+            if other.id < link.id && other.worker == link.worker && other.is_same_incarnation(link) {
                 other.void();
             }
         }
@@ -231,6 +235,30 @@ impl LeaseTable {
     pub fn forgive(&self, owner: ShardIndex, now_ms: u64) {
         for link in self.inner().links.values().filter(|link| link.owner == owner && link.is_live()) {
             link.touch(now_ms);
+        }
+    }
+}
+
+/// A worker's SYNCED on its way through the shards, in each of them behind what the worker had announced before.
+#[derive(Debug)]
+pub struct Synced {
+    table: Arc<LeaseTable>,
+    /// Who says so.
+    pub link: Arc<Link>,
+    /// Shards that it has not come to.
+    remaining: AtomicU32,
+}
+
+impl Synced {
+    /// One that is to pass so many shards.
+    pub fn new(table: Arc<LeaseTable>, link: Arc<Link>, shards: u32) -> Arc<Self> {
+        Arc::new(Self { table, link, remaining: AtomicU32::new(shards) })
+    }
+
+    /// A shard has done what came before it. With the last one it takes effect.
+    pub fn pass(&self) {
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.table.synced(&self.link);
         }
     }
 }
@@ -311,6 +339,18 @@ mod tests {
         assert!(!old.is_live() && !old.is_void() && old.is_close_wanted());
         table.synced(&new);
         assert!(old.is_void() && new.is_live() && neighbour.is_live());
+    }
+
+    #[test]
+    fn synced_that_comes_late_ends_neither_a_successor_nor_what_it_has_not_announced() {
+        let table = LeaseTable::new(1500);
+        let admit = || table.admit(gateway("g", 1, 0), HERE, 0).unwrap().0;
+        let (first, second) = (admit(), admit());
+        let third = admit();
+        table.synced(&second);
+        assert!(!first.is_void() && !second.is_void() && third.is_live());
+        table.synced(&third);
+        assert!(first.is_void() && second.is_void() && third.is_live());
     }
 
     #[test]

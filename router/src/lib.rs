@@ -222,7 +222,7 @@ pub fn start_with(
         Some(Hook::start(prepared, report.hook.clone(), &config.data, epoch, watch)?)
     };
     let shared = Arc::new(Shared {
-        leases: LeaseTable::new(LEASE_MS),
+        leases: Arc::new(LeaseTable::new(LEASE_MS)),
         shards,
         name: config.node.clone(),
         epoch,

@@ -37,7 +37,7 @@ use crate::store::{Full, MessageStore, StoreEvent};
 #[derive(Debug)]
 pub struct Shared {
     /// Every link of the process.
-    pub leases: LeaseTable,
+    pub leases: Arc<LeaseTable>,
     /// How many shards there are.
     pub shards: u32,
     /// The router's name.

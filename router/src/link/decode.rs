@@ -19,7 +19,7 @@ use moor_wire::limits::{
 use prost::Message as _;
 
 use crate::clock::wall_ms;
-use crate::lease::{Link, ShardIndex};
+use crate::lease::{Link, ShardIndex, Synced};
 use crate::levels::Levels;
 use crate::link::{Refusal, rooms};
 use crate::outbox::Weight;
@@ -66,7 +66,10 @@ pub fn handle_gateway(
             }
         }
         Verb::RoomCount => rooms::handle_counts(node, link, body, now_ms)?,
-        Verb::Synced => node.shared.leases.synced(link),
+        Verb::Synced => {
+            let synced = Synced::new(node.shared.leases.clone(), link.clone(), node.shared.shards);
+            hand_to_all(node, || Work::Synced(synced.clone()), now_ms);
+        }
         Verb::NotHere => {
             let entries = NotHere::parse(&body)?.collect::<Vec<_>>();
             for (shard, entries) in by_shard(node, entries.into_iter(), |entry| entry.cookie) {
@@ -151,14 +154,10 @@ pub fn handle_service(
         Verb::Subscribe => {
             let Subscribe { cookie, app } = Subscribe::decode(body)?;
             check_app(&app)?;
-            let shards = node.shared.shards;
-            let credit = Credit::new(link.clone(), Answer::Outcome { cookie }, shards as usize);
-            for shard in 0..shards {
-                let shard = ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX));
-                let work =
-                    Work::Subscribe { link: link.clone(), app: app.as_str().into(), credit: credit.clone() };
-                node.hand_to(shard, work, now_ms);
-            }
+            let credit = Credit::new(link.clone(), Answer::Outcome { cookie }, node.shared.shards as usize);
+            let work =
+                || Work::Subscribe { link: link.clone(), app: app.as_str().into(), credit: credit.clone() };
+            hand_to_all(node, work, now_ms);
         }
         Verb::Stats => {
             let Stats { cookie } = Stats::decode(body)?;
@@ -201,6 +200,13 @@ fn degrade(node: &Node, link: &Link, from_level: u32) -> Code {
 
 fn pong(node: &Node, link: &Link) {
     node.shard.outbox.put_local(link.id, Weight::Answer, |out| put_empty(out, Verb::Pong));
+}
+
+/// Hands a piece of work to every shard.
+fn hand_to_all(node: &mut Node, work: impl Fn() -> Work, now_ms: u64) {
+    for shard in 0..node.shared.shards {
+        node.hand_to(ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX)), work(), now_ms);
+    }
 }
 
 /// Sorts items by the shard their hash falls to.

@@ -1,6 +1,6 @@
 //! What becomes of work that another shard has no room for: it is refused where somebody waits for an answer, and forgotten
-//! where its sender says it again by itself. What a gateway says once (who is here, who has gone, how many are in a room)
-//! has twice the room; beyond that its link ends, and on the next one everything is said anew.
+//! where its sender says it again by itself. What a gateway says once (who is here, who has gone, that this was all,
+//! how many are in a room) has twice the room; beyond that its link ends, and on the next one everything is said anew.
 
 use moor_wire::Code;
 use moor_wire::internal::{Outcome, PushAccount};
@@ -44,6 +44,7 @@ impl Shard {
             Work::Register { link, .. }
             | Work::Unregister { link, .. }
             | Work::Room(RoomWork::Count { link, .. }) => self.end_link(&link),
+            Work::Synced(synced) => self.end_link(&synced.link),
             Work::Room(work) => self.refuse_room_crossing(work),
             Work::NotHere { .. }
             | Work::Marks { .. }

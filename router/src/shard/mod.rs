@@ -164,6 +164,7 @@ impl Shard {
         match work {
             Work::Register { link, sessions, credit } => self.handle_register(&link, sessions, &credit),
             Work::Unregister { link, sessions } => self.handle_unregister(&link, &sessions),
+            Work::Synced(synced) => synced.pass(),
             Work::NotHere { link, entries } => self.handle_not_here(&link, &entries),
             Work::Submit(submit) => self.handle_submit(submit, now_ms),
             Work::Relay { submit, class } => self.handle_relay(*submit, class, now_ms),

@@ -23,7 +23,7 @@ use super::storage::Totals;
 use super::work::Work;
 use crate::config::{Fsync, OfflineSettings, Telling};
 use crate::hook::{Cause, HookSettings, Notice};
-use crate::lease::{LeaseTable, Link, Peer, ShardIndex};
+use crate::lease::{LeaseTable, Link, Peer, ShardIndex, Synced};
 use crate::limits::{
     APPS_MAX, CURSOR_FLUSH_MS, DEVICES_PER_ACCOUNT_MAX, LOCATION_CHANGES_WAITING_MAX,
     SUBSCRIBERS_PER_APP_MAX, WINDOW_BYTES, WINDOW_MESSAGES,
@@ -54,7 +54,7 @@ struct Wire {
 struct Rig {
     shard: Shard,
     store: Box<SqliteStore>,
-    leases: LeaseTable,
+    leases: Arc<LeaseTable>,
     now_ms: u64,
     next_id: u64,
     metrics: Arc<Metrics>,
@@ -78,7 +78,7 @@ impl Rig {
         Self {
             shard,
             store: Box::new(store),
-            leases: LeaseTable::new(1500),
+            leases: Arc::new(LeaseTable::new(1500)),
             now_ms: 1_000_000,
             next_id: 0,
             metrics,
@@ -158,6 +158,12 @@ impl Rig {
         let sessions = vec![(alice().hash, registration)];
         self.shard.apply(Work::Register { link: wire.link.clone(), sessions, credit }, self.now_ms);
         self.settle();
+    }
+
+    /// A worker has announced everything.
+    fn synced(&mut self, wire: &Wire) {
+        let synced = Synced::new(self.leases.clone(), wire.link.clone(), 1);
+        self.shard.apply(Work::Synced(synced), self.now_ms);
     }
 
     fn offer(&mut self, wire: &Wire, client_id: u64, payload_bytes: usize) {
@@ -471,7 +477,7 @@ fn a_lingering_link_gets_nothing_and_its_successor_everything() {
     // The gateway names no position: the entry's own holds.
     rig.register(&successor, 1, "phone", None);
     assert_eq!(successor.delivered(1), ids(1..=2));
-    rig.leases.synced(&successor.link);
+    rig.synced(&successor);
     rig.later(50);
     assert_eq!(rig.shard.registry.session_count(), 1);
 }
@@ -868,7 +874,7 @@ fn what_a_former_link_announced_and_comes_late_moves_nobody_back() {
     rig.register(&former, 1, "phone", None);
     rig.submit(&sender, 1);
     assert_eq!(wire.delivered(1), [1]);
-    rig.leases.synced(&wire.link);
+    rig.synced(&wire);
     rig.later(50);
     rig.later(50);
     rig.submit(&sender, 1);

@@ -7,7 +7,7 @@ use moor_wire::client::{Class, GroupHead, GroupRequest, Pull};
 use moor_wire::internal::{Departure, Kick, NotHere, Registration};
 use prost::Message as _;
 
-use crate::lease::Link;
+use crate::lease::{Link, Synced};
 use crate::outbox::Weight;
 use crate::registry::SessionIndex;
 use crate::shard::credit::Credit;
@@ -61,6 +61,8 @@ pub enum Work {
         /// The sessions.
         sessions: Vec<(u64, Departure)>,
     },
+    /// A worker has announced everything.
+    Synced(Arc<Synced>),
     /// A push met no session.
     NotHere {
         /// Who says so.
@@ -203,7 +205,13 @@ pub enum Work {
 impl Work {
     /// Whether its sender does not say it again on the same link.
     pub const fn is_said_once(&self) -> bool {
-        matches!(self, Self::Register { .. } | Self::Unregister { .. } | Self::Room(RoomWork::Count { .. }))
+        matches!(
+            self,
+            Self::Register { .. }
+                | Self::Unregister { .. }
+                | Self::Synced(_)
+                | Self::Room(RoomWork::Count { .. })
+        )
     }
 
     /// What of it is as long as its sender likes.

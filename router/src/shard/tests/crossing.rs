@@ -56,13 +56,14 @@ fn whoever_waits_for_an_answer_is_refused() {
 
 #[test]
 fn a_link_ends_on_which_something_would_be_lost() {
-    let says: [fn(&Wire) -> Work; 3] = [
+    let says: [fn(&Wire) -> Work; 4] = [
         count,
         |wire| Work::Unregister { link: wire.link.clone(), sessions: Vec::new() },
         |wire| {
             let credit = Credit::new(wire.link.clone(), Answer::Registered { batch: 1 }, 1);
             Work::Register { link: wire.link.clone(), sessions: Vec::new(), credit }
         },
+        |wire| Work::Synced(Synced::new(Arc::new(LeaseTable::new(1500)), wire.link.clone(), 2)),
     ];
     for work in says {
         let mut rig = Rig::new(1000);
@@ -104,4 +105,26 @@ fn messages_that_wait_to_cross_are_bounded_by_their_bytes() {
     outbox.cross(THERE, Work::Positions(Vec::new())).unwrap();
     outbox.dispatch(|_, _| Ok(()));
     outbox.cross(THERE, message(fit)).unwrap();
+}
+
+#[test]
+fn synced_takes_effect_behind_what_was_announced_before_it_in_every_shard() {
+    let mut rig = Rig::new(1000);
+    let (former, sender) = (rig.link("east", 1), rig.link("west", 1));
+    rig.register(&former, 1, "phone", None);
+    rig.leases.close(&former.link);
+    let mut wire = rig.link("east", 1);
+    // It has come to another shard; what was announced before it is still on its way to this one.
+    let synced = Synced::new(rig.leases.clone(), wire.link.clone(), 2);
+    synced.pass();
+    rig.later(50);
+    rig.later(50);
+    assert_eq!(rig.metrics.swept.get(), 0, "the session is there");
+    rig.register(&wire, 1, "phone", None);
+    rig.shard.apply(Work::Synced(synced), rig.now_ms);
+    assert!(former.link.is_void());
+    rig.later(50);
+    rig.later(50);
+    rig.submit(&sender, 1);
+    assert_eq!((wire.delivered(1), rig.metrics.swept.get()), (vec![1], 0));
 }
