@@ -170,8 +170,10 @@ pub const GROUPS_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const SPREAD_TIMEOUT_MS: u64 = 10_000;
 /// The pause after a round that failed.
 pub const SPREAD_RETRY_MS: u64 = 1_000;
-/// Groups per read when those are looked for that a former process left unspread.
-pub const UNSPREAD_PAGE: usize = 256;
+/// Groups looked at per tick when those are looked for that a former process left unspread: 20,480 a second.
+pub const UNSPREAD_PAGE: usize = 1_024;
+/// Groups in memory only to finish what a former process left, beside those that somebody uses.
+pub const GROUPS_RESUMED_MAX: usize = 4 * UNSPREAD_PAGE;
 /// Positions in groups that wait to be sent to the groups' shards.
 pub const POSITIONS_WAITING_MAX: usize = 8_192;
 /// Positions handed to the store and not yet written; a disk that is further behind gets no more: messages wait behind them.

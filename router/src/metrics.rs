@@ -146,6 +146,7 @@ metrics! {
     retention_rounds, Counter, "router_store_retention_rounds_total", "Times the walk that removes messages past their age has come to every account";
     checkpoints, Counter, "router_store_checkpoints_total", "Copies of the log into the message file";
     groups_loaded, Gauge, "router_groups_loaded", "Groups in memory";
+    groups_resumed, Gauge, "router_groups_resumed", "Groups among them that are there only to finish what a former process left";
     group_messages, Counter, "router_group_messages_total", "Messages stored in groups' timelines";
     group_changes, Counter, "router_group_changes_total", "Changes of groups stored";
     group_refused, Counter, "router_group_requests_refused_total", "Requests about groups that were refused";

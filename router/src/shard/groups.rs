@@ -9,6 +9,7 @@
 mod again;
 mod agenda;
 mod history;
+mod resume;
 mod rounds;
 mod state;
 
@@ -87,11 +88,6 @@ pub fn delivery_of(message: Message, floor: u64) -> Delivery {
 }
 
 impl Shard {
-    /// Looks for groups that a former process left unspread. Called once, before everything else.
-    pub fn begin(&mut self) {
-        self.reads.push(Read::Group(Box::new(GroupRead::Unspread { after: 0 })));
-    }
-
     /// From so many members on messages are not copied.
     pub fn set_group_read_threshold(&mut self, members: u32) {
         self.groups.read_threshold = members as usize;
@@ -120,8 +116,9 @@ impl Shard {
 
     /// Puts something in line for a group, which is read from the store if it is not here.
     fn enter_group(&mut self, key: AccountKey, waiting: Waiting, now_ms: u64) {
+        let is_used = !matches!(waiting, Waiting::Look);
         if !self.groups.states.contains_key(&key) {
-            if self.groups.states.len() >= GROUPS_LOADED_MAX {
+            if is_used && self.groups.states.len() - self.groups.resumed >= GROUPS_LOADED_MAX {
                 return self.refuse_waiting(waiting, (Code::Overloaded, "too many groups are in use"));
             }
             let key = Arc::new(key.clone());
@@ -130,10 +127,13 @@ impl Shard {
                 matches!(&waiting, Waiting::Ask(ask) if matches!(ask.request.act, Some(Act::Create(_)))),
             );
             let owed = self.storage.owed(&key.app);
-            self.groups.open(key, owed);
+            self.groups.open(key, owed, !is_used);
         }
         let Some(state) = self.groups.states.get_mut(&key) else { return };
-        state.used_ms = now_ms;
+        if is_used {
+            state.used_ms = now_ms;
+            self.groups.resumed -= usize::from(std::mem::take(&mut state.is_resumed));
+        }
         let bytes = waiting.bytes();
         if state.waiting.len() >= GROUP_WAITING_MAX
             || self.groups.waiting_bytes + bytes > GROUPS_WAITING_BYTES_MAX
@@ -228,7 +228,7 @@ impl Shard {
         }
         self.start_round(key, now_ms);
         if let Some(state) = self.groups.states.get(key)
-            && state.group.is_none()
+            && (state.group.is_none() || (state.is_resumed && state.saved >= state.spread))
             && state.is_idle()
         {
             self.groups.close(key);
@@ -498,18 +498,14 @@ impl Shard {
                     // What retention took before it was spread.
                     state.spread_to(found.through.max(after), 0, now_ms);
                     self.start_round(&key, now_ms);
+                    self.groups.refile(&key, now_ms);
                 } else {
                     state.clear_queue();
                     self.begin_round(&key, entries, now_ms);
                 }
             }
             (GroupRead::Unspread { .. }, GroupFound::Unspread(keys, end)) => {
-                for key in keys {
-                    self.enter_group(key, Waiting::Look, now_ms);
-                }
-                if let Some(after) = end {
-                    self.reads.push(Read::Group(Box::new(GroupRead::Unspread { after })));
-                }
+                self.handle_unspread(keys, end, now_ms);
             }
             (GroupRead::Conversations { key, purpose }, GroupFound::Conversations(rows)) => {
                 self.handle_conversations(&key, purpose, rows, now_ms);

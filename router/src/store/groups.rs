@@ -161,7 +161,7 @@ pub enum GroupRead {
         /// First sync id is above this.
         after: u64,
     },
-    /// Groups whose last entries have not reached all members.
+    /// Of the next groups those whose last entries have not reached all members.
     Unspread {
         /// Number of the account the last page ended with.
         after: i64,
@@ -591,15 +591,18 @@ fn find_group(snapshot: &Connection, key: &AccountKey, is_new: bool) -> rusqlite
 
 fn find_unspread(snapshot: &Connection, after: i64) -> rusqlite::Result<Found> {
     let mut statement = snapshot.prepare_cached(
-        "SELECT a.id, a.app, a.account FROM groups g JOIN accounts a ON a.id = g.account
-         WHERE g.account > ?1 AND (g.spread < a.head OR g.is_dissolved) ORDER BY g.account LIMIT ?2",
+        "SELECT a.id, g.spread < a.head OR g.is_dissolved, a.app, a.account
+         FROM groups g JOIN accounts a ON a.id = g.account WHERE g.account > ?1 ORDER BY g.account LIMIT ?2",
     )?;
-    let rows = statement.query_map(params![after, signed(UNSPREAD_PAGE as u64)], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
-    })?;
-    let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
-    let end = rows.last().map(|(id, ..)| *id).filter(|_| rows.len() >= UNSPREAD_PAGE);
-    let keys = rows.iter().map(|(_, app, account)| AccountKey::new(app, account)).collect();
+    let mut rows = statement.query(params![after, signed(UNSPREAD_PAGE as u64)])?;
+    let (mut keys, mut count, mut last) = (Vec::new(), 0, after);
+    while let Some(row) = rows.next()? {
+        (count, last) = (count + 1, row.get(0)?);
+        if flag(row, 1)? {
+            keys.push(AccountKey::new(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?));
+        }
+    }
+    let end = Some(last).filter(|_| count >= UNSPREAD_PAGE);
     Ok(Found { group: GroupFound::Unspread(keys, end), ..Found::nothing() })
 }
 

@@ -12,8 +12,7 @@ use super::state::{GroupState, Round};
 use crate::group::{Group, Member, MemberKey};
 use crate::lease::ShardIndex;
 use crate::limits::{
-    GROUP_IDLE_MS, GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_PUSHES_MAX, SPREAD_RETRY_MS,
-    SPREAD_TIMEOUT_MS,
+    GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_PUSHES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS,
 };
 use crate::shard::Shard;
 use crate::shard::spread::{Spread, SpreadEntry};
@@ -174,7 +173,9 @@ impl Shard {
             let Some(key) = self.groups.agenda.take(now_ms) else { break };
             self.look_at_group(&key, now_ms);
         }
+        self.look_for_unspread();
         self.metrics.groups_loaded.set(self.groups.states.len() as u64);
+        self.metrics.groups_resumed.set(self.groups.resumed as u64);
     }
 
     /// A round whose time ran out or whose pause is over, a cursor to be kept, a group nobody needs.
@@ -195,11 +196,7 @@ impl Shard {
         if is_stuck {
             self.change_done(key, Code::Overloaded, None, "a member's shard did not answer");
         }
-        let is_unused = self.groups.states.get(key).is_some_and(|state| {
-            let is_dissolved = state.group.as_ref().is_some_and(|group| group.is_dissolved);
-            !is_dissolved && state.is_idle() && now_ms >= state.used_ms + GROUP_IDLE_MS
-        });
-        if is_unused {
+        if self.groups.states.get(key).is_some_and(|state| state.is_unused(now_ms)) {
             self.groups.close(key);
         }
         self.groups.refile(key, now_ms);

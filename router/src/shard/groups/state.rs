@@ -94,7 +94,10 @@ pub(super) struct GroupState {
     pub(super) round: Option<Round>,
     /// After a failed round: not before.
     pub(super) retry_ms: u64,
+    /// When somebody last asked for it.
     pub(super) used_ms: u64,
+    /// True as long as nobody has: it is here to be spread.
+    pub(super) is_resumed: bool,
     /// What the store is to know of `spread` by then.
     pub(super) save_ms: u64,
     /// Where it stands in the agenda; `u64::MAX`: not at all.
@@ -116,7 +119,13 @@ impl Drop for GroupState {
 }
 
 impl GroupState {
-    fn new(key: Arc<AccountKey>, number: u64, all_queued: Rc<Cell<usize>>, owed: Owed) -> Self {
+    fn new(
+        key: Arc<AccountKey>,
+        number: u64,
+        all_queued: Rc<Cell<usize>>,
+        owed: Owed,
+        is_resumed: bool,
+    ) -> Self {
         Self {
             key,
             group: None,
@@ -134,6 +143,7 @@ impl GroupState {
             round: None,
             retry_ms: 0,
             used_ms: 0,
+            is_resumed,
             save_ms: 0,
             wake_ms: u64::MAX,
             number,
@@ -173,6 +183,12 @@ impl GroupState {
     pub(super) fn count_queued(&mut self, bytes: usize) {
         self.all_queued.set(self.all_queued.get() + bytes - self.queue_bytes);
         self.queue_bytes = bytes;
+    }
+
+    /// Whether it may leave memory.
+    pub(super) fn is_unused(&self, now_ms: u64) -> bool {
+        let is_dissolved = self.group.as_ref().is_some_and(|group| group.is_dissolved);
+        !is_dissolved && self.is_idle() && (self.is_resumed || now_ms >= self.used_ms + GROUP_IDLE_MS)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -221,6 +237,10 @@ impl GroupState {
 pub struct Groups {
     pub(super) states: HashMap<Arc<AccountKey>, GroupState>,
     pub(super) agenda: Agenda,
+    /// How many of them nobody has asked for.
+    pub(super) resumed: usize,
+    /// Where the search goes on for groups that a former process left unspread, unless a page is being read.
+    pub(super) unspread_after: Option<i64>,
     /// Groups whose change has ended, to go on with.
     pub(super) ready: Vec<AccountKey>,
     /// Members from which on messages are not copied.
@@ -240,6 +260,8 @@ impl Groups {
         Self {
             states: HashMap::new(),
             agenda: Agenda::default(),
+            resumed: 0,
+            unspread_after: None,
             ready: Vec::new(),
             read_threshold: crate::limits::GROUP_READ_THRESHOLD_DEFAULT as usize,
             next_ticket: 0,
@@ -251,8 +273,10 @@ impl Groups {
     }
 
     /// A group that nothing is known of yet.
-    pub(super) fn open(&mut self, key: Arc<AccountKey>, owed: Owed) {
-        let state = GroupState::new(key.clone(), self.agenda.number(), self.queued.clone(), owed);
+    pub(super) fn open(&mut self, key: Arc<AccountKey>, owed: Owed, is_resumed: bool) {
+        let number = self.agenda.number();
+        let state = GroupState::new(key.clone(), number, self.queued.clone(), owed, is_resumed);
+        self.resumed += usize::from(is_resumed);
         self.states.insert(key, state);
     }
 
@@ -260,6 +284,7 @@ impl Groups {
     pub(super) fn close(&mut self, key: &AccountKey) {
         if let Some(state) = self.states.remove(key) {
             self.agenda.forget(&state);
+            self.resumed -= usize::from(state.is_resumed);
         }
     }
 
@@ -292,7 +317,7 @@ impl Groups {
     /// One without members, as if it had been read.
     pub fn open_empty(&mut self, key: AccountKey, now_ms: u64) {
         let key = Arc::new(key);
-        self.open(key.clone(), Owed::default());
+        self.open(key.clone(), Owed::default(), false);
         if let Some(state) = self.states.get_mut(&key) {
             (state.is_loaded, state.group, state.used_ms) = (true, Some(Group::default()), now_ms);
         }

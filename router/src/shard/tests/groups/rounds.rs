@@ -123,3 +123,65 @@ fn requests_that_wait_for_their_groups_are_bounded_by_their_bytes() {
     }
     assert_eq!(world.metrics.group_refused.get(), 10);
 }
+
+#[test]
+fn what_a_former_process_left_unspread_reaches_the_members_however_many_groups_are_in_use() {
+    let mut world = World::new(24, &ACCOUNTS[..1]);
+    world.create(&["bob"]);
+    // Nobody is there from now on who could ask for the group.
+    world.devices.clear();
+    let group = AccountKey::of_group("shop", GROUP);
+    let at = world.shard_of(group.hash);
+    world.serve(group, 10);
+    while world.take_mail(at) {}
+    world.hand_reads(at);
+    while world.take_event(at) {}
+    assert!(world.hand_writes(at), "stored, and no more than that");
+    world.crash();
+    for number in 0..crate::limits::GROUPS_LOADED_MAX {
+        let key = AccountKey::of_group("shop", &format!("group-{number}"));
+        world.nodes[at].shard.groups.open_empty(key, world.now_ms);
+    }
+    for _ in 0..20 {
+        world.settle();
+        world.pass(50);
+    }
+    let bob = world.shard_of(AccountKey::new("shop", "bob").hash);
+    let file = schema::open_reader(&world.directory.path().join(format!("messages-{bob}.sqlite"))).unwrap();
+    let head = file.query_row("SELECT head FROM accounts WHERE account = 'bob'", [], |row| row.get(0));
+    assert_eq!(head, Ok(2), "that the group was made, and the message");
+}
+
+#[test]
+fn groups_left_unspread_are_finished_a_few_at_a_time_and_leave_memory_at_once() {
+    use crate::limits::{GROUPS_RESUMED_MAX as MAX, UNSPREAD_PAGE as PAGE};
+    let mut world = World::new(25, &[]);
+    let count = 2 * MAX + 10;
+    let path = world.directory.path().join("messages-0.sqlite");
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
+    for table in [
+        "accounts (id, app, account, head, floor) SELECT value, 'shop', char(1) || value, 1, 1",
+        "groups (account, app, title, is_open, is_dissolved, spread) SELECT value, 'shop', '', 0, 0, 0",
+    ] {
+        let series =
+            "WITH RECURSIVE series (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM series LIMIT ?1)";
+        let insert = format!("{series} INSERT INTO {table} FROM series");
+        file.execute(&insert, [i64::try_from(count).unwrap()]).unwrap();
+    }
+    world.crash();
+    let loaded = |world: &World| world.nodes[0].shard.groups.loaded();
+    let mut before = 0;
+    for _ in 0..100 {
+        world.settle();
+        let now = loaded(&world);
+        assert!(now <= MAX && now <= before + PAGE, "{before} before a tick, {now} behind it");
+        before = now;
+        world.pass(50);
+    }
+    assert_eq!(loaded(&world), 0);
+    // Which lets the store write what it was handed.
+    world.crash();
+    let left = "SELECT count(*) FROM groups JOIN accounts ON id = groups.account WHERE spread < head";
+    assert_eq!(file.query_row(left, [], |row| row.get(0)), Ok(0));
+}

@@ -14,7 +14,7 @@ impl World {
     }
 
     /// A service sends a message.
-    fn serve(&mut self, to: AccountKey, payload_bytes: usize) {
+    pub(super) fn serve(&mut self, to: AccountKey, payload_bytes: usize) {
         let client_id = Bytes::copy_from_slice(&self.next_id.to_be_bytes());
         self.next_id += 1;
         let submit = Box::new(Submit {
