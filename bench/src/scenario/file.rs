@@ -103,7 +103,7 @@ pub struct Promise {
     pub at_most: Option<f64>,
     /// At least this.
     pub at_least: Option<f64>,
-    /// The bounds are multiples of this other figure.
+    /// The bounds are multiples of this other figure, or of the value of this name.
     pub times: Option<String>,
 }
 
@@ -153,8 +153,11 @@ impl Scenario {
             if promise.at_most.is_none() && promise.at_least.is_none() {
                 return Err(format!("\"{}\" promises neither at_most nor at_least", promise.what));
             }
-            for figure in [Some(&promise.figure), promise.times.as_ref()].into_iter().flatten() {
-                self.has_load(split_figure(figure)?.0)?;
+            self.has_load(split_figure(&promise.figure)?.0)?;
+            match promise.times.as_deref().map(Times::of) {
+                Some(Times::Figure(load, _)) => self.has_load(load)?,
+                Some(Times::Value(name)) => drop(self.number(name)?),
+                None => {}
             }
         }
         for server in &self.servers {
@@ -162,6 +165,12 @@ impl Scenario {
             texts.map(String::as_str).try_for_each(|text| self.check_placeholders(text))?;
         }
         self.loads.iter().flat_map(|load| &load.arguments).try_for_each(|text| self.check_placeholders(text))
+    }
+
+    /// A value that is a number.
+    pub fn number(&self, name: &str) -> Result<f64, String> {
+        let value = self.values.get(name).ok_or_else(|| format!("there is no value {name}"))?;
+        value.parse().map_err(|_| format!("the value {name} is {value}, which is no number"))
     }
 
     fn has_server(&self, name: &str) -> Result<(), String> {
@@ -186,6 +195,21 @@ impl Scenario {
 
 /// The placeholder for the scenario's directory.
 pub const DIRECTORY: &str = "directory";
+
+/// What bounds are multiples of.
+pub enum Times<'a> {
+    /// A load and a key of its figures.
+    Figure(&'a str, &'a str),
+    /// One of the scenario's values.
+    Value(&'a str),
+}
+
+impl<'a> Times<'a> {
+    /// A figure has a dot.
+    pub fn of(text: &'a str) -> Self {
+        text.split_once('.').map_or(Self::Value(text), |(load, key)| Self::Figure(load, key))
+    }
+}
 
 /// `LOAD.KEY` in two.
 pub fn split_figure(figure: &str) -> Result<(&str, &str), String> {
@@ -221,7 +245,7 @@ mod tests {
 
     const GOOD: &str = r#"
         about = "a push"
-        values = { rate = "100" }
+        values = { rate = "100", place = "here" }
         [[server]]
         name = "edge"
         program = "moor-gateway"
@@ -244,7 +268,7 @@ mod tests {
         let scenario = Scenario::read(GOOD, &["rate=7".to_owned()]).unwrap();
         assert_eq!((scenario.values["rate"].as_str(), scenario.loads[0].limit_s), ("7", LIMIT_S_DEFAULT));
         let error = Scenario::read(GOOD, &["speed=7".to_owned()]).unwrap_err();
-        assert_eq!(error, "there is no value speed; there are rate");
+        assert_eq!(error, "there is no value speed; there are place, rate");
     }
 
     #[test]
@@ -256,6 +280,9 @@ mod tests {
             ("calm.p99", "storm.p99", "there is no load storm"),
             ("calm.p99", "p99", "a figure is LOAD.KEY"),
             ("at_most = 2", "", "neither at_most nor at_least"),
+            ("at_most = 2", "at_most = 2\ntimes = 'speed'", "there is no value speed"),
+            ("at_most = 2", "at_most = 2\ntimes = 'place'", "is here, which is no number"),
+            ("at_most = 2", "at_most = 2\ntimes = 'storm.p99'", "there is no load storm"),
             ("beside = \"calm\"", "beside = \"edge\"", "must stand right before"),
             ("name = \"beside\"", "name = \"edge\"", "two things are called edge"),
             ("program =", "programme =", "unknown field"),

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::child::{self, Running};
 use crate::environment;
 use crate::report::Verdict;
-use file::{Fault, Load, Promise, Scenario, split_figure};
+use file::{Fault, Load, Promise, Scenario, Times, split_figure};
 use stage::Stage;
 
 /// How often loads, faults and servers are looked at.
@@ -44,7 +44,7 @@ A scenario is a TOML file:
   what = \"99 of 100 arrive within 25 ms\"
   figure = \"push.p99\"                      # LOAD.KEY, a key of the load's --json
   at_most = 25000                          # or at_least
-  times = \"calm.p99\"                       # the bound is a multiple of another figure
+  times = \"calm.p99\"                       # the bound is a multiple of another figure, or of one of the values
 {edge.clients} is where that server listens: clients, internal, router, admin. {{ and }} are braces.
 
 Exit codes: 0 every promise was kept, 3 one was broken, 4 the harness could not keep up, 2 it could not be run.";
@@ -88,8 +88,11 @@ pub fn run(arguments: &RunArguments) -> Result<Verdict, String> {
         outcomes.extend(run_together(&mut stage, together, &scenario.faults)?);
         loads = rest;
     }
-    let judged: Vec<Judged<'_>> =
-        scenario.promises.iter().map(|promise| judge(promise, &outcomes)).collect::<Result<_, _>>()?;
+    let judged: Vec<Judged<'_>> = scenario
+        .promises
+        .iter()
+        .map(|promise| judge(promise, &scenario, &outcomes))
+        .collect::<Result<_, _>>()?;
     let verdict = show(&outcomes, &judged);
     if let Some(path) = &arguments.json {
         write(path, &scenario.about, &outcomes, &judged, verdict)?;
@@ -231,18 +234,22 @@ impl Judged<'_> {
     }
 }
 
-fn judge<'a>(promise: &'a Promise, outcomes: &[Outcome]) -> Result<Judged<'a>, String> {
-    let figure = |name: &str| {
-        let (load, key) = split_figure(name)?;
+fn judge<'a>(promise: &'a Promise, scenario: &Scenario, outcomes: &[Outcome]) -> Result<Judged<'a>, String> {
+    let figure = |load: &str, key: &str| {
         let outcome = outcomes.iter().find(|outcome| outcome.name == load);
         let value = outcome.and_then(|outcome| outcome.figures[key].as_f64());
         value.ok_or_else(|| format!("{load} measured no {key}"))
     };
-    let unit = promise.times.as_deref().map_or(Ok(1.0), figure)?;
+    let unit = match promise.times.as_deref().map(Times::of) {
+        None => 1.0,
+        Some(Times::Figure(load, key)) => figure(load, key)?,
+        Some(Times::Value(name)) => scenario.number(name)?,
+    };
     let times = |bound: Option<f64>| bound.map(|bound| bound * unit);
+    let (load, key) = split_figure(&promise.figure)?;
     Ok(Judged {
         promise,
-        value: figure(&promise.figure)?,
+        value: figure(load, key)?,
         least: times(promise.at_least),
         most: times(promise.at_most),
     })
@@ -306,19 +313,27 @@ mod tests {
         Outcome { name: name.to_owned(), figures, verdict: Verdict::Held }
     }
 
+    fn scenario() -> Scenario {
+        let text = "about = ''\nvalues = { quota = '90' }\n[[load]]\nname = 'calm'\narguments = []";
+        Scenario::read(text, &[]).unwrap()
+    }
+
     fn promise(figure: &str, at_most: Option<f64>, times: Option<&str>) -> Promise {
         let what = "quick".to_owned();
         Promise { what, figure: figure.to_owned(), at_most, at_least: None, times: times.map(str::to_owned) }
     }
 
     #[test]
-    fn a_promise_is_judged_by_number_or_by_another_figure() {
+    fn a_promise_is_judged_by_number_by_another_figure_or_by_a_value() {
         let outcomes = [outcome("calm", json!({ "p99": 100 })), outcome("busy", json!({ "p99": 190 }))];
-        let kept = |promise: &Promise| judge(promise, &outcomes).map(|judged| judged.is_kept());
+        let scenario = scenario();
+        let kept = |promise: &Promise| judge(promise, &scenario, &outcomes).map(|judged| judged.is_kept());
         assert_eq!(kept(&promise("busy.p99", Some(190.0), None)), Ok(true));
         assert_eq!(kept(&promise("busy.p99", Some(189.0), None)), Ok(false));
         assert_eq!(kept(&promise("busy.p99", Some(2.0), Some("calm.p99"))), Ok(true));
         assert_eq!(kept(&promise("busy.p99", Some(1.5), Some("calm.p99"))), Ok(false));
+        assert_eq!(kept(&promise("busy.p99", Some(2.2), Some("quota"))), Ok(true));
+        assert_eq!(kept(&promise("busy.p99", Some(2.1), Some("quota"))), Ok(false));
         assert_eq!(kept(&promise("busy.p50", Some(1.5), None)), Err("busy measured no p50".to_owned()));
         let least = Promise { at_least: Some(200.0), ..promise("busy.p99", None, None) };
         assert_eq!(kept(&least), Ok(false));
@@ -346,8 +361,8 @@ mod tests {
     #[test]
     fn a_broken_promise_and_a_slow_harness_end_differently() {
         let outcomes = [outcome("calm", json!({ "p99": 100 }))];
-        let broken = promise("calm.p99", Some(99.0), None);
-        let judged = [judge(&broken, &outcomes).unwrap()];
+        let (broken, scenario) = (promise("calm.p99", Some(99.0), None), scenario());
+        let judged = [judge(&broken, &scenario, &outcomes).unwrap()];
         assert_eq!(show(&outcomes, &judged), Verdict::FellShort);
         assert_eq!(show(&outcomes, &[]), Verdict::Held);
         let slow = [Outcome { verdict: Verdict::HarnessShort, ..outcome("calm", json!({})) }];
