@@ -33,7 +33,9 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench rooms --connections 20000 --rate 1000   and when they are all in one room?
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
   moor-bench run bench/scenarios/router-killed.toml and when the router is killed meanwhile? Starts everything itself
-  moor-bench run bench/scenarios/tenants.toml        and what does an app notice of one at ten times its quota?
+  moor-bench run bench/scenarios/tenants.toml        and what does an app notice of one at ten times its messages?
+  moor-bench run bench/scenarios/tenants-sessions.toml
+                                                     or bytes, sessions, rooms, storage: one file each
   moor-bench report push.json hold.json --html report.html --markdown report.md
                                                      what do the results of --json look like?
 
@@ -65,7 +67,7 @@ pub enum Sub {
     Push(Load),
     /// Messages from client to client, at a rate: each is stored by the router, answered and delivered. What is refused
     /// (quotas, levels, full queues) is counted by its code; what was taken and does not arrive is lost.
-    Chat(Load),
+    Chat(ChatLoad),
     /// One message to every session, again and again, through the internal port.
     Fanout(Load),
     /// MigratoryData's published shape: every session gets 512 bytes a minute, at random, with heartbeats beside.
@@ -80,7 +82,7 @@ pub enum Sub {
     /// One group, all its members online on several gateways, talking at a rate: how long until each member has each
     /// message, and what does the router write for it?
     Groups(GroupsLoad),
-    /// One room that everybody enters, on one gateway or several, with messages into it at a rate: what arrives, how
+    /// One room that everybody enters, or many, on one gateway or several, with messages into them at a rate: what arrives, how
     /// late, and what pushes to single sessions notice. Then many leave and come back at once.
     Rooms(RoomsLoad),
     /// What the gateway costs above the floor: push, fan-out, merged fan-out, ping and connect, in one run. --rate
@@ -232,6 +234,10 @@ pub struct Load {
     /// Longest time for everybody to log in, seconds.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub connect_limit: u64,
+    /// Clients insist where a login, or entering a room, is one too many of their app (LIMIT): they ask again after so long,
+    /// milliseconds, and are counted. Without it they are given up, and the run falls short.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub insist: Option<u64>,
     /// Write all figures to this file as one JSON object.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -274,6 +280,17 @@ impl Load {
 pub fn app(name: &str) -> Result<&'static str, String> {
     moor_wire::identity::check_app(name).map_err(|error| error.to_string())?;
     Ok(name.to_owned().leak())
+}
+
+/// The load of a chat.
+#[derive(Clone, Debug, Args)]
+pub struct ChatLoad {
+    /// Everything else.
+    #[command(flatten)]
+    pub load: Load,
+    /// The router, asked at the end what the app's messages take there.
+    #[arg(long, value_name = "ADDR")]
+    pub router: Option<SocketAddr>,
 }
 
 /// The load of a storm. `--seconds` is the calm before it; `--rate` pings a second go to those who stay.

@@ -1,7 +1,7 @@
 //! A driver: one ring with its share of the clients. A thread runs one of them, or looks after several in turn.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -110,6 +110,8 @@ pub struct Share {
     pub dropping: u32,
     /// And come back within this time, at random.
     pub spread_us: u64,
+    /// After so long they ask again for what is one too many of their app; `None`: they give up.
+    pub insist_us: Option<u64>,
 }
 
 /// Shares of `connections` clients, one per ring; those who drop are divided likewise.
@@ -150,6 +152,8 @@ struct Driver {
     tries: Vec<u8>,
     /// When those who were turned away come back, microseconds.
     away: HashMap<u32, u64>,
+    /// Those whose last login was one too many.
+    outside: HashSet<u32>,
     under_way: usize,
     live: u32,
     /// Round-robin position of heartbeats; pings or messages of the open loop so far, and when it began.
@@ -208,13 +212,14 @@ impl Driver {
             share,
             shared: Arc::clone(shared),
             tally: Tally::new(),
-            seats: room.map(|orders| Seats::new(orders, share.count, u64::from(share.first))),
+            seats: room.map(|orders| Seats::new(orders, share.first, share.count)),
             chat: share.chat.map(|script| Chat::new(script, share.first, share.count)),
             storming: false,
             next: 0,
             again: BinaryHeap::new(),
             tries: vec![0; share.count as usize],
             away: HashMap::new(),
+            outside: HashSet::new(),
             under_way: 0,
             live: 0,
             beat: 0,
@@ -505,9 +510,12 @@ impl Driver {
     /// False: the client is over.
     fn handle_bytes(&mut self, index: u32, bytes: &[u8], measured: &mut Measured) -> bool {
         let now = self.shared.now_us();
+        let is_greeting = self.fleet.members[index as usize].stage == Stage::Greeting;
         let (shared, tally) = (&self.shared, &mut self.tally);
         let (seats, chat) = (&mut self.seats, &mut self.chat);
         let (mut logged_in, mut refused, mut asked, mut away) = (None, None, None, None);
+        let again = self.share.insist_us.map(|pause| now + pause);
+        let mut limited = None;
         let mut messages = 0_u32;
         let mut arrived = |time: u64| {
             messages += 1;
@@ -546,6 +554,14 @@ impl Driver {
                 }
             }
             Meaning::Asked(answer) => asked = Some(answer),
+            Meaning::RoomLimited(reason) => match (&mut *seats, again) {
+                (Some(seats), Some(again)) => seats.handle_limit(index, again),
+                _ => refused = Some(reason),
+            },
+            Meaning::Limited(reason) => match again {
+                Some(again) if is_greeting => limited = Some(again),
+                _ => refused = Some(reason),
+            },
             Meaning::Refused(reason) => refused = Some(reason),
             Meaning::TurnedAway(min_ms, max_ms) => away = Some((min_ms, max_ms)),
             Meaning::Other => {}
@@ -565,7 +581,18 @@ impl Driver {
             self.under_way -= 1;
             self.live += 1;
             self.shared.logged_in.fetch_add(1, Relaxed);
+            if self.outside.remove(&index) {
+                self.shared.outside.fetch_sub(1, Relaxed);
+            }
             self.shared.note_session(self.share.first + index, Some(session));
+        }
+        if let Some(again) = limited {
+            self.away.insert(index, again);
+            self.shared.logins_limited.fetch_add(1, Relaxed);
+            if self.outside.insert(index) {
+                self.shared.outside.fetch_add(1, Relaxed);
+            }
+            return false;
         }
         if let Some((min_ms, max_ms)) = away {
             let pause = u64::from(self.rng.u32(min_ms..=max_ms)) * 1000;
@@ -646,6 +673,7 @@ mod tests {
                 chat: None,
                 dropping: connections / 2,
                 spread_us: 0,
+                insist_us: None,
             };
             let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);

@@ -21,7 +21,7 @@ use moor_wire::client::{
     Open, Submit, SubmitResult, put_control, put_sync_id,
 };
 use moor_wire::frame::{FrameReader, put_message};
-use moor_wire::internal::{Group, GroupResult, Stats, StatsResult, Verb};
+use moor_wire::internal::{Group, GroupResult, Verb};
 use moor_wire::limits::GROUP_NAMES_MAX;
 use prost::Message as _;
 use rustix::event::{Timespec, epoll};
@@ -85,11 +85,9 @@ impl Service {
         if answer.code() == Code::Ok { Ok(()) } else { Err(format!("{}: {}", answer.code(), answer.detail)) }
     }
 
-    fn stats(&mut self) -> Result<Counters, String> {
-        self.say(Verb::Stats, &Stats { cookie: 2 })?;
-        let stats = StatsResult::decode(self.hear(Verb::StatsResult)?).map_err(|error| error.to_string())?;
-        let value =
-            |name: &str| stats.stats.iter().find(|stat| stat.name == name).map_or(0, |stat| stat.value);
+    fn counters(&mut self) -> Result<Counters, String> {
+        let stats = self.stats()?;
+        let value = |name: &str| stats.iter().find(|stat| stat.name == name).map_or(0, |stat| stat.value);
         Ok(Counters {
             messages: value("router_group_messages_total"),
             copies: value("router_group_copies_total"),
@@ -322,14 +320,14 @@ pub fn run(load: &GroupsLoad) -> Result<Verdict, String> {
             })
             .collect();
         std::thread::sleep(settled.saturating_duration_since(Instant::now()));
-        let read = service.stats();
+        let read = service.counters();
         *before.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(read);
         let died = |_| Err("a thread of the harness died".to_owned());
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(died)).collect()
     });
     let before = before.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let before = before.unwrap_or_else(|| Err("nothing was counted".into()))?;
-    let after = service.stats()?;
+    let after = service.counters()?;
     report(&going, results, &before, &after)
 }
 

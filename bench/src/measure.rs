@@ -1,7 +1,7 @@
 //! The measurements: what each subcommand orders, waits for and reports.
 
 use std::cell::RefCell;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::admin::Stats;
 use crate::against;
-use crate::args::{Arguments, Load, Sub, Work};
+use crate::args::{Arguments, ChatLoad, Load, Sub, Work};
 use crate::calibrate::{self, Bare, at_rest, settled};
 use crate::chat::Script;
 use crate::compare;
@@ -30,6 +30,7 @@ use crate::rooms;
 use crate::sampler::Sampler;
 use crate::scenario;
 use crate::seats::Orders;
+use crate::service::Service;
 use crate::shared::Shared;
 use crate::side::Side;
 use crate::storm;
@@ -62,7 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Hold(load) => (load, Work::Hold),
         Sub::Ping(load) => (load, Work::Ping),
         Sub::Push(load) => (load, Work::Push),
-        Sub::Chat(load) => (load, Work::Chat),
+        Sub::Chat(chat) => (&chat.load, Work::Chat),
         Sub::Fanout(load) => (load, Work::Fanout),
         Sub::Mixed(load) => (load, Work::Mixed),
         Sub::Storm(storm) => return storm::run(storm),
@@ -98,8 +99,18 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         }
         report = if load.repeat > 1 { Report::middle(rounds) } else { rounds.pop().unwrap_or_default() };
     }
+    if let Sub::Chat(ChatLoad { router: Some(router), .. }) = &arguments.subcommand {
+        report.count("stored_bytes", stored_bytes(*router, load.app)?);
+    }
     report.require(&load.require);
     report.finish(work.name(), load.json.as_deref())
+}
+
+/// What an app's messages take at a router, all shards together.
+fn stored_bytes(router: SocketAddr, app: &str) -> Result<u64, String> {
+    let of_app = format!("router_app_stored_bytes{{app={app:?},");
+    let stats = Service::connect(router)?.stats()?;
+    Ok(stats.iter().filter(|stat| stat.name.starts_with(&of_app)).map(|stat| stat.value).sum())
 }
 
 /// The gateway of the arguments; both its ports are asked before anything is begun.
@@ -246,6 +257,7 @@ impl<'a> Run<'a> {
             chat,
             dropping: drops.count,
             spread_us: u64::try_from(drops.spread.as_micros()).unwrap_or(u64::MAX),
+            insist_us: load.insist.map(|pause_ms| pause_ms * 1000),
         };
         let sampler = RefCell::new(Sampler::new(&shared, side));
         let jitter = jitter::start(&shared);
@@ -340,10 +352,13 @@ impl<'a> Run<'a> {
         loop {
             let logged_in = self.shared.logged_in.load(Relaxed);
             let failed = self.shared.login_failures.load(Relaxed);
-            self.show(&mut progress, u64::from(logged_in), &format!("{failed} failed"));
+            let outside = self.shared.outside.load(Relaxed);
+            let answered = logged_in + failed + outside;
+            let word = format!("{failed} failed, {outside} wait outside");
+            self.show(&mut progress, u64::from(logged_in), &word);
             // Shares are rounded down one by one.
-            if logged_in + failed + u32::try_from(self.rings).unwrap_or(0) > wanted
-                && (permille < 1000 || logged_in + failed >= wanted)
+            if answered + u32::try_from(self.rings).unwrap_or(0) > wanted
+                && (permille < 1000 || answered >= wanted)
             {
                 return Ok(started.elapsed());
             }
@@ -554,8 +569,10 @@ impl<'a> Run<'a> {
         if lost > 0 {
             report.shortcoming(format!("{lost} sessions were lost"));
         }
-        let logged_in = self.shared.logged_in.load(Relaxed);
-        if logged_in < self.load.connections {
+        let (logged_in, outside) = (self.shared.logged_in.load(Relaxed), self.shared.outside.load(Relaxed));
+        report.count("sessions_at_end", self.shared.sessions().iter().flatten().count() as u64);
+        report.count("logins_limited", self.shared.logins_limited.load(Relaxed));
+        if logged_in + outside < self.load.connections {
             let trouble = self.shared.trouble.lock().ok().and_then(|t| t.clone());
             report.shortcoming(format!(
                 "{logged_in} of {} logged in ({})",

@@ -1,5 +1,5 @@
-//! `moor-bench rooms`: everybody in one room, messages into it at a rate, pushes to single sessions beside; then many
-//! leave and come back at once.
+//! `moor-bench rooms`: everybody in one room, or spread over many, messages into them at a rate, pushes to single sessions
+//! beside; then many leave and come back at once.
 //!
 //! A message's latency counts from the moment it should have been published until a client has it; a reliable one's until
 //! the client may use it, those before it included.
@@ -42,8 +42,8 @@ const SPEAKERS: u64 = 100;
 const RELIABLE: u32 = 1;
 const DROPPABLE: u32 = 2;
 
-/// The load of `rooms`. `--rate` messages a second go into the room; `--seconds` is the time in the room, a quarter of it
-/// the calm before and the storm after.
+/// The load of `rooms`. `--rate` messages a second go into the rooms in turn; `--seconds` is the time in them, a quarter of
+/// it the calm before and the storm after.
 #[derive(Clone, Debug, Args)]
 pub struct RoomsLoad {
     /// Everything else.
@@ -58,7 +58,10 @@ pub struct RoomsLoad {
     /// The router, which the messages go to.
     #[arg(long, default_value = "127.0.0.1:7300", value_name = "ADDR")]
     pub router: SocketAddr,
-    /// Of so many messages one is reliable. Each of them is acknowledged by everybody.
+    /// Rooms, over which sessions are spread.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rooms: u32,
+    /// Of so many messages of a room one is reliable. Each of them is acknowledged by everybody.
     #[arg(long, default_value_t = 5_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub one_reliable_of: u64,
     /// Pushes to single sessions a second, all gateways together.
@@ -101,7 +104,9 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     };
 
     let mut report = Report::default();
-    let orders = Arc::new(Orders::new(load.app, format!("bench-{:x}", fastrand::u64(..))));
+    let run_id = fastrand::u64(..);
+    let names = (0..rooms.rooms).map(|number| format!("bench-{run_id:x}-{number}")).collect();
+    let orders = Arc::new(Orders::new(load.app, names));
     let mut run = Run::start(load, Work::Rooms, &all, Drops::default(), Some(&orders))?;
     run.log_in(&mut report, None)?;
     for gateway in &gateways {
@@ -145,12 +150,18 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let storm_counted = counted(&run, "come back", &mut router, &orders, sessions)?;
     let storm_s = storm.elapsed().as_secs_f64();
     let published = publisher.end()?;
-    let newest = stats(&mut router, &orders)?.newest_id;
-    let missing = missing(&run, &orders, newest * sessions);
+    let Known { open, newest, wanted, .. } = Known::ask(&mut router, &orders)?;
+    let missing = missing(&run, &orders, wanted);
+    // Of those who speak in turn.
+    let (seated, limited) = (orders.seated.load(Relaxed), orders.limited.load(Relaxed));
+    let deliveries = published.measured * seated / u64::from(rooms.rooms);
     let phases = run.finish(&mut report)?;
     let (heard, busy) = (&phases.heard, &phases.storm.latency);
 
     report.count("room_gateways", gateways.len() as u64);
+    report.count("rooms", u64::from(rooms.rooms));
+    report.count("rooms_open", open);
+    report.count("rooms_limited", limited);
     report.fine("room_entered_s", entered.took.as_secs_f64());
     report.count("published", published.measured);
     report.count("published_refused", published.refused);
@@ -158,15 +169,15 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     report.fine("room_frames_per_session_per_s", per(frames, sessions.max(1)) / took.as_secs_f64());
     report.number("room_frames_per_s", per(frames, 1) / took.as_secs_f64());
     report.fine("room_messages_per_frame", per(heard.messages, frames.max(1)));
-    report.fine("room_published_per_frame", per(published.measured * sessions, frames.max(1)));
-    report.fine("room_heard_ratio", per(heard.messages, (published.measured * sessions).max(1)));
+    report.fine("room_published_per_frame", per(deliveries, frames.max(1)));
+    report.fine("room_heard_ratio", per(heard.messages, deliveries.max(1)));
     report.fine("gateway_cpu_us_per_frame", per(cpu_us, frames.max(1)));
     report.fine("gateway_cpus", per(cpu_us, 1_000_000) / took.as_secs_f64());
     report.count("room_p50_us", heard.latency.value_at_quantile(0.5));
     report.count("room_p99_us", heard.latency.value_at_quantile(0.99));
     report.count("room_max_us", heard.latency.max());
     report.count("reliable_published", newest);
-    report.count("reliable_wanted", newest * sessions);
+    report.count("reliable_wanted", wanted);
     report.count("reliable_missing", missing);
     report.count("reliable_p99_us", heard.reliable.value_at_quantile(0.99));
     report.count("reliable_max_us", heard.reliable.max());
@@ -203,14 +214,37 @@ fn cpu(gateways: &[Side]) -> Result<Vec<Cpu>, String> {
     gateways.iter().map(Side::cpu).collect()
 }
 
-fn stats(router: &mut Service, orders: &Orders) -> Result<RoomStatsResult, String> {
-    let ask = RoomStats { cookie: 1, app: orders.app.to_owned(), room: orders.room.clone() };
-    router.say(Verb::RoomStats, &ask)?;
-    let found = RoomStatsResult::decode(router.hear(Verb::RoomStatsResult)?).map_err(|e| e.to_string())?;
-    if found.code() == Code::Ok {
-        Ok(found)
-    } else {
-        Err(format!("the router knows no room: {}", found.code()))
+/// What the router knows of all rooms.
+#[derive(Default)]
+struct Known {
+    /// Rooms with somebody in them.
+    open: u64,
+    /// Sessions in them.
+    online: u64,
+    /// Reliable messages.
+    newest: u64,
+    /// The same, each as often as there are sessions in its room.
+    wanted: u64,
+}
+
+impl Known {
+    fn ask(router: &mut Service, orders: &Orders) -> Result<Self, String> {
+        let mut known = Self::default();
+        for room in &orders.rooms {
+            let ask = RoomStats { cookie: 1, app: orders.app.to_owned(), room: room.clone() };
+            router.say(Verb::RoomStats, &ask)?;
+            let found =
+                RoomStatsResult::decode(router.hear(Verb::RoomStatsResult)?).map_err(|e| e.to_string())?;
+            if found.code() != Code::Ok {
+                return Err(format!("the router knows no room: {}", found.code()));
+            }
+            let online = u64::from(found.online);
+            known.open += u64::from(online > 0);
+            known.online += online;
+            known.newest += found.newest_id;
+            known.wanted += found.newest_id * online;
+        }
+        Ok(known)
     }
 }
 
@@ -220,7 +254,8 @@ struct Settled {
     wrong: u64,
 }
 
-/// Waits until everybody has said that they are in the room and the router counts as many.
+/// Waits until everybody has said that they are in their room, or was told that it is one too many, and the router counts
+/// those who are.
 fn counted(
     run: &Run<'_>,
     what: &'static str,
@@ -231,11 +266,13 @@ fn counted(
     let started = Instant::now();
     let mut progress = Progress::new(what, sessions);
     loop {
-        let (seated, online) = (orders.seated.load(Relaxed), u64::from(stats(router, orders)?.online));
+        let (seated, outside) = (orders.seated.load(Relaxed), orders.outside.load(Relaxed));
+        let online = Known::ask(router, orders)?.online;
+        let inside = sessions.saturating_sub(outside);
         run.show(&mut progress, seated, &format!("{online} counted by the router"));
         let took = started.elapsed();
-        if seated == sessions && online == sessions || took > COUNTED_WITHIN {
-            return Ok(Settled { took, wrong: online.abs_diff(sessions) });
+        if seated == inside && online == inside || took > COUNTED_WITHIN {
+            return Ok(Settled { took, wrong: online.abs_diff(inside) });
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -265,11 +302,11 @@ impl Publisher {
     fn start(rooms: &RoomsLoad, orders: &Orders, shared: &Arc<Shared>) -> Result<Self, String> {
         let router = Service::connect(rooms.router)?;
         let end = Arc::new(AtomicBool::new(false));
-        let (shared, until, room) = (Arc::clone(shared), Arc::clone(&end), orders.room.clone());
+        let (shared, until, rooms_said) = (Arc::clone(shared), Arc::clone(&end), orders.rooms.clone());
         let (rate, one_of) = (rooms.load.rate(Work::Rooms), rooms.one_reliable_of);
         let (app, bytes) = (rooms.load.app, rooms.load.bytes(Work::Rooms));
         let thread = std::thread::spawn(move || {
-            publish(router, &Words { app, room, rate, one_of, bytes }, &shared, &until)
+            publish(router, &Words { app, rooms: rooms_said, rate, one_of, bytes }, &shared, &until)
         });
         Ok(Self { thread, end })
     }
@@ -283,7 +320,8 @@ impl Publisher {
 /// What is said.
 struct Words {
     app: &'static str,
-    room: String,
+    /// In turn.
+    rooms: Vec<String>,
     rate: u64,
     one_of: u64,
     bytes: usize,
@@ -299,6 +337,8 @@ fn publish(
     let mut published = Published { lateness: histogram(), measured: 0, refused: 0 };
     let (start, mut sent, mut answered) = (shared.now_us(), 0, 0);
     let mut payload = vec![0x6d; words.bytes];
+    let rooms = words.rooms.len() as u64;
+    let mut in_turn = words.rooms.iter().cycle();
     let mut out = Vec::new();
     let mut ended = None;
     loop {
@@ -319,9 +359,9 @@ fn publish(
             let message = RoomPublish {
                 cookie: sent,
                 app: words.app.to_owned(),
-                room: words.room.clone(),
+                room: in_turn.next().cloned().unwrap_or_default(),
                 from: format!("speaker-{}", sent % SPEAKERS),
-                r#type: if sent.is_multiple_of(words.one_of) { RELIABLE } else { DROPPABLE },
+                r#type: if sent.div_ceil(rooms).is_multiple_of(words.one_of) { RELIABLE } else { DROPPABLE },
                 client_id: sent.to_be_bytes().to_vec().into(),
                 payload: payload.clone().into(),
                 ..RoomPublish::default()

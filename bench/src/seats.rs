@@ -28,14 +28,18 @@ const BEHIND_US_MAX: u64 = 100_000;
 pub struct Orders {
     /// The app its room is in.
     pub app: &'static str,
-    /// The room.
-    pub room: String,
+    /// The rooms; clients are spread over them by number.
+    pub rooms: Vec<String>,
     /// How many of its clients each driver should have there, in thousandths.
     pub goal_permille: AtomicU32,
     /// Comings and goings per second and driver.
     pub moves_per_s: AtomicU64,
-    /// Clients that have said ENTER and not LEAVE.
+    /// Clients that have said ENTER and not LEAVE, and of whom nobody said that theirs is one room too many.
     pub seated: AtomicU64,
+    /// Those of whom it was said, and who have heard nothing of the room since.
+    pub outside: AtomicU64,
+    /// How often it was said.
+    pub limited: AtomicU64,
     /// The sum of the reliable messages that each seated client has without a gap.
     pub caught: AtomicU64,
     /// Batches that arrived while measuring.
@@ -43,17 +47,24 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Nobody is in this room.
-    pub fn new(app: &'static str, room: String) -> Self {
+    /// Nobody is in these rooms.
+    pub fn new(app: &'static str, rooms: Vec<String>) -> Self {
         Self {
             app,
-            room,
+            rooms,
             goal_permille: AtomicU32::new(0),
             moves_per_s: AtomicU64::new(0),
             seated: AtomicU64::new(0),
+            outside: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
             caught: AtomicU64::new(0),
             frames: AtomicU64::new(0),
         }
+    }
+
+    /// The room of the client with this number among all.
+    fn room(&self, number: u32) -> String {
+        self.rooms[number as usize % self.rooms.len()].clone()
     }
 }
 
@@ -100,11 +111,14 @@ struct Seat {
     newest: u64,
     is_acking: bool,
     is_pulling: bool,
+    /// True exactly when it counts as outside.
+    is_outside: bool,
 }
 
 /// What a client is to say when its moment has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Word {
+    Enter,
     Ack,
     Pull,
 }
@@ -112,8 +126,10 @@ enum Word {
 /// The clients of one driver.
 pub struct Seats {
     orders: Arc<Orders>,
+    /// Number of the first one among all.
+    first: u32,
     seats: Vec<Seat>,
-    /// The first so many are in the room.
+    /// The first so many are in their rooms, or want to be.
     seated: u32,
     /// Up to when comings and goings have been made, microseconds.
     moved_us: u64,
@@ -127,15 +143,16 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// So many, none in the room.
-    pub fn new(orders: &Arc<Orders>, count: u32, seed: u64) -> Self {
+    /// So many, the first of which has this number among all; none in a room.
+    pub fn new(orders: &Arc<Orders>, first: u32, count: u32) -> Self {
         Self {
             orders: Arc::clone(orders),
+            first,
             seats: vec![Seat::default(); count as usize],
             seated: 0,
             moved_us: 0,
             due: BinaryHeap::new(),
-            rng: fastrand::Rng::with_seed(seed),
+            rng: fastrand::Rng::with_seed(u64::from(first)),
             caught: 0,
             frames: 0,
             heard: Heard::new(),
@@ -160,23 +177,52 @@ impl Seats {
         }
         self.moved_us = next;
         let mut out = Vec::with_capacity(64);
-        let room = self.orders.room.clone();
-        let index = if self.seated < goal {
+        if self.seated < goal {
+            let index = self.seated;
             self.seated += 1;
-            let has = self.seats[self.seated as usize - 1].has;
-            self.orders.seated.fetch_add(1, Relaxed);
-            self.orders.caught.fetch_add(has, Relaxed);
-            put_control(&mut out, Kind::Enter, CHANNEL, &RoomEnter { room, last_id: Some(has) });
-            self.seated - 1
+            self.sit_down(index);
+            put_control(&mut out, Kind::Enter, CHANNEL, &self.enter(index));
+            return Some((index, out));
+        }
+        self.seated -= 1;
+        let index = self.seated;
+        if std::mem::take(&mut self.seats[index as usize].is_outside) {
+            self.orders.outside.fetch_sub(1, Relaxed);
         } else {
-            self.seated -= 1;
-            self.orders.seated.fetch_sub(1, Relaxed);
-            self.publish();
-            self.orders.caught.fetch_sub(self.seats[self.seated as usize].has, Relaxed);
-            put_control(&mut out, Kind::Leave, CHANNEL, &RoomLeave { room });
-            self.seated
-        };
+            self.stand_up(index);
+        }
+        let room = self.orders.room(self.first + index);
+        put_control(&mut out, Kind::Leave, CHANNEL, &RoomLeave { room });
         Some((index, out))
+    }
+
+    fn enter(&self, index: u32) -> RoomEnter {
+        let room = self.orders.room(self.first + index);
+        RoomEnter { room, last_id: Some(self.seats[index as usize].has) }
+    }
+
+    fn sit_down(&self, index: u32) {
+        self.orders.seated.fetch_add(1, Relaxed);
+        self.orders.caught.fetch_add(self.seats[index as usize].has, Relaxed);
+    }
+
+    fn stand_up(&mut self, index: u32) {
+        self.orders.seated.fetch_sub(1, Relaxed);
+        self.publish();
+        self.orders.caught.fetch_sub(self.seats[index as usize].has, Relaxed);
+    }
+
+    /// A client's room is one too many: it asks again when it is time, microseconds.
+    pub fn handle_limit(&mut self, index: u32, again_us: u64) {
+        self.orders.limited.fetch_add(1, Relaxed);
+        if index >= self.seated {
+            return;
+        }
+        if !std::mem::replace(&mut self.seats[index as usize].is_outside, true) {
+            self.orders.outside.fetch_add(1, Relaxed);
+            self.stand_up(index);
+        }
+        self.due.push(Reverse((again_us, index, Word::Enter)));
     }
 
     /// The next acknowledgement or pull whose moment has come.
@@ -189,8 +235,14 @@ impl Seats {
             self.due.pop();
             let is_here = index < self.seated;
             let seat = &mut self.seats[index as usize];
-            let (room, mut out) = (self.orders.room.clone(), Vec::with_capacity(64));
+            let (room, mut out) = (self.orders.room(self.first + index), Vec::with_capacity(64));
             match word {
+                Word::Enter => {
+                    if !is_here || !seat.is_outside {
+                        continue;
+                    }
+                    put_control(&mut out, Kind::Enter, CHANNEL, &self.enter(index));
+                }
                 Word::Ack => {
                     seat.is_acking = false;
                     put_control(&mut out, Kind::RoomAck, CHANNEL, &RoomAck { room, id: seat.has });
@@ -217,6 +269,11 @@ impl Seats {
         self.heard.dropped += if is_measuring { news.dropped } else { 0 };
         if index >= self.seated {
             return;
+        }
+        // Only who is in it hears of it.
+        if std::mem::take(&mut self.seats[index as usize].is_outside) {
+            self.orders.outside.fetch_sub(1, Relaxed);
+            self.sit_down(index);
         }
         let seat = &mut self.seats[index as usize];
         let mut has_reliable = false;
@@ -262,10 +319,10 @@ mod tests {
     use super::*;
 
     fn seats(count: u32) -> Seats {
-        let orders = Orders::new("bench", "hall".to_owned());
+        let orders = Orders::new("bench", vec!["hall".to_owned(), "yard".to_owned()]);
         orders.goal_permille.store(1000, Relaxed);
         orders.moves_per_s.store(1_000, Relaxed);
-        Seats::new(&Arc::new(orders), count, 7)
+        Seats::new(&Arc::new(orders), 7, count)
     }
 
     fn news(messages: &[(u64, u64)], newest_id: u64) -> RoomNews {
@@ -284,6 +341,35 @@ mod tests {
         assert_eq!(came(&mut seats, 20_500), 0);
         assert_eq!(came(&mut seats, 21_900), 1);
         assert_eq!((seats.seated, seats.orders.seated.load(Relaxed)), (9, 9));
+    }
+
+    #[test]
+    fn whose_room_is_one_too_many_stays_outside_and_asks_again() {
+        let mut seats = seats(2);
+        seats.next_move(0);
+        let entered: Vec<_> = std::iter::from_fn(|| seats.next_move(5_000)).collect();
+        assert!(text(&entered[0].1).contains("yard") && text(&entered[1].1).contains("hall"), "{entered:?}");
+        let counts = |seats: &Seats| {
+            [&seats.orders.seated, &seats.orders.outside, &seats.orders.limited].map(|c| c.load(Relaxed))
+        };
+        seats.handle_limit(1, 9_000);
+        seats.handle_limit(1, 9_000);
+        assert_eq!(counts(&seats), [1, 1, 2]);
+        assert!(seats.next_word(8_999).is_none());
+        let words: Vec<_> = std::iter::from_fn(|| seats.next_word(9_000)).collect();
+        assert!(words.iter().all(|(index, out)| (*index, out[0]) == (1, Kind::Enter.byte())), "{words:?}");
+        assert_eq!(counts(&seats), [1, 1, 2], "nobody has said that it is let in");
+        seats.hear(1, &news(&[], 0), 9_500, true);
+        assert_eq!(counts(&seats), [2, 0, 2]);
+        seats.handle_limit(0, 9_900);
+        seats.orders.goal_permille.store(0, Relaxed);
+        let left = std::iter::from_fn(|| seats.next_move(20_000)).count();
+        assert_eq!((left, counts(&seats)), (2, [0, 0, 3]));
+        assert!(seats.next_word(u64::MAX).is_none(), "who has left does not ask");
+    }
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
     }
 
     #[test]

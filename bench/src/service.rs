@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use moor_wire::frame::FrameReader;
-use moor_wire::internal::{Verb, frame_reader, put_control};
+use moor_wire::internal::{Stat, Stats, StatsResult, Verb, frame_reader, put_control};
+use prost::Message as _;
 use rustix::net::RecvFlags;
 
 use crate::pusher::greet;
@@ -50,6 +51,13 @@ impl Service {
             }
             self.reader.push(&buffer[..length]);
         }
+    }
+
+    /// The router's numbers, by name and labels.
+    pub fn stats(&mut self) -> Result<Vec<Stat>, String> {
+        self.say(Verb::Stats, &Stats { cookie: 2 })?;
+        let result = StatsResult::decode(self.hear(Verb::StatsResult)?).map_err(|error| error.to_string())?;
+        Ok(result.stats)
     }
 
     /// Writes what was put together elsewhere.

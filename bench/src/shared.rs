@@ -71,6 +71,10 @@ pub struct Shared {
     pub login_failures: AtomicU32,
     /// Clients that were told to come later, and do.
     pub turned_away: AtomicU32,
+    /// Logins that were one too many of their app, of clients that insist.
+    pub logins_limited: AtomicU64,
+    /// Clients that wait outside for that reason.
+    pub outside: AtomicU32,
     /// Clients the server left without a word before they were logged in; they try again.
     pub hung_up_on: AtomicU32,
     /// Sessions lost after their login.
@@ -122,6 +126,8 @@ impl Shared {
             logged_in: AtomicU32::new(0),
             login_failures: AtomicU32::new(0),
             turned_away: AtomicU32::new(0),
+            logins_limited: AtomicU64::new(0),
+            outside: AtomicU32::new(0),
             hung_up_on: AtomicU32::new(0),
             lost: AtomicU32::new(0),
             dropped: AtomicU32::new(0),

@@ -157,6 +157,7 @@ impl<'a> Clients<'a> {
             chat: None,
             dropping: 0,
             spread_us: 0,
+            insist_us: None,
         };
         let drivers = driver::shares(wanted, CLIENTS_PER_RING_MAX, all)
             .into_iter()

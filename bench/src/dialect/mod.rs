@@ -80,6 +80,10 @@ pub enum Meaning {
     Asked(Vec<u8>),
     /// The server wants this client no more.
     Refused(String),
+    /// The login is one too many of its app, or of its device where it was logged in.
+    Limited(String),
+    /// So is the room that it wanted to enter.
+    RoomLimited(String),
     /// The server wants it later: at a random moment between these, milliseconds.
     TurnedAway(u32, u32),
     /// What was said in a room, or what was pulled of it.

@@ -1,5 +1,6 @@
 //! Moor's client and internal protocols, and what the floor makes of them.
 
+use moor_wire::Code;
 use moor_wire::client::{
     Class, Close, Connect, Connected, Delivery, Error, GoAway, Kind, Open, Opened, RoomBatch, RoomMessage,
     RoomPulled, RoomRefused, SubmitResult, put, put_control,
@@ -99,15 +100,23 @@ fn interpret(in_chat: bool, header: Header, body: &[u8]) -> Meaning {
             Meaning::Room(Box::new(RoomNews { newest_id, is_pulled: true, ..news(&pulled.messages) }))
         }),
         Some(Kind::RoomRefused) => {
-            Meaning::Refused(format!("ROOM_REFUSED {:?}", RoomRefused::decode(body).unwrap_or_default()))
+            let refused = RoomRefused::decode(body).unwrap_or_default();
+            limited(refused.code(), format!("ROOM_REFUSED {refused:?}"), Meaning::RoomLimited)
         }
         Some(Kind::GoAway) => GoAway::decode(body).map_or(Meaning::Other, |away| {
             Meaning::TurnedAway(away.retry_min_ms, away.retry_max_ms.max(away.retry_min_ms))
         }),
         Some(Kind::Error) => Meaning::Refused(format!("ERROR {:?}", Error::decode(body).unwrap_or_default())),
-        Some(Kind::Close) => Meaning::Refused(format!("CLOSE {:?}", Close::decode(body).unwrap_or_default())),
+        Some(Kind::Close) => {
+            let close = Close::decode(body).unwrap_or_default();
+            limited(close.code(), format!("CLOSE {close:?}"), Meaning::Limited)
+        }
         _ => Meaning::Other,
     }
+}
+
+fn limited(code: Code, text: String, meaning: fn(String) -> Meaning) -> Meaning {
+    if code == Code::Limit { meaning(text) } else { Meaning::Refused(text) }
 }
 
 fn news(messages: &[RoomMessage]) -> RoomNews {
@@ -117,8 +126,6 @@ fn news(messages: &[RoomMessage]) -> RoomNews {
 
 #[cfg(test)]
 mod tests {
-    use moor_wire::Code;
-
     use super::*;
     use crate::dialect::tests::means;
     use crate::dialect::{Dialect, text};
@@ -161,6 +168,27 @@ mod tests {
         let dialect = Dialect::Moor { app: APP, channels: 1, websocket: false, chat: None };
         means(dialect, &stream, &wanted);
         means(Dialect::Bare, &stream, &wanted);
+    }
+
+    #[test]
+    fn what_is_one_too_many_is_told_from_what_is_wrong() {
+        let mut stream = Vec::new();
+        for code in [Code::Limit, Code::Invalid] {
+            put_control(&mut stream, Kind::Close, 1, &Close { code: code.into(), ..Close::default() });
+            let refused = RoomRefused { code: code.into(), ..RoomRefused::default() };
+            put_control(&mut stream, Kind::RoomRefused, 1, &refused);
+        }
+        let (mut rest, mut seen) = (&stream[..], Vec::new());
+        while let Ok(Some((meaning, tail))) = try_cut(false, rest) {
+            seen.push(match meaning {
+                Meaning::Limited(_) => "login",
+                Meaning::RoomLimited(_) => "room",
+                Meaning::Refused(_) => "wrong",
+                other => panic!("{other:?}"),
+            });
+            rest = tail;
+        }
+        assert_eq!(seen, ["login", "room", "wrong", "wrong"]);
     }
 
     #[test]
