@@ -184,7 +184,7 @@ pub(crate) fn internal_frames() -> Vec<Vec<u8>> {
             Verb::StatsResult,
             &StatsResult { cookie: 1, stats: vec![Stat { name: "open".into(), value: 3 }] },
         ),
-        control(Verb::Subscribe, &Subscribe { cookie: 1, app: app.into() }),
+        control(Verb::Subscribe, &Subscribe { cookie: 1, app: app.into(), marks: None }),
         control(
             Verb::Receipt,
             &Receipt {

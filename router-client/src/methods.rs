@@ -288,6 +288,19 @@ macro_rules! methods {
                 self.call(Request::subscribe(app)?) $($await)*?.into_reached().map(drop)
             }
 
+            /// As [`Self::subscribe`], only where a message with these marks is among what was acknowledged: each that
+            /// is not empty must be its. Of an app the last subscription holds.
+            ///
+            /// # Errors
+            /// As [`Self::subscribe`], or when a mark is too long.
+            pub $($async)* fn subscribe_marked(
+                &mut self,
+                app: &str,
+                marks: TrafficMarks,
+            ) -> Result<(), Error> {
+                self.call(Request::subscribe(app)?.marked(marks)?) $($await)*?.into_reached().map(drop)
+            }
+
             /// The next receipt, or `None` when none came within `timeout`. A connection that is being made is waited
             /// for all the same.
             ///

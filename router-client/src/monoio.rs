@@ -17,7 +17,8 @@ use crate::core::{CONNECT_MS, Config, Error, Request};
 use crate::desk::{Desk, Step};
 use crate::limits::{CATCH_UP_READS_MAX, MONOIO_IDLE_MS, READ_BYTES};
 use crate::{
-    Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, RoomStatsResult, Sent, Ticket, Welcome,
+    Act, GroupAnswer, Location, LookupResult, Pulled, Receipt, RoomStatsResult, Sent, Ticket, TrafficMarks,
+    Welcome,
 };
 
 /// A connection to a router, or to the internal port of a gateway.

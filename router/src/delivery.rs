@@ -10,14 +10,19 @@ use moor_wire::limits::CLIENT_BODY_BYTES_MAX;
 
 use crate::limits::{RETRY_MS, WINDOW_BYTES, WINDOW_MESSAGES};
 use crate::registry::Session;
+use crate::shard::subscriptions::Wishes;
 
 /// One message on its way.
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    sync_id: u64,
-    bytes: u32,
+pub struct InFlight {
+    /// Its place.
+    pub sync_id: u64,
+    /// Of its payload.
+    pub bytes: u32,
+    /// The subscriptions' wishes that it meets.
+    pub wishes: Wishes,
     /// When it was accepted, wall clock.
-    sent_at_ms: u64,
+    pub sent_at_ms: u64,
 }
 
 /// What a session has been sent and has not acknowledged.
@@ -94,34 +99,37 @@ impl Session {
     }
 
     /// A message was handed to the gateway. Returns when to look at the flight, if nobody does yet.
-    pub fn handle_sent(&mut self, sync_id: u64, bytes: u32, sent_at_ms: u64, now_ms: u64) -> Option<u64> {
+    pub fn handle_sent(&mut self, message: InFlight, now_ms: u64) -> Option<u64> {
+        let InFlight { sync_id, bytes, .. } = message;
         let flight = self.flight.get_or_insert_with(Box::default);
         flight.sent = sync_id;
         flight.peak = flight.peak.max(sync_id);
         if flight.messages.is_empty() {
             flight.due_ms = now_ms + RETRY_MS[usize::from(flight.tries).min(RETRY_MS.len() - 1)];
         }
-        flight.messages.push_back(InFlight { sync_id, bytes, sent_at_ms });
+        flight.messages.push_back(message);
         flight.bytes += bytes;
         let wanted = !flight.is_timed;
         flight.is_timed = true;
         wanted.then_some(flight.due_ms)
     }
 
-    /// The device has everything up to `sync_id`. True when that is news.
-    pub fn handle_ack(&mut self, sync_id: u64, head: u64, now_ms: u64) -> bool {
+    /// The device has everything up to `sync_id`. What those messages meet that were in flight; `None`: it is no news.
+    pub fn handle_ack(&mut self, sync_id: u64, head: u64, now_ms: u64) -> Option<Wishes> {
         let sync_id = sync_id.min(head);
         self.set_resting(false);
         if sync_id <= self.acked {
-            return false;
+            return None;
         }
         self.acked = sync_id;
+        let mut met = Wishes::default();
         if let Some(flight) = &mut self.flight {
             while let Some(message) = flight.messages.front().copied()
                 && message.sync_id <= sync_id
             {
                 flight.messages.pop_front();
                 flight.bytes -= message.bytes;
+                met = met.with(message.wishes);
             }
             flight.tries = 0;
             flight.due_ms = now_ms + RETRY_MS[0];
@@ -130,7 +138,7 @@ impl Session {
                 self.flight = None;
             }
         }
-        true
+        Some(met)
     }
 
     /// Another device had acknowledged everything up to here when this session came.

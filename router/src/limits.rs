@@ -49,6 +49,8 @@ pub const READ_MARKS_PER_ACCOUNT_MAX: u32 = 1_024;
 pub const READ_MARKS_PAGE: usize = 128;
 /// Receipt subscriptions of one application.
 pub const SUBSCRIBERS_PER_APP_MAX: usize = 256;
+/// Different traffic marks that they may wish for: each is a bit of every message in flight, where there is room for so many.
+pub const WISHES_PER_APP_MAX: usize = 32;
 
 /// Bytes one read asks the kernel for.
 pub const READ_BYTES: usize = 64 * 1024;
@@ -286,6 +288,7 @@ pub const RETENTION_DEFAULT: u64 = 10_000;
 const _: () = assert!(GROUP_MEMBERS_MAX * 2 <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(SPREAD_COPIES_MAX * 4 <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(SPREAD_PUSHES_MAX >= GROUP_MEMBERS_MAX);
+const _: () = assert!(WISHES_PER_APP_MAX <= u32::BITS as usize);
 const _: () = assert!(SPREAD_QUEUE_BYTES_MAX >= SPREAD_BYTES_MAX);
 // A tick must be well inside the 2 s promise.
 const _: () = assert!(LEASE_MS as u64 + 100 + TICK_MS * 2 <= 2_000);

@@ -174,7 +174,8 @@ fn services_push_kick_and_subscribe() {
         let seen: Kick = west.expect_control(Verb::Kick);
         assert_eq!((seen.session, seen.code(), &*seen.reason), (12, Code::Kicked, "enough"));
 
-        put_control(&mut service.out, Verb::Subscribe, &Subscribe { cookie: 9, app: "shop".into() });
+        let subscribe = Subscribe { cookie: 9, app: "shop".into(), marks: None };
+        put_control(&mut service.out, Verb::Subscribe, &subscribe);
         service.flush();
         assert_eq!(service.expect_outcome().cookie, 9);
         service.send("shop", "bob", "alice", b"1", b"m");

@@ -78,10 +78,10 @@ impl Connection {
         self.ready_ms = Some(now);
         self.epoch = welcome.epoch;
         self.events.push_back(Event::Ready(welcome));
-        for app in self.apps.clone() {
+        for (app, marks) in self.apps.clone() {
             let ticket = self.next_ticket | OWN;
             self.next_ticket += 1;
-            let subscribe = Subscribe { cookie: 0, app };
+            let subscribe = Subscribe { cookie: 0, app, marks };
             self.enqueue(now, ticket, Request::Subscribe(subscribe));
         }
         for ticket in self.pending.keys().copied().collect::<Vec<_>>() {

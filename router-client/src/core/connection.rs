@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use moor_wire::client::TrafficMarks;
 use moor_wire::frame::FrameReader;
 use moor_wire::internal::{Hello, Role, Verb, frame_reader, put_control, put_empty};
 use moor_wire::limits::INTERNAL_VERSION;
@@ -75,7 +76,8 @@ pub struct Connection {
     due: BTreeSet<(u64, u64)>,
     pub(super) next_ticket: u64,
     pub(super) epoch: u64,
-    pub(super) apps: BTreeSet<String>,
+    /// Whose receipts it is subscribed to, and of which messages.
+    pub(super) apps: BTreeMap<String, Option<TrafficMarks>>,
     stopped: Option<Error>,
     pub(super) written_ms: u64,
     heard_ms: u64,
@@ -100,7 +102,7 @@ impl Connection {
             due: BTreeSet::new(),
             next_ticket: 1,
             epoch: 0,
-            apps: BTreeSet::new(),
+            apps: BTreeMap::new(),
             stopped: None,
             written_ms: now_ms,
             heard_ms: now_ms,
@@ -170,7 +172,10 @@ impl Connection {
         let is_own = ticket & OWN != 0;
         match (pending.request, &result) {
             (Request::Subscribe(subscribe), Ok(_)) => {
-                self.apps.insert(subscribe.app);
+                if !is_own {
+                    self.forget_own(|app| app == subscribe.app);
+                }
+                self.apps.insert(subscribe.app, subscribe.marks);
             }
             (Request::Subscribe(subscribe), Err(why)) if is_own => {
                 self.apps.remove(&subscribe.app);
@@ -201,10 +206,12 @@ impl Connection {
         Some(pending)
     }
 
-    /// Forgets what it asked by itself: each connection asks anew.
-    fn forget_own(&mut self) {
-        for (ticket, pending) in self.pending.split_off(&OWN) {
-            self.due.remove(&(pending.due_ms(), ticket));
+    /// Forgets what it asked by itself about such apps: each connection asks anew, and what is asked for since then holds.
+    fn forget_own(&mut self, is_meant: impl Fn(&str) -> bool) {
+        let is_meant = |request: &Request| matches!(request, Request::Subscribe(own) if is_meant(&own.app));
+        let own = self.pending.range(OWN..).filter(|(_, pending)| is_meant(&pending.request));
+        for ticket in own.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.take(ticket);
         }
     }
 
@@ -246,7 +253,7 @@ impl Connection {
         let pause = full_jitter(base, cap, self.attempt, self.rng.u64(..));
         self.attempt = self.attempt.saturating_add(1);
         self.state = State::Waiting(now_ms.saturating_add(pause));
-        self.forget_own();
+        self.forget_own(|_| true);
         for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
             let Some(pending) = self.pending.get_mut(&ticket) else { continue };
             pending.last = Some(Box::new(why.clone()));
@@ -272,7 +279,7 @@ impl Connection {
         self.state = State::Stopped;
         self.out.clear();
         self.events.push_back(Event::Close);
-        self.forget_own();
+        self.forget_own(|_| true);
         for ticket in self.pending.keys().copied().collect::<Vec<_>>() {
             self.answer(ticket, Err(why.clone()));
         }

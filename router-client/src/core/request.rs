@@ -190,7 +190,8 @@ impl Request {
         }))
     }
 
-    /// Gives a message for an account, a group or a room its traffic marks; other requests have none.
+    /// Gives a message for an account, a group or a room its traffic marks, or a subscription those that it is about;
+    /// other requests have none.
     ///
     /// # Errors
     /// When a mark is too long.
@@ -201,6 +202,7 @@ impl Request {
         match &mut self {
             Self::Send(send) => send.marks = Some(marks),
             Self::RoomPublish(publish) => publish.marks = Some(marks),
+            Self::Subscribe(subscribe) => subscribe.marks = Some(marks),
             _ => {}
         }
         Ok(self)
@@ -365,7 +367,7 @@ impl Request {
     /// When the name is not allowed.
     pub fn subscribe(app: &str) -> Result<Self, Error> {
         check_app(app)?;
-        Ok(Self::Subscribe(Subscribe { cookie: 0, app: app.into() }))
+        Ok(Self::Subscribe(Subscribe { cookie: 0, app: app.into(), marks: None }))
     }
 
     /// `ROOM_PUBLISH`; without a client id one is made up.

@@ -1,7 +1,7 @@
 //! The core against a router that is a byte vector and a clock that jumps.
 
 use moor_wire::Code;
-use moor_wire::client::{Act, Pulled};
+use moor_wire::client::{Act, Pulled, TrafficMarks};
 use moor_wire::frame::Frame;
 use moor_wire::internal::{
     Failure, HistoryResult, LookupResult, Outcome, Push, Receipt, RoomPublish, RoomStatsResult, Send,
@@ -441,6 +441,26 @@ fn a_subscription_survives_a_reconnect() {
     connection.handle_bytes(now, &control(Verb::Receipt, &receipt));
     assert_eq!(events(&mut connection), [Event::Receipt(receipt)]);
     assert_eq!(connection.in_flight(), 0);
+}
+
+#[test]
+fn of_an_app_the_last_subscription_holds_over_reconnects_with_its_marks() {
+    let gray = TrafficMarks { release: "gray".into(), ..TrafficMarks::default() };
+    let (mut connection, now, cookies) = resubscribing(&["shop"]);
+    let request = Request::subscribe("shop").unwrap().marked(gray.clone()).unwrap();
+    // What it asks by itself is put off, and must not come behind what is asked for meanwhile.
+    connection.handle_bytes(now, &outcome(cookies[0], Code::Overloaded, 0));
+    let ticket = connection.request(now, request).unwrap();
+    connection.handle_bytes(now, &outcome(ticket.0, Code::Ok, 0));
+    written(&mut connection);
+    connection.handle_timeout(now + 1_000);
+    assert_eq!(written(&mut connection), []);
+    reconnect(&mut connection, now + 1_000);
+    let asked = written(&mut connection);
+    assert_eq!(verbs(&asked), [Verb::Subscribe]);
+    assert_eq!(Subscribe::decode(&asked[0].body[..]).unwrap().marks, Some(gray));
+    let long = TrafficMarks { source: "s".repeat(33), ..TrafficMarks::default() };
+    assert!(Request::subscribe("shop").unwrap().marked(long).is_err());
 }
 
 #[test]

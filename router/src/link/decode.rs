@@ -152,11 +152,16 @@ pub fn handle_service(
             node.hand_to(shard, Work::PushAccount { link: link.clone(), hash, body }, now_ms);
         }
         Verb::Subscribe => {
-            let Subscribe { cookie, app } = Subscribe::decode(body)?;
+            let Subscribe { cookie, app, marks } = Subscribe::decode(body)?;
             check_app(&app)?;
+            let marks = checked_marks(marks)?;
             let credit = Credit::new(link.clone(), Answer::Outcome { cookie }, node.shared.shards as usize);
-            let work =
-                || Work::Subscribe { link: link.clone(), app: app.as_str().into(), credit: credit.clone() };
+            let work = || Work::Subscribe {
+                link: link.clone(),
+                app: app.as_str().into(),
+                marks: marks.clone(),
+                credit: credit.clone(),
+            };
             hand_to_all(node, work, now_ms);
         }
         Verb::Stats => {

@@ -10,7 +10,7 @@ use prost::Message as _;
 
 use crate::arrival::State;
 use crate::clock::wall_ms;
-use crate::delivery::Due;
+use crate::delivery::{Due, InFlight};
 use crate::hook::Cause;
 use crate::lease::Link;
 use crate::limits::READS_OUTSTANDING_MAX;
@@ -18,6 +18,7 @@ use crate::outbox::Weight;
 use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::groups::delivery_of;
+use crate::shard::subscriptions::Wishes;
 use crate::store::{Found, Read, Slot, Stored, Submit};
 
 fn size(payload: &Bytes) -> u32 {
@@ -33,10 +34,12 @@ impl Shard {
         let Some(account) = self.registry.account_mut(index) else { return };
         account.head = account.head.max(stored.sync_id);
         account.floor = account.floor.max(stored.floor);
-        let bytes = size(&submit.payload);
-        let sent_at_ms = submit.sent_at_ms;
+        let app = account.app;
+        let (bytes, sent_at_ms) = (size(&submit.payload), submit.sent_at_ms);
         let (_, message) = submit.into_message(stored.sync_id);
         let mut delivery = delivery_of(message, stored.floor);
+        let wishes = self.subscriptions.met(app, delivery.marks.as_ref());
+        let in_flight = InFlight { sync_id: stored.sync_id, bytes, wishes, sent_at_ms };
         let mut body: Option<Bytes> = None;
         let sessions = self.list_sessions(index);
         for session in &sessions {
@@ -45,7 +48,7 @@ impl Shard {
             });
             if is_next {
                 let body = body.get_or_insert_with(|| std::mem::take(&mut delivery).encode_to_vec().into());
-                self.push_delivery(*session, stored.sync_id, body, (bytes, sent_at_ms), now_ms);
+                self.push_delivery(*session, body, in_flight, now_ms);
             }
         }
         self.scratch = sessions;
@@ -63,14 +66,7 @@ impl Shard {
         sessions
     }
 
-    fn push_delivery(
-        &mut self,
-        index: SessionIndex,
-        sync_id: u64,
-        body: &[u8],
-        (bytes, sent_at_ms): (u32, u64),
-        now_ms: u64,
-    ) {
+    fn push_delivery(&mut self, index: SessionIndex, body: &[u8], message: InFlight, now_ms: u64) {
         let Some((session, account)) = self.registry.pair_mut(index) else { return };
         let Some(link) = self.links.get(&session.link).filter(|link| link.is_live()) else { return };
         let push = Push::data(account.hash, session.handle, Class::Reliable, body);
@@ -78,7 +74,7 @@ impl Shard {
         self.outbox.put(link, Weight::Reliable, |out| push.put(out, false));
         self.metrics.deliveries.increment();
         let generation = session.generation();
-        if let Some(due_ms) = session.handle_sent(sync_id, bytes, sent_at_ms, now_ms) {
+        if let Some(due_ms) = session.handle_sent(message, now_ms) {
             self.retries.push(Reverse((due_ms, index, generation)));
         }
     }
@@ -157,7 +153,7 @@ impl Shard {
         account.floor = account.floor.max(found.extent.floor);
         let floor = account.floor;
         let sessions = self.list_sessions(slot.index);
-        let mut bodies: Vec<Option<Bytes>> = vec![None; found.messages.len()];
+        let mut bodies: Vec<Option<(Bytes, Wishes)>> = vec![None; found.messages.len()];
         let delivered = self.delivered_through(slot.index);
         for index in &sessions {
             // Someone who was wound back behind the range meanwhile waits for the next one.
@@ -191,7 +187,7 @@ impl Shard {
         index: SessionIndex,
         found: &Found,
         floor: u64,
-        bodies: &mut [Option<Bytes>],
+        bodies: &mut [Option<(Bytes, Wishes)>],
         now_ms: u64,
     ) {
         for (message, body) in found.messages.iter().zip(bodies) {
@@ -199,12 +195,19 @@ impl Shard {
             if message.sync_id <= session.sent() {
                 continue;
             }
-            let bytes = size(&message.payload);
             if !session.window_is_open() || self.live_link(session.link).is_none() {
                 return;
             }
-            let body = body.get_or_insert_with(|| delivery_of(message.clone(), floor).encode_to_vec().into());
-            self.push_delivery(index, message.sync_id, body, (bytes, message.sent_at_ms), now_ms);
+            let app = self.registry.account(session.account).map(|account| account.app);
+            let (body, wishes) = body.get_or_insert_with(|| {
+                let delivery = delivery_of(message.clone(), floor);
+                let marks = delivery.marks.as_ref();
+                let wishes = app.map(|app| self.subscriptions.met(app, marks)).unwrap_or_default();
+                (delivery.encode_to_vec().into(), wishes)
+            });
+            let (sync_id, sent_at_ms) = (message.sync_id, message.sent_at_ms);
+            let in_flight = InFlight { sync_id, bytes: size(&message.payload), wishes: *wishes, sent_at_ms };
+            self.push_delivery(index, body, in_flight, now_ms);
         }
         // Ids that the range covers and the store does not have will not come: never ask for them again.
         if let Some(session) = self.registry.session_mut(index) {
@@ -234,39 +237,35 @@ impl Shard {
         }
         let Some((session, account)) = self.registry.pair_mut(index) else { return };
         let was_resting = session.is_resting();
-        let is_news = if up.kind == Kind::Sync.byte() {
+        let news = if up.kind == Kind::Sync.byte() {
             self.metrics.syncs.increment();
             session.place(position, account.floor, account.head);
-            true
+            Some(Wishes::default())
         } else {
             session.handle_ack(position, account.head, now_ms)
         };
         let (acked, owner) = (session.acked, session.account);
         let wants_range = session.wants_range(account.head);
-        if is_news {
+        if let Some(met) = news {
             if !session.is_dirty() {
                 session.set_dirty(true);
                 self.dirty.push(Slot { index, generation: session.generation() });
             }
             if up.kind == Kind::Ack.byte() {
                 self.metrics.acks.increment();
-                self.send_receipts(&up, acked);
+                self.send_receipts(&up, acked, met);
                 self.tell_device_ack(index, acked);
             }
         }
-        if wants_range && (is_news || was_resting) {
+        if wants_range && (news.is_some() || was_resting) {
             self.pump(owner);
         }
     }
 
-    fn send_receipts(&mut self, up: &Up<'_>, acked: u64) {
-        if self.subscriptions.is_empty() {
-            return;
-        }
-        let Some(links) = self.registry.app(up.app).and_then(|app| self.subscriptions.get(&app)) else {
-            return;
-        };
-        if links.is_empty() {
+    fn send_receipts(&mut self, up: &Up<'_>, acked: u64, met: Wishes) {
+        let Some(app) = self.registry.app(up.app) else { return };
+        let mut links = self.subscriptions.of(app, met).peekable();
+        if links.peek().is_none() {
             return;
         }
         let receipt = Receipt {

@@ -22,6 +22,7 @@ mod sessions;
 pub mod spread;
 pub mod storage;
 mod submit;
+pub mod subscriptions;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -44,13 +45,14 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::offline::Ledger;
 use crate::outbox::{Outbox, Weight};
-use crate::registry::{AccountIndex, AppIndex, Registry, SessionIndex};
+use crate::registry::{AccountIndex, Registry, SessionIndex};
 use crate::shard::conversations::Conversations;
 use crate::shard::credit::Credit;
 use crate::shard::groups::Groups;
 use crate::shard::locate::Locations;
 use crate::shard::rooms::Rooms;
 use crate::shard::storage::Storage;
+use crate::shard::subscriptions::Subscriptions;
 use crate::shard::tenants::Tenants;
 use crate::shard::work::Work;
 use crate::store::groups::RowDone;
@@ -75,7 +77,7 @@ pub struct Shard {
     backlog: VecDeque<Slot<AccountIndex>>,
     /// Reads the store refused; tried again with the next flush of cursors.
     failed_reads: Vec<Read>,
-    subscriptions: HashMap<AppIndex, Vec<Arc<Link>>>,
+    subscriptions: Subscriptions,
     locations: Locations,
     groups: Groups,
     conversations: Conversations,
@@ -122,7 +124,7 @@ impl Shard {
             cursors_due_ms: 0,
             backlog: VecDeque::new(),
             failed_reads: Vec::new(),
-            subscriptions: HashMap::new(),
+            subscriptions: Subscriptions::default(),
             locations: Locations::default(),
             groups: Groups::new(),
             conversations: Conversations::default(),
@@ -174,7 +176,9 @@ impl Shard {
             Work::Kick { link, hash, kick } => self.handle_kick(&link, hash, &kick),
             Work::PushAccount { link, hash, body } => self.handle_push_account(&link, hash, &body),
             Work::Room(work) => self.handle_room(work, now_ms),
-            Work::Subscribe { link, app, credit } => self.handle_subscribe(link, &app, &credit),
+            Work::Subscribe { link, app, marks, credit } => {
+                self.handle_subscribe(link, &app, &marks, &credit);
+            }
             Work::Group { key, ask } => self.handle_group(key, ask, now_ms),
             Work::Pull { key, ask } => self.handle_pull(key, ask, now_ms),
             Work::Spread(spread) => self.handle_spread(&spread, now_ms),
@@ -217,9 +221,7 @@ impl Shard {
     pub fn handle_tick(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         self.drop_void_links();
-        for links in self.subscriptions.values_mut() {
-            links.retain(|link| !link.is_void());
-        }
+        self.subscriptions.drop_void();
         self.retry_due(now_ms);
         self.tick_conversations(now_ms);
         self.tick_groups(now_ms);

@@ -7,12 +7,11 @@ use moor_wire::client::Class;
 use moor_wire::internal::{Kick, Outcome, Push, PushAccount, Verb, put_control};
 
 use crate::lease::Link;
-use crate::limits::SUBSCRIBERS_PER_APP_MAX;
 use crate::outbox::Weight;
 use crate::registry::{AccountIndex, Reading, SessionIndex};
 use crate::shard::Shard;
 use crate::shard::credit::Credit;
-use crate::store::{AccountKey, Extent, Read};
+use crate::store::{AccountKey, Extent, Marks, Read};
 
 impl Shard {
     pub(super) fn handle_lookup(&mut self, link: Arc<Link>, cookie: u64, key: AccountKey) {
@@ -97,29 +96,18 @@ impl Shard {
 
     /// A refused subscription keeps its place in the shards that had one, until its link goes: taking it back
     /// could overtake the next try.
-    pub(super) fn handle_subscribe(&mut self, link: Arc<Link>, app: &str, credit: &Credit) {
-        if let Err(code) = self.try_subscribe(link, app) {
+    pub(super) fn handle_subscribe(&mut self, link: Arc<Link>, app: &str, marks: &Marks, credit: &Credit) {
+        if let Err(code) = self.try_subscribe(link, app, marks) {
             self.metrics.subscriptions_refused.increment();
             credit.refuse(code);
         }
         self.finish(credit);
     }
 
-    fn try_subscribe(&mut self, link: Arc<Link>, app: &str) -> Result<(), Code> {
+    fn try_subscribe(&mut self, link: Arc<Link>, app: &str, marks: &Marks) -> Result<(), Code> {
         // Apps are never forgotten: asking again does not help before a restart.
         let app = self.registry.intern_app(app).ok_or(Code::Limit)?;
-        let links = self.subscriptions.entry(app).or_default();
-        if links.iter().any(|known| known.id == link.id) {
-            return Ok(());
-        }
-        if links.len() >= SUBSCRIBERS_PER_APP_MAX {
-            links.retain(|known| !known.is_void());
-        }
-        if links.len() >= SUBSCRIBERS_PER_APP_MAX {
-            // Subscribers go, often the asker's own former link: it asks again, later.
-            return Err(Code::Overloaded);
-        }
-        links.push(link);
-        Ok(())
+        // Subscribers go, often the asker's own former link: it asks again, later.
+        self.subscriptions.try_put(app, link, marks).then_some(()).ok_or(Code::Overloaded)
     }
 }

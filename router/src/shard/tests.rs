@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use moor_wire::Code;
-use moor_wire::client::{Class, Delivery, Kind, SubmitResult};
+use moor_wire::client::{Class, Delivery, Kind, SubmitResult, TrafficMarks};
 use moor_wire::frame::{Frame, FrameReader};
 use moor_wire::identity::account_hash;
 use moor_wire::internal::{
@@ -41,6 +41,7 @@ mod devices;
 mod groups;
 mod retention;
 mod storage;
+mod subscriptions;
 mod tenants;
 
 const HERE: ShardIndex = ShardIndex(0);
@@ -167,6 +168,16 @@ impl Rig {
     }
 
     fn offer(&mut self, wire: &Wire, client_id: u64, payload_bytes: usize) {
+        self.offer_marked(wire, client_id, payload_bytes, None);
+    }
+
+    fn offer_marked(
+        &mut self,
+        wire: &Wire,
+        client_id: u64,
+        payload_bytes: usize,
+        marks: Option<TrafficMarks>,
+    ) {
         let origin = Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 };
         let submit = Submit {
             to: alice(),
@@ -176,7 +187,7 @@ impl Rig {
             sent_at_ms: 1,
             origin,
             entry: crate::store::Entry::Personal,
-            marks: None,
+            marks: marks.map(Box::new),
             copies_bytes: 0,
         };
         self.shard.apply(Work::Submit(Box::new(submit)), self.now_ms);
@@ -209,8 +220,13 @@ impl Rig {
     }
 
     fn subscribe(&mut self, wire: &Wire, app: &str) {
+        self.subscribe_marked(wire, app, None);
+    }
+
+    fn subscribe_marked(&mut self, wire: &Wire, app: &str, marks: Option<TrafficMarks>) {
         let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 5 }, 1);
-        let work = Work::Subscribe { link: wire.link.clone(), app: app.into(), credit };
+        let marks = marks.map(Box::new);
+        let work = Work::Subscribe { link: wire.link.clone(), app: app.into(), marks, credit };
         self.shard.apply(work, self.now_ms);
     }
 
@@ -643,7 +659,9 @@ fn one_shard_s_refusal_is_the_answer_of_all() {
     let mut rig = Rig::new(1000);
     let mut wire = rig.link("svc", 1);
     let credit = Credit::new(wire.link.clone(), Answer::Outcome { cookie: 5 }, 3);
-    let work = || Work::Subscribe { link: wire.link.clone(), app: "shop".into(), credit: credit.clone() };
+    let (link, app) = (&wire.link, "shop");
+    let work =
+        || Work::Subscribe { link: link.clone(), app: app.into(), marks: None, credit: credit.clone() };
     // The second part met a full queue on its way to its shard.
     rig.shard.apply(work(), rig.now_ms);
     rig.shard.refuse_crossing(work());

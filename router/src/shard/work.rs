@@ -14,7 +14,7 @@ use crate::shard::credit::Credit;
 use crate::shard::rooms::RoomWork;
 use crate::shard::spread::Spread;
 use crate::store::groups::{HeadsAsk, PositionSave, VacancyAsk};
-use crate::store::{AccountKey, Origin, Slot, Submit};
+use crate::store::{AccountKey, Marks, Origin, Slot, Submit};
 
 /// Something asked about a group, or about an account's groups.
 #[derive(Debug)]
@@ -132,6 +132,8 @@ pub enum Work {
         link: Arc<Link>,
         /// The app.
         app: Box<str>,
+        /// Only of messages with these; none: of all.
+        marks: Marks,
         /// One part per shard.
         credit: Arc<Credit>,
     },
