@@ -11,13 +11,17 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A program of this workspace, built with the same profile as the caller.
+/// A program of this workspace: from the directory that `MOOR_PROGRAMS` names, else built with the same profile as the
+/// caller.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    for directory in own.ancestors().skip(1).take(2) {
+    let named = std::env::var_os("MOOR_PROGRAMS").map(PathBuf::from);
+    let beside = own.ancestors().skip(1).take(2);
+    let directories = named.as_deref().map_or_else(|| beside.collect(), |named| vec![named]);
+    for directory in directories {
         let candidate = directory.join(name);
         if candidate.is_file() {
             return Ok(candidate);

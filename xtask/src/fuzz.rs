@@ -124,7 +124,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<Figures> {
     std::fs::create_dir_all(&corpus)?;
     let mut command = nightly("cargo");
     // Without a sanitizer: all of this is safe Rust, and twice as quick so.
-    command.args(["fuzz", "run", "--sanitizer", "none", "--target-dir"]);
+    command.args(["fuzz", "run", "--features", "engine", "--sanitizer", "none", "--target-dir"]);
     command.arg(std::path::absolute(release_dir().with_file_name("fuzz"))?);
     command.args([target, &corpus, &format!("fuzz/seeds/{target}"), "--"]);
     command.args([

@@ -92,10 +92,14 @@ fn lint(summary: &mut Summary) {
 
 fn test(summary: &mut Summary) -> Result<()> {
     packages::ensure(summary, &packages::TEST)?;
-    summary.run(Step::cargo("tests", &["test", "--workspace", "--all-features", "--exclude", "moor-tests"]));
-    summary.run(fuzz::inputs());
     release_build(summary);
-    summary.run(Step::cargo("tests on real processes", &["test", "--release", "-p", "moor-tests"]));
+    // All of them in one go, as the lints had them: selected otherwise, dependencies have other features and are built again.
+    // Programs that tests start are the optimised ones; what starts them need not be.
+    summary.run(
+        Step::cargo("tests", &["test", "--workspace", "--all-features", "--no-fail-fast"])
+            .env("MOOR_PROGRAMS", std::path::absolute(bench::release_dir())?),
+    );
+    summary.run(fuzz::inputs());
     conformance::run_if_installed(summary)?;
     e2e(summary);
     density(summary);
@@ -103,9 +107,10 @@ fn test(summary: &mut Summary) -> Result<()> {
     Ok(())
 }
 
-/// The programs that the end-to-end runs start: as a user would build them.
+/// The programs that the end-to-end runs start, optimised as a user's, and the one whose instructions are counted. All in one
+/// build: by itself it would have other features of dependencies, and they and the gateway be built again.
 fn release_build(summary: &mut Summary) {
-    let mut arguments = vec!["build", "--release", "--bins"];
+    let mut arguments = vec!["build", "--release", "--bins", "--example", "hot_path"];
     for package in ["moor-gateway", "moor-router", "moor-client", "moor-bench", "moor-tests"] {
         arguments.extend(["-p", package]);
     }
@@ -114,15 +119,14 @@ fn release_build(summary: &mut Summary) {
 
 fn e2e(summary: &mut Summary) {
     release_build(summary);
-    summary.run(Step::cargo("end to end", &["run", "--release", "-p", "moor-tests", "--bin", "moor-e2e"]));
+    summary.run(Step::program("end to end", bench::release_dir().join("moor-e2e"), &[], "."));
 }
 
 fn instructions(summary: &mut Summary, renew: bool) {
     if !packages::is_there("valgrind") {
         return summary.note("instructions were not counted: valgrind is not installed".to_owned());
     }
-    summary
-        .run(Step::cargo("hot path", &["build", "--release", "-p", "moor-gateway", "--example", "hot_path"]));
+    release_build(summary);
     summary.run_with("instructions of the hot path", || instructions::run(renew));
 }
 
