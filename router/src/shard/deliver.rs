@@ -59,7 +59,7 @@ impl Shard {
     }
 
     /// The sessions of an account in a list that is kept between calls; the caller gives it back.
-    fn list_sessions(&mut self, account: AccountIndex) -> Vec<SessionIndex> {
+    pub(super) fn list_sessions(&mut self, account: AccountIndex) -> Vec<SessionIndex> {
         let mut sessions = std::mem::take(&mut self.scratch);
         sessions.clear();
         sessions.extend(self.registry.sessions_of(account));

@@ -68,9 +68,7 @@ impl Shard {
         }
         let Some(account) = account else { return };
         let is_told = entries[first..].iter().any(|entry| entry.is_told(member));
-        let mut sessions = std::mem::take(&mut self.scratch);
-        sessions.clear();
-        sessions.extend(self.registry.sessions_of(account));
+        let sessions = self.list_sessions(account);
         for index in &sessions {
             if let Some(session) = self.registry.session(*index) {
                 let (link, session) = (session.link, session.handle);
