@@ -6,8 +6,9 @@ use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, INTERNAL_BODY_BYTES_MAX};
 pub const TICK_MS: u64 = 100;
 /// Slots of the timer wheel; deadlines beyond `WHEEL_SLOTS × TICK_MS` (410 s) are filed again on the way.
 pub const WHEEL_SLOTS: usize = 4096;
-/// Timer entries looked at in one turn; the rest follow in the next, so that a mass expiry stalls nobody.
-pub const TURN_EXPIRIES_MAX: usize = 2048;
+/// Timer entries looked at in one turn; the rest follow in the next, so that a mass expiry stalls nobody: to end a
+/// connection that has fallen silent takes some 6 µs.
+pub const TURN_EXPIRIES_MAX: usize = 256;
 /// Completions applied in one turn before timers, flushes and doorbells get their share.
 pub const TURN_COMPLETIONS_MAX: usize = 4096;
 /// Longest sleep of a worker, milliseconds: its counters are published at least this often.
