@@ -24,7 +24,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Measures; the gateway's last round is left in the report, with what went wrong on the floor.
+    /// Measures; the gateway's last round is left in the report, with what went wrong in the others and on the floor.
     fn measure(
         work: Work,
         load: &Load,
@@ -33,18 +33,27 @@ impl Rounds {
         report: &mut Report,
     ) -> Result<Self, String> {
         let mut rounds = Self { floor: Vec::new(), gateway: Vec::new(), ratios: Vec::new() };
+        let (mut floors, mut gateways) = (Vec::new(), Vec::new());
         for round in 1..=load.repeat {
             eprintln!("round {round} of {}: the floor, then the gateway", load.repeat);
             let mut aside = Report::default();
             let side = Side::floor(load, cpus.0)?;
             let floor = once(work, load, &side, Some(cpus.1), true, &mut aside)?;
             drop(side);
-            *report = Report::default();
-            let cost = once(work, load, gateway, Some(cpus.1), true, report)?;
-            report.inherit(aside);
+            let mut own = Report::default();
+            let cost = once(work, load, gateway, Some(cpus.1), true, &mut own)?;
+            floors.push(aside);
+            gateways.push(own);
             rounds.floor.push(floor);
             rounds.gateway.push(cost);
             rounds.ratios.push(cost / floor);
+        }
+        *report = gateways.pop().unwrap_or_default();
+        for (round, own) in (1..).zip(gateways) {
+            report.inherit(own, &format!("round {round}"));
+        }
+        for (round, floor) in (1..).zip(floors) {
+            report.inherit_yardstick(floor, &format!("round {round}, the floor"));
         }
         for values in [&mut rounds.floor, &mut rounds.gateway, &mut rounds.ratios] {
             values.sort_by(f64::total_cmp);
@@ -107,7 +116,7 @@ pub fn ratio(load: &Load) -> Result<Verdict, String> {
         let mut aside = Report::default();
         let load = Load { rate: Some(rate), burst, ..load.clone() };
         let rounds = Rounds::measure(work, &load, &gateway, cpus, &mut aside)?;
-        report.inherit(aside);
+        report.inherit(aside, key);
         report.value(key, rounds.json());
     }
     report.require(&load.require);

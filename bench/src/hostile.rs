@@ -89,7 +89,7 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
         eprintln!("calm");
         once(Work::Ping, load, &gateway, None, false, &mut round)?;
         calm.push(round.figure("latency_p99_us").unwrap_or(f64::NAN));
-        report.inherit(round);
+        report.inherit(round, "calm");
     }
     calm.sort_by(f64::total_cmp);
     let calm_p99_us = median(&calm);
@@ -112,7 +112,7 @@ pub fn run(hostile: &HostileLoad) -> Result<Verdict, String> {
             toll.refused += refused;
             let ratio = p99_us / calm_p99_us;
             eprintln!("  p99 {p99_us:.0} µs, {ratio:.2} of calm; {done} done, {refused} refused");
-            report.inherit(round);
+            report.inherit(round, attack.name());
         }
         let (after, gone) = wait_until_gone(hostile)?;
         resident.push(after.resident_bytes());

@@ -137,10 +137,16 @@ impl Report {
     }
 
     /// Takes over what went wrong in another run, not its figures.
-    pub fn inherit(&mut self, other: Self) {
-        self.shortcomings
-            .extend(other.shortcomings.into_iter().map(|text| format!("in another round: {text}")));
-        self.harness = self.harness.take().or(other.harness);
+    pub fn inherit(&mut self, other: Self, run: &str) {
+        self.shortcomings.extend(other.shortcomings.into_iter().map(|text| format!("{run}: {text}")));
+        let harness = other.harness.map(|text| format!("{run}: {text}"));
+        self.harness = self.harness.take().or(harness);
+    }
+
+    /// Likewise, of the yardstick: that it fell short says nothing about the server.
+    pub fn inherit_yardstick(&mut self, other: Self, run: &str) {
+        let short = other.harness.or_else(|| other.shortcomings.into_iter().next());
+        self.harness = self.harness.take().or(short.map(|text| format!("{run}: {text}")));
     }
 
     /// Judges the bounds.
@@ -272,7 +278,23 @@ mod tests {
         report.require(&["kernel_bytes_per_session<=200".parse().unwrap(), "unknown<=1".parse().unwrap()]);
         assert_eq!(report.shortcomings.len(), 2);
         assert_eq!(Report { figures: Vec::new(), ..report }.finish("test", None), Ok(Verdict::FellShort));
-        let slow = Report { harness: Some("late".to_owned()), ..Report::default() };
-        assert_eq!(slow.finish("test", None), Ok(Verdict::HarnessShort));
+        let slow = || Report { harness: Some("late".to_owned()), ..Report::default() };
+        assert_eq!(slow().finish("test", None), Ok(Verdict::HarnessShort));
+        // What another run is blamed for keeps its name; a floor that falls short is no fault of the server's.
+        let bad = || {
+            let mut bad = Report::default();
+            bad.shortcoming("one was lost".to_owned());
+            bad
+        };
+        let mut all = Report::default();
+        all.inherit(bad(), "round 1");
+        all.inherit(slow(), "round 2");
+        assert_eq!(
+            (all.shortcomings, all.harness),
+            (vec!["round 1: one was lost".into()], Some("round 2: late".into()))
+        );
+        let mut all = Report::default();
+        all.inherit_yardstick(bad(), "the floor");
+        assert_eq!((all.shortcomings, all.harness), (Vec::new(), Some("the floor: one was lost".to_owned())));
     }
 }
