@@ -47,18 +47,18 @@ pub struct RoomState {
 }
 
 /// Within what time a member acknowledges what everybody in its room got in the same instant, at a random moment,
-/// milliseconds: up to 250,000 of them send no more than 25,000 acknowledgements a second together, and one of them is for
-/// all that came meanwhile.
+/// milliseconds: up to 200,000 of them send no more than 10,000 acknowledgements a second together, and one of them is for
+/// all that came meanwhile. Nobody waits for them: whoever has missed something learns so from the next batch.
 #[must_use]
 pub fn ack_spread_ms(online: u32) -> u64 {
     (u64::from(online) / ACKS_PER_MS).clamp(ACK_SPREAD_MS_MIN, ACK_SPREAD_MS_MAX)
 }
 
-const ACKS_PER_MS: u64 = 25;
+const ACKS_PER_MS: u64 = 10;
 /// [`ack_spread_ms`] of a small room.
 pub const ACK_SPREAD_MS_MIN: u64 = 400;
 /// And of the largest, whose members are on many gateways.
-const ACK_SPREAD_MS_MAX: u64 = 10_000;
+const ACK_SPREAD_MS_MAX: u64 = 20_000;
 
 /// `ROOM_PUSH`: what was said in a room, for one worker's members.
 ///

@@ -81,9 +81,9 @@ export const ROOMS_MAX = 64;
  */
 export const ROOM_SPREAD_MS = 400;
 /** In a large room acknowledgements take longer: of all members so many come in a millisecond. */
-export const ROOM_ACKS_PER_MS = 25;
+export const ROOM_ACKS_PER_MS = 10;
 /** But no acknowledgement later than this, milliseconds. */
-export const ROOM_ACK_SPREAD_MS_MAX = 10_000;
+export const ROOM_ACK_SPREAD_MS_MAX = 20_000;
 /** A pull that brought nothing is repeated after this, milliseconds. */
 export const ROOM_PULL_REPEAT_MS = 2000;
 /** Likes are collected for so long, milliseconds. */

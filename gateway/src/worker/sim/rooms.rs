@@ -334,7 +334,7 @@ fn in_a_large_room_acknowledgements_are_waited_for_longer() {
     let state = RoomState { newest_id: 1, online: 100_000, ..RoomState::default() };
     push_to(&mut bed, router, "live", state, &[(Class::Reliable, 1, 10)]);
     assert_eq!(ids(&mut bed, deaf), [[1]]);
-    bed.advance(4_000 + ROOM_REPEAT_MS);
+    bed.advance(ack_spread_ms(100_000) + ROOM_REPEAT_MS);
     assert_eq!(ids(&mut bed, deaf), NONE);
     bed.advance(u64::from(settings().rooms.down_ms));
     assert_eq!(ids(&mut bed, deaf), [[1]]);
