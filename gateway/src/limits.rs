@@ -97,8 +97,17 @@ pub const SEND_STALL_MS: u64 = 30_000;
 /// How long a connection that is being closed may take to read its last frames and to hang up, milliseconds.
 pub const FINISH_LINGER_MS: u64 = 1000;
 
-/// Broadcasts of an app collected before they are handed out, bytes.
+/// Broadcasts of an app that leave together at most, bytes.
 pub const BROADCAST_RUN_BYTES_MAX: usize = 64 * 1024;
+/// Broadcasts of one app that are on their way to its sessions, bytes, per worker; beyond it they are refused.
+pub const BROADCAST_APP_BYTES_MAX: usize = 1024 * 1024;
+/// The same of all apps together.
+pub const BROADCAST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Sessions that broadcasts are handed to in a turn, all apps together: a send takes some 6 µs, so that whoever waits for
+/// something else waits 1.5 ms longer at the most.
+pub const BROADCAST_SESSIONS_PER_TURN_MAX: usize = 256;
+/// Entries of the table of channels that are looked at in a turn for them: some 10 ns each.
+pub const BROADCAST_WALK_PER_TURN_MAX: u32 = 16_384;
 /// Channel numbers for which a run of broadcasts is kept encoded; clients mostly use the same few.
 pub const BROADCAST_NUMBERS_MAX: usize = 16;
 

@@ -1,14 +1,17 @@
 //! One frame for every session of an app.
 //!
-//! What services broadcast is collected during a turn and handed out once, before the turn's sends. Broadcasts that
-//! arrive while earlier ones are being written therefore leave together: one write per connection, however many
-//! they are, and one buffer for all connections on which the channel has the same number.
+//! What services broadcast is collected and handed out a slice of the sessions a turn, apps in turn, so that neither other
+//! apps nor single sessions wait for a large one. Broadcasts that arrive while earlier ones are on their way leave
+//! together: one write per connection, however many they are, and one buffer for all connections on which the channel
+//! has the same number. What waits is bounded for each app; beyond that the service is told to come again.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use moor_ring::Slot;
 use moor_websocket::Kind;
 use moor_websocket::encode::{frame_bytes, put_message};
+use moor_wire::Code;
 use moor_wire::client::Class;
 use moor_wire::frame::{HEADER_BYTES, Header, put_frame};
 
@@ -18,21 +21,98 @@ use super::counters::Counter;
 use super::io::Io;
 use super::transmit::Queued;
 use super::{Now, Worker};
-use crate::limits::{BROADCAST_NUMBERS_MAX, BROADCAST_RUN_BYTES_MAX};
+use crate::limits::{
+    BROADCAST_APP_BYTES_MAX, BROADCAST_BYTES_MAX, BROADCAST_NUMBERS_MAX, BROADCAST_RUN_BYTES_MAX,
+    BROADCAST_SESSIONS_PER_TURN_MAX, BROADCAST_WALK_PER_TURN_MAX,
+};
 
-/// Broadcasts not yet handed out.
+/// Broadcasts not yet handed out to everybody.
 #[derive(Debug, Default)]
 pub struct Broadcasts {
-    runs: Vec<Run>,
+    /// Those with something, in turn.
+    apps: VecDeque<Pending>,
+    bytes: usize,
 }
 
 /// Broadcasts of one app, in order.
 #[derive(Debug)]
-struct Run {
+struct Pending {
     app: Box<str>,
+    /// The first is on its way as soon as `from` is above zero; the others follow when it has reached everybody.
+    runs: VecDeque<Run>,
+    bytes: usize,
+    /// Channels from this index on have not got the first run.
+    from: u32,
+    /// The first run, encoded.
+    known: Vec<Encoded>,
+}
+
+/// Broadcasts that leave together.
+#[derive(Debug, Default)]
+struct Run {
     /// Whole frames, back to back, on channel 0.
     frames: Vec<u8>,
     count: u32,
+}
+
+/// What a turn may still do for broadcasts.
+#[derive(Debug)]
+struct Budget {
+    /// Sessions that are sent something.
+    sessions: usize,
+    /// Entries of the table of channels that are looked at.
+    looks: u32,
+}
+
+impl Broadcasts {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.apps.is_empty()
+    }
+
+    /// Adds a frame to what waits for an app. False: too much waits.
+    fn add(&mut self, app: &str, kind: u8, flags: u8, body: &[u8]) -> bool {
+        let bytes = HEADER_BYTES + body.len();
+        let at = self.apps.iter().position(|pending| *pending.app == *app);
+        let waiting = at.map_or(0, |at| self.apps[at].bytes);
+        if waiting + bytes > BROADCAST_APP_BYTES_MAX || self.bytes + bytes > BROADCAST_BYTES_MAX {
+            return false;
+        }
+        let at = at.unwrap_or_else(|| {
+            let (runs, known) = (VecDeque::new(), Vec::new());
+            self.apps.push_back(Pending { app: app.into(), runs, bytes: 0, from: 0, known });
+            self.apps.len() - 1
+        });
+        let pending = &mut self.apps[at];
+        let run = pending.open_run(bytes);
+        put_frame(&mut run.frames, kind, flags, 0, body);
+        run.count += 1;
+        pending.bytes += bytes;
+        self.bytes += bytes;
+        true
+    }
+}
+
+impl Pending {
+    /// The run that so many more bytes belong to.
+    fn open_run(&mut self, bytes: usize) -> &mut Run {
+        let is_under_way = self.from > 0 && self.runs.len() == 1;
+        let is_full = |run: &Run| run.frames.len() + bytes > BROADCAST_RUN_BYTES_MAX;
+        if is_under_way || self.runs.back().is_none_or(is_full) {
+            self.runs.push_back(Run::default());
+        }
+        let last = self.runs.len() - 1;
+        &mut self.runs[last]
+    }
+
+    /// Everybody has the first run. Returns its bytes.
+    fn end_run(&mut self) -> usize {
+        self.from = 0;
+        self.known.clear();
+        let bytes = self.runs.pop_front().map_or(0, |run| run.frames.len());
+        self.bytes -= bytes;
+        bytes
+    }
 }
 
 /// Frames as a channel of that number gets them.
@@ -80,48 +160,64 @@ impl Encoded {
 }
 
 impl<I: Io> Worker<I> {
-    /// Collects a frame for every session of an app; returns how many there are.
-    pub(super) fn collect_broadcast(&mut self, app: &str, kind: u8, flags: u8, body: &[u8], now: Now) -> u32 {
+    /// Collects a frame for every session of an app; returns how many there are, or that too much waits already.
+    pub(super) fn collect_broadcast(
+        &mut self,
+        app: &str,
+        kind: u8,
+        flags: u8,
+        body: &[u8],
+    ) -> Result<u32, Code> {
         let sessions = self.channels.count_of_app(app);
         if sessions == 0 {
-            return 0;
+            return Err(Code::NotHere);
         }
-        let bytes = HEADER_BYTES + body.len();
-        let room = self
-            .broadcasts
-            .runs
-            .iter()
-            .all(|run| *run.app != *app || run.frames.len() + bytes <= BROADCAST_RUN_BYTES_MAX);
-        if !room {
-            self.broadcast_step(now);
+        if !self.broadcasts.add(app, kind, flags, body) {
+            self.counters.add(Counter::BroadcastsRefused);
+            return Err(Code::Overloaded);
         }
-        let runs = &mut self.broadcasts.runs;
-        let at = runs.iter().position(|run| *run.app == *app).unwrap_or_else(|| {
-            runs.push(Run { app: app.into(), frames: Vec::new(), count: 0 });
-            runs.len() - 1
-        });
-        put_frame(&mut runs[at].frames, kind, flags, 0, body);
-        runs[at].count += 1;
         self.counters.add(Counter::Broadcasts);
-        sessions
+        Ok(sessions)
     }
 
-    /// Hands out what was collected.
+    /// Hands on what was collected.
     pub(super) fn broadcast_step(&mut self, now: Now) {
-        for run in std::mem::take(&mut self.broadcasts.runs) {
-            self.hand_out(&run, now);
+        let mut budget =
+            Budget { sessions: BROADCAST_SESSIONS_PER_TURN_MAX, looks: BROADCAST_WALK_PER_TURN_MAX };
+        while budget.sessions > 0
+            && budget.looks > 0
+            && let Some(mut pending) = self.broadcasts.apps.pop_front()
+        {
+            self.hand_out(&mut pending, &mut budget, now);
+            if !pending.runs.is_empty() {
+                self.broadcasts.apps.push_back(pending);
+            }
         }
     }
 
-    fn hand_out(&mut self, run: &Run, now: Now) {
-        // Nobody logs in while this runs: the number stays the app's as long as one of its channels is open.
-        let Some(app) = self.channels.app(&run.app) else { return };
-        let mut known: Vec<Encoded> = Vec::new();
-        let mut from = 0;
-        while let Some((ChannelIndex(index), channel)) = self.channels.next_of_app(app, from) {
-            from = index + 1;
+    /// Hands an app's broadcasts to some of its sessions.
+    fn hand_out(&mut self, pending: &mut Pending, budget: &mut Budget, now: Now) {
+        // Asked anew in each turn: the number may be another app's once the last session has gone.
+        let app = self.channels.app(&pending.app);
+        while let Some(run) = pending.runs.front() {
+            let until = pending.from.saturating_add(budget.looks).min(self.channels.end());
+            let next = app.and_then(|app| self.channels.next_of_app(app, pending.from, until));
+            let Some((ChannelIndex(index), channel)) = next else {
+                if app.is_none() || until == self.channels.end() {
+                    self.broadcasts.bytes -= pending.end_run();
+                    continue;
+                }
+                (pending.from, budget.looks) = (until, 0);
+                return;
+            };
+            if budget.sessions == 0 {
+                return;
+            }
+            budget.sessions -= 1;
+            budget.looks -= index + 1 - pending.from;
+            pending.from = index + 1;
             let (slot, number) = (Slot(channel.connection), channel.number);
-            let encoded = Encoded::find(&mut known, &run.frames, number);
+            let encoded = Encoded::find(&mut pending.known, &run.frames, number);
             if self.send_shared(slot, encoded, now) {
                 self.counters[Counter::Deliveries] += u64::from(run.count);
             } else {

@@ -284,9 +284,9 @@ impl Channels {
 
     /// The first open channel of an app at or after an index.
     #[must_use]
-    pub fn next_of_app(&self, app: AppIndex, from: u32) -> Option<(ChannelIndex, &Channel)> {
+    pub fn next_of_app(&self, app: AppIndex, from: u32, until: u32) -> Option<(ChannelIndex, &Channel)> {
         let mut from = from;
-        while let Some((index, entry)) = self.entries.next_taken(from) {
+        while let Some((index, entry)) = self.entries.next_taken(from).filter(|(index, _)| *index < until) {
             if entry.app == app {
                 return Some((ChannelIndex(index), entry));
             }
@@ -388,13 +388,14 @@ mod tests {
             assert_eq!(found, usize::from(number % 50 == 0), "{number}");
         }
         assert_eq!(channels.count_of_app("shop"), 34);
-        let mut seen = 0;
-        let mut from = 0;
         let shop = channels.app("shop").unwrap();
-        while let Some((ChannelIndex(index), _)) = channels.next_of_app(shop, from) {
-            (seen, from) = (seen + 1, index + 1);
-        }
-        assert_eq!(seen, 34);
+        let seen = |until| {
+            let next = |from| channels.next_of_app(shop, from, until).map(|(index, _)| index.0);
+            std::iter::successors(next(0), |index| next(index + 1)).count()
+        };
+        assert_eq!((seen(channels.end()), seen(0)), (34, 0));
+        let second = channels.next_of_app(shop, 1, u32::MAX).unwrap().0.0;
+        assert_eq!((seen(second), seen(second + 1)), (1, 2));
     }
 
     #[test]

@@ -105,6 +105,7 @@ counters! {
     MessagesLimited Total "messages_limited_total" "Submits answered OVERLOADED because the channel sent more than limits.messages_per_channel_per_s.";
     Deliveries Total "deliveries_total" "Frames queued for sessions on behalf of the router or a service.";
     Broadcasts Total "broadcasts_total" "Frames handed out to every session of an app, counted once per worker.";
+    BroadcastsRefused Total "broadcasts_refused_total" "Broadcasts answered OVERLOADED because 1 MiB of the app's or 16 MiB of all apps' were on their way to sessions, counted once per worker.";
     RoomsOpen Gauge "rooms_open" "Rooms with a session of this gateway in them, counted once per worker.";
     RoomMembers Gauge "room_members" "Sessions in rooms, once per room.";
     RoomsRefused Total "rooms_refused_total" "Sessions that were not let into a room: a limit, or its name.";

@@ -269,8 +269,10 @@ impl<I: Io> Worker<I> {
                 self.push_account(app, account, *kind, *flags, body, now)
             }
             Job::Broadcast { app, kind, flags, body } => {
-                let reached = self.collect_broadcast(app, *kind, *flags, body, now);
-                JobResult { reached, ..JobResult::empty(if reached > 0 { Code::Ok } else { Code::NotHere }) }
+                match self.collect_broadcast(app, *kind, *flags, body) {
+                    Ok(reached) => JobResult { reached, ..JobResult::empty(Code::Ok) },
+                    Err(code) => JobResult::empty(code),
+                }
             }
             Job::Kick(kick, scope) => {
                 if !self.may_reach(scope, SessionHandle(kick.session), Right::Kick) {

@@ -258,6 +258,9 @@ impl<I: Io> Worker<I> {
         if !self.starved.is_empty() || self.is_draining() || !self.jobs.is_empty() {
             until = until.min(now.0 + TICK_MS);
         }
+        if !self.broadcasts.is_empty() {
+            until = now.0;
+        }
         until = until.min(self.rooms.next_ms(self.link.is_up()));
         until.min(self.link.next_ms(now)).saturating_sub(now.0)
     }
