@@ -123,7 +123,10 @@ pub const ROOM_MEMBERS_PER_TURN_MAX: usize = 64;
 pub const ROOM_BATCHES_PER_TURN_MAX: usize = 128;
 /// Bytes handed to them in a turn, so that long batches take no longer: copied, and over TLS sealed, in some 0.5 ms.
 pub const ROOM_BYTES_PER_TURN_MAX: usize = 512 * 1024;
-/// Members that a batch reaches at once; the others follow over three quarters of the time to the next batch.
+/// Members of a room who get the same batch; those of a room with more on this worker get theirs one lane after the other.
+/// A lane takes some 10 ms to be served, so much older is what its last member hears when the processor has nothing else.
+pub const ROOM_LANE_MEMBERS: usize = 1024;
+/// Members that a room's batches reach at once, all lanes together; the others follow over the time to the next batch.
 pub const ROOM_AT_ONCE_MEMBERS: usize = 256;
 /// How often a batch under way goes on, milliseconds.
 pub const ROOM_PACE_MS: u64 = 2;

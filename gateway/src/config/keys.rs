@@ -447,7 +447,8 @@ pub const KEYS: &[Key] = &[
         "MS",
         "Time from one batch of a room to the next",
         "Milliseconds, at most 10,000; 0: no time. What is said meanwhile is merged, so that no client is written to more \
-         often for one room. Beyond its first 256 members on a worker a room is served over three quarters of this time."
+         often for one room. Beyond its first 256 members on a worker a room is served over three quarters of this time, \
+         beyond 1,024 over all of it, 1,024 after the other, each with what is the newest by then."
     ),
     key!(
         rooms.down_bytes,

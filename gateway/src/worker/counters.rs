@@ -110,9 +110,9 @@ counters! {
     RoomMembers Gauge "room_members" "Sessions in rooms, once per room.";
     RoomsRefused Total "rooms_refused_total" "Sessions that were not let into a room: a limit, or its name.";
     RoomMessages Total "room_messages_total" "Messages for rooms received from the router, counted once per worker.";
-    RoomBatches Total "room_batches_total" "Batches handed out in rooms, counted once per worker.";
+    RoomBatches Total "room_batches_total" "Batches handed out in rooms, counted once per worker and 1,024 members.";
     RoomFrames Total "room_frames_total" "Batches handed to sessions.";
-    RoomThinned Total "room_messages_thinned_total" "Messages for rooms left out of batches, once per worker: rooms.down_bytes was reached.";
+    RoomThinned Total "room_messages_thinned_total" "Messages for rooms left out of batches, once per worker and 1,024 members: rooms.down_bytes was reached.";
     RoomRepeats Total "room_repeats_total" "Batches among those handed to sessions that carried reliable messages again.";
     RoomForgotten Total "room_reliable_forgotten_total" "Reliable messages not carried again because too many waited for acknowledgements; clients pull them.";
     NotHere Total "not_here_total" "Pushes for a session that is gone.";

@@ -3,9 +3,11 @@
 //! A session enters and leaves without an answer; when it ends it is in no room any more, and nobody remembers. The
 //! router knows how many members a room has on this worker, never who they are. What it sends for a room is merged
 //! ([`handout`]), encoded once for each channel number, and handed to the members ([`table`]) out of one shared buffer, a
-//! slice of them a turn, so that a large room does not make everybody else wait.
+//! slice of them a turn, so that a large room does not make everybody else wait. The members of a large room get theirs
+//! one [`lane`] after the other.
 
 mod handout;
+mod lane;
 mod table;
 
 use moor_ring::Slot;
@@ -28,8 +30,8 @@ use crate::limits::{
     LINK_QUEUE_BYTES_MAX, ROOM_BATCHES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_COUNTS_PER_TURN_MAX,
     ROOM_MEMBERS_PER_TURN_MAX, ROOM_PACE_MS, TICK_MS,
 };
-use handout::Taken;
-use table::RoomIndex;
+use handout::Waiting;
+use table::{RoomIndex, Taken};
 
 /// Bytes of a full batch of counts at most.
 const COUNTS_BYTES_MAX: usize = ROOM_COUNTS_MAX * (APP_BYTES_MAX + ROOM_BYTES_MAX + 32);
@@ -168,35 +170,30 @@ impl<I: Io> Worker<I> {
         let Ok(push) = RoomPush::parse(body) else { return false };
         // The last member may just have left.
         let Some(index) = self.rooms.find(push.app, push.room) else { return true };
-        let Some(room) = self.rooms.get_mut(index).filter(|room| !room.members.is_empty()) else {
+        let Some(room) = self.rooms.get_mut(index).filter(|room| !room.is_empty()) else {
             return true;
         };
         // A router that has just started does not know yet.
         let newest_id = room.state.newest_id.max(push.state.newest_id);
         room.state = RoomState { newest_id, ..push.state };
-        let waiting = &mut room.waiting;
-        waiting.add_dropped(push.dropped);
+        room.waiting().for_each(|waiting| waiting.add_dropped(push.dropped));
         let down_bytes = self.settings.rooms.down_bytes as usize;
         let mut messages = 0;
         for record in push.records() {
             messages += 1;
-            match waiting.take(&record, down_bytes) {
-                Taken::Yes => {}
-                Taken::Thinned(left_out) => self.counters[Counter::RoomThinned] += left_out,
-                Taken::Forgot => self.counters.add(Counter::RoomForgotten),
-            }
+            let Taken { thinned, forgot } = room.take(&record, down_bytes);
+            self.counters[Counter::RoomThinned] += thinned;
+            self.counters[Counter::RoomForgotten] += forgot;
         }
         if messages == 0 {
-            waiting.tell_state();
+            room.waiting().for_each(Waiting::tell_state);
         }
         self.counters[Counter::RoomMessages] += messages;
-        let due_ms = waiting.due_ms();
-        if !std::mem::replace(&mut waiting.is_active, true) {
+        // What is under way is followed by the next when it is done.
+        let due_ms = if room.handout.is_some() { u64::MAX } else { room.due_ms() };
+        if !std::mem::replace(&mut room.is_active, true) {
             self.rooms.active.push_back(index);
         }
-        // What is under way is followed by the next when it is done.
-        let due_ms =
-            if self.rooms.get(index).is_some_and(|room| room.handout.is_some()) { u64::MAX } else { due_ms };
         self.rooms.due_ms = self.rooms.due_ms.min(due_ms.max(now.0));
         true
     }
@@ -277,10 +274,10 @@ impl<I: Io> Worker<I> {
                     self.rooms.handing.push_back(index);
                     self.rooms.hand_ms = now.0;
                 } else {
-                    let due_ms = room.waiting.due_ms();
+                    let due_ms = room.due_ms();
                     first_ms = first_ms.min(due_ms);
-                    room.waiting.is_active = due_ms < u64::MAX;
-                    if !room.waiting.is_active {
+                    room.is_active = due_ms < u64::MAX;
+                    if !room.is_active {
                         continue;
                     }
                 }
@@ -290,22 +287,20 @@ impl<I: Io> Worker<I> {
         self.rooms.due_ms = first_ms;
     }
 
-    /// Hands a batch to some of a room's members; returns how many were looked at.
+    /// Hands a batch to some of a lane's members; returns how many were looked at.
     fn rooms_hand_out(&mut self, index: RoomIndex, budget: &mut Budget, now: Now) -> usize {
         let Some(room) = self.rooms.get_mut(index) else { return 0 };
         let Some(mut handout) = room.handout.take() else { return 0 };
-        let reach = handout.reach(u64::from(self.settings.rooms.down_ms), now.0);
-        let due = reach.saturating_sub(handout.members.saturating_sub(room.remaining));
+        let lane = handout.lane;
+        let due = handout.due(room.remaining(lane), now.0);
         let mut looked_at = 0;
         while looked_at < due
             && budget.has_member()
             && let Some(room) = self.rooms.get_mut(index)
-            && room.remaining > 0
+            && let Some(member) = room.next_member(lane)
         {
             looked_at += 1;
-            room.remaining -= 1;
-            let member = room.members[room.remaining];
-            let variant = handout.variant_for(member.acked_id);
+            let variant = handout.batch.variant_for(member.acked_id);
             budget.spend_member(variant.as_ref().map_or(0, |(variant, _)| variant.frames.len()));
             let Some((variant, is_repeated)) = variant else { continue };
             let Some(channel) = self.channels.get(member.channel) else { continue };
@@ -320,13 +315,13 @@ impl<I: Io> Worker<I> {
             }
         }
         if let Some(room) = self.rooms.get_mut(index)
-            && !room.members.is_empty()
+            && !room.is_empty()
         {
-            if room.remaining > 0 {
+            if room.remaining(lane) > 0 {
                 room.handout = Some(handout);
                 self.rooms.handing.push_back(index);
             } else {
-                let due_ms = room.waiting.due_ms();
+                let due_ms = room.due_ms();
                 self.rooms.due_ms = self.rooms.due_ms.min(due_ms);
             }
         }

@@ -1,17 +1,17 @@
-//! What waits for a room's members, and how it becomes the frames they get.
+//! What waits for the members of a lane, and how it becomes the frames they get.
 //!
-//! Between two batches of a room lie at least `rooms.down_ms`. What the router sends meanwhile is merged; when that
+//! Between two batches of a lane lie at least `rooms.down_ms`. What the router sends meanwhile is merged; when that
 //! grows beyond `rooms.down_bytes` droppable messages are left out. A reliable message goes into the next batch for
 //! everybody, and again, up to three times, for whoever has not acknowledged it.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use moor_wire::client::Class;
 use moor_wire::rooms::{BatchWriter, Record, Records, RoomState, ack_spread_ms};
 
 use crate::limits::{
-    ROOM_AT_ONCE_MEMBERS, ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX,
-    ROOM_TRIES,
+    ROOM_RELIABLE_BYTES_MAX, ROOM_RELIABLE_MAX, ROOM_REPEAT_MS, ROOM_RUN_BYTES_MAX, ROOM_TRIES,
 };
 use crate::worker::broadcast::Encoded;
 
@@ -24,13 +24,14 @@ const RUN_KEPT_BYTES_MAX: usize = 2 * 1024;
 #[derive(Debug)]
 struct Reliable {
     id: u64,
-    message: Box<[u8]>,
+    /// All lanes of the room share it.
+    message: Rc<[u8]>,
     tries: u8,
     /// When it may be carried again, milliseconds.
     again_ms: u64,
 }
 
-/// What waits to be handed out in a room.
+/// What waits to be handed out in a lane.
 #[derive(Debug, Default)]
 pub struct Waiting {
     /// Records of messages that are not reliable, back to back.
@@ -44,19 +45,6 @@ pub struct Waiting {
     is_state_news: bool,
     /// No batch before this time, milliseconds.
     next_ms: u64,
-    /// True exactly when the room stands in the list of rooms with something to hand out.
-    pub is_active: bool,
-}
-
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Taken {
-    /// It waits.
-    Yes,
-    /// So many were left out, it or older ones.
-    Thinned(u64),
-    /// It waits, and an older reliable message will not be carried again.
-    Forgot,
 }
 
 /// Frames of one batch, and the same as those channels get them that have asked for one.
@@ -68,26 +56,16 @@ pub struct Variant {
     pub encoded: Vec<Encoded>,
 }
 
-/// A batch on its way to a room's members.
+/// What a lane's members get.
 #[derive(Debug)]
-pub struct Handout {
+pub struct Batch {
     /// For everybody, if there is something.
-    pub plain: Option<Variant>,
+    plain: Option<Variant>,
     /// For those whose acknowledgement is below this id.
-    pub again: Option<(u64, Variant)>,
-    /// Members of the room when it began.
-    pub members: usize,
-    /// When that was, milliseconds.
-    pub began_ms: u64,
+    again: Option<(u64, Variant)>,
 }
 
-/// Time until the last member of a large room has a batch, milliseconds. Measured with 50,000 members on two cores: over
-/// half of the interval pushes to single sessions took 23 ms at the 99th percentile, over three quarters 3 ms.
-pub const fn pace_ms(down_ms: u64) -> u64 {
-    down_ms / 4 * 3
-}
-
-impl Handout {
+impl Batch {
     /// Bytes of its frames, once each.
     pub fn bytes(&self) -> usize {
         let again = self.again.as_ref().map(|(_, again)| again);
@@ -101,23 +79,11 @@ impl Handout {
             (_, plain) => plain.as_mut().map(|plain| (plain, false)),
         }
     }
-
-    /// How many members may have it by now. In a large room all of them at once would be a moment in which nobody else is
-    /// served, here and on the way to the clients: it takes three quarters of the time to the next batch.
-    pub fn reach(&self, down_ms: u64, now_ms: u64) -> usize {
-        let elapsed_ms = usize::try_from(now_ms.saturating_sub(self.began_ms)).unwrap_or(usize::MAX);
-        let pace_ms = usize::try_from(pace_ms(down_ms)).unwrap_or(usize::MAX);
-        let paced = self.members.saturating_mul(elapsed_ms).checked_div(pace_ms);
-        paced.map_or(usize::MAX, |paced| paced.saturating_add(ROOM_AT_ONCE_MEMBERS))
-    }
 }
 
 impl Waiting {
-    /// Takes a message of the router's.
-    pub fn take(&mut self, record: &Record<'_>, down_bytes: usize) -> Taken {
-        if record.id > 0 {
-            return self.take_reliable(record);
-        }
+    /// Takes a message that is not reliable. Returns how many were left out, it or older ones.
+    pub fn take(&mut self, record: &Record<'_>, down_bytes: usize) -> u64 {
         let is_droppable = record.class >= Class::Transient;
         let bytes_max = if is_droppable { down_bytes.min(ROOM_RUN_BYTES_MAX) } else { ROOM_RUN_BYTES_MAX };
         let mut left_out = 0;
@@ -132,7 +98,7 @@ impl Waiting {
             left_out = 1;
         }
         self.dropped += left_out;
-        if left_out > 0 { Taken::Thinned(left_out) } else { Taken::Yes }
+        left_out
     }
 
     /// Takes the oldest droppable message out of what waits. False: there is none.
@@ -150,20 +116,20 @@ impl Waiting {
         false
     }
 
-    fn take_reliable(&mut self, record: &Record<'_>) -> Taken {
+    /// Takes a reliable message. Returns how many older ones will not be carried again.
+    pub fn take_reliable(&mut self, id: u64, message: &Rc<[u8]>) -> u64 {
         // The router says nothing twice on a link; what another link said is not carried twice either.
-        if self.reliable.back().is_some_and(|last| last.id >= record.id) {
-            return Taken::Yes;
+        if self.reliable.back().is_some_and(|last| last.id >= id) {
+            return 0;
         }
-        let mut taken = Taken::Yes;
-        self.reliable_bytes += record.message.len();
-        let (id, message) = (record.id, record.message.into());
-        self.reliable.push_back(Reliable { id, message, tries: 0, again_ms: 0 });
+        self.reliable_bytes += message.len();
+        self.reliable.push_back(Reliable { id, message: Rc::clone(message), tries: 0, again_ms: 0 });
+        let mut forgot = 0;
         while self.reliable.len() > ROOM_RELIABLE_MAX || self.reliable_bytes > ROOM_RELIABLE_BYTES_MAX {
             self.forget_first();
-            taken = Taken::Forgot;
+            forgot += 1;
         }
-        taken
+        forgot
     }
 
     fn forget_first(&mut self) {
@@ -194,15 +160,16 @@ impl Waiting {
         again.map_or(u64::MAX, |again_ms| again_ms.max(self.next_ms))
     }
 
-    /// Makes the next batch of what waits. `lacking`: whether some member has not acknowledged an id.
+    /// Makes the next batch of what waits; the last member has it after `pace_ms`. `lacking`: whether some member has not
+    /// acknowledged an id.
     pub fn begin(
         &mut self,
-        room: &str,
-        state: RoomState,
+        (room, state): (&str, RoomState),
         down_ms: u64,
+        pace_ms: u64,
         now_ms: u64,
         lacking: impl Fn(u64) -> bool,
-    ) -> Option<Handout> {
+    ) -> Option<Batch> {
         self.next_ms = now_ms + down_ms;
         let mut run = std::mem::take(&mut self.run);
         self.droppable_bytes = 0;
@@ -229,7 +196,7 @@ impl Waiting {
         // Who was given up on is told by the state alone what is the newest, and pulls.
         let again = (above > 0 && lacking(above)).then(|| (above, write(true)));
         let plain = is_new.then(|| write(false));
-        let acknowledged_ms = now_ms + pace_ms(down_ms) + ack_spread_ms(state.online);
+        let acknowledged_ms = now_ms + pace_ms + ack_spread_ms(state.online);
         for reliable in &mut self.reliable {
             if reliable.tries == 0 || repeated(reliable) {
                 reliable.tries += 1;
@@ -245,6 +212,6 @@ impl Waiting {
             self.run = run;
         }
         let is_something = plain.is_some() || again.is_some();
-        is_something.then_some(Handout { plain, again, members: 0, began_ms: now_ms })
+        is_something.then_some(Batch { plain, again })
     }
 }

@@ -1,19 +1,20 @@
 //! Which of a worker's sessions are in which room.
 //!
 //! A channel in no room has nothing here and knows nothing of it: what a session is in hangs on a side table. A
-//! membership is 28 bytes and its share of the side table (docs/capacity.md). Whoever leaves is replaced by the room's
-//! last member, so a room is always a list without holes, to be walked quickly.
+//! membership is 28 bytes and its share of the side table (docs/capacity.md). Members sit in [`Lane`]s; whoever leaves
+//! is replaced by another of the lane, so a lane is always a list without holes, to be walked quickly.
 
-use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 
 use foldhash::fast::FixedState;
 use moor_wire::Code;
 use moor_wire::identity::{ROOM_MARK, check_room};
-use moor_wire::rooms::RoomState;
+use moor_wire::rooms::{Record, RoomState};
 
-use super::handout::{Handout, Waiting};
-use crate::limits::ROOM_COUNT_MS;
+use super::handout::Waiting;
+use super::lane::{Handout, Lane, Member};
+use crate::limits::{ROOM_COUNT_MS, ROOM_LANE_MEMBERS};
 use crate::worker::channels::ChannelIndex;
 use crate::worker::settings::RoomSettings;
 use crate::worker::wheel::NIL;
@@ -22,27 +23,34 @@ use crate::worker::wheel::NIL;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoomIndex(pub u32);
 
-/// One session in one room, as the room sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct Member {
-    /// The session.
-    pub channel: ChannelIndex,
-    membership: u32,
-    /// Reliable messages up to this one are there, or were said before it came.
-    pub acked_id: u64,
-}
-
-/// The same as the session sees it.
+/// One session in one room, as the session sees it.
 #[derive(Clone, Copy, Debug)]
 struct Membership {
     room: u32,
-    /// Place among the room's members.
-    position: u32,
+    position: Position,
     /// The next one of the same channel, or the next free entry.
     next: u32,
 }
 
 const _: () = assert!(size_of::<Member>() + size_of::<Membership>() <= 28);
+
+/// Where a member sits: in which lane, and at which place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position(u32);
+
+impl Position {
+    fn new(lane: usize, place: usize) -> Self {
+        Self(u32::try_from(lane * ROOM_LANE_MEMBERS + place).unwrap_or(NIL))
+    }
+
+    const fn lane(self) -> usize {
+        self.0 as usize / ROOM_LANE_MEMBERS
+    }
+
+    const fn place(self) -> usize {
+        self.0 as usize % ROOM_LANE_MEMBERS
+    }
+}
 
 /// A room with members, or one whose last member's leaving has not been told.
 #[derive(Debug)]
@@ -50,24 +58,33 @@ pub struct Room {
     /// App, mark, name.
     key: Box<str>,
     app_bytes: usize,
-    /// Its members.
-    pub members: Vec<Member>,
+    /// Its members; nobody is in the last lane only if nobody is in the room.
+    lanes: Vec<Lane>,
+    /// How many they are.
+    members: u32,
     /// Members that the router was told of, on which link and when.
     told: u32,
     told_on: u16,
     told_ms: u64,
     /// True exactly when the room stands in the list of those to be told.
     is_changed: bool,
+    /// True exactly when the room stands in the list of rooms with something to hand out.
+    pub is_active: bool,
     /// Not told yet.
     likes: u64,
     /// As the router said last.
     pub state: RoomState,
-    /// What waits to be handed out.
-    pub waiting: Waiting,
-    /// Being handed out.
+    /// Being handed to the members of a lane. What the others get is put together when this has come to its end.
     pub handout: Option<Box<Handout>>,
-    /// Members in front of this place have not got it yet.
-    pub remaining: usize,
+}
+
+/// What became of a message, all lanes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Messages that were left out, it or older ones.
+    pub thinned: u64,
+    /// Older reliable messages that will not be carried again.
+    pub forgot: u64,
 }
 
 impl Room {
@@ -81,30 +98,87 @@ impl Room {
         &self.key[self.app_bytes + ROOM_MARK.len_utf8()..]
     }
 
-    /// Makes a batch of what waits, if it is due, for all who are members now. Returns the bytes that were written.
-    pub fn begin_batch(&mut self, down_ms: u64, now_ms: u64) -> Option<usize> {
-        if self.waiting.due_ms() > now_ms {
-            return None;
+    /// True exactly when nobody is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.members == 0
+    }
+
+    /// What waits for those who are in it, once for each lane.
+    pub fn waiting(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        let taken = self.lanes.iter_mut().filter(|lane| !lane.members.is_empty());
+        taken.map(|lane| &mut lane.waiting)
+    }
+
+    /// Takes a message of the router's.
+    pub fn take(&mut self, record: &Record<'_>, down_bytes: usize) -> Taken {
+        let mut taken = Taken::default();
+        if record.id > 0 {
+            let message = Rc::from(record.message);
+            self.waiting().for_each(|waiting| taken.forgot += waiting.take_reliable(record.id, &message));
+        } else {
+            self.waiting().for_each(|waiting| taken.thinned += waiting.take(record, down_bytes));
         }
-        let mut waiting = std::mem::take(&mut self.waiting);
-        // Members are many: they are looked through once, and only where something reliable waits.
-        let acked = || self.members.iter().map(|member| member.acked_id).min().unwrap_or(u64::MAX);
-        let acked_by_all = LazyCell::new(acked);
-        let handout = waiting.begin(self.name(), self.state, down_ms, now_ms, |id| *acked_by_all < id);
-        self.waiting = waiting;
-        let handout = handout?;
-        let bytes = handout.bytes();
-        self.remaining = self.members.len();
-        self.handout = Some(Box::new(Handout { members: self.remaining, ..handout }));
+        taken
+    }
+
+    /// When there is something to hand out, milliseconds; `u64::MAX`: there is nothing.
+    pub fn due_ms(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.waiting.due_ms()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Makes a batch for the lane that has waited longest, if it is due. Returns the bytes that were written.
+    pub fn begin_batch(&mut self, down_ms: u64, now_ms: u64) -> Option<usize> {
+        let lanes = self.lanes.len();
+        let lane = (0..lanes).min_by_key(|lane| self.lanes[*lane].waiting.due_ms())?;
+        // Not by `name`, which would borrow the lanes as well.
+        let room = &self.key[self.app_bytes + ROOM_MARK.len_utf8()..];
+        let handout = self.lanes[lane].begin((room, self.state), (lane, lanes), down_ms, now_ms)?;
+        let bytes = handout.batch.bytes();
+        self.handout = Some(Box::new(handout));
         Some(bytes)
     }
 
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "members are counted by channels, whose indexes are u32"
-    )]
-    fn count(&self) -> u32 {
-        self.members.len() as u32
+    /// Members of a lane who have not got its batch.
+    pub fn remaining(&self, lane: usize) -> usize {
+        self.lanes.get(lane).map_or(0, |lane| lane.remaining)
+    }
+
+    /// The next one of them.
+    pub fn next_member(&mut self, lane: usize) -> Option<Member> {
+        self.lanes.get_mut(lane)?.next()
+    }
+
+    fn seat(&mut self, member: Member) -> Position {
+        self.members += 1;
+        let has_holes = self.members as usize <= self.lanes.len() * ROOM_LANE_MEMBERS;
+        let lane = if has_holes { self.lanes.iter().position(Lane::has_place) } else { None };
+        let lane = lane.unwrap_or_else(|| {
+            // Most rooms are small.
+            self.lanes.reserve_exact(1);
+            self.lanes.push(Lane::default());
+            self.lanes.len() - 1
+        });
+        Position::new(lane, self.lanes[lane].seat(member))
+    }
+
+    /// Somebody leaves. Returns those who sit elsewhere now, as their sessions see it.
+    fn unseat(&mut self, position: Position) -> [Option<(u32, Position)>; 2] {
+        self.members -= 1;
+        let lane = position.lane();
+        let moved = self.lanes[lane].unseat(position.place());
+        let moved = moved.map(|place| {
+            let member = self.lanes[lane].members.get(place)?;
+            Some((member.membership, Position::new(lane, place)))
+        });
+        if self.lanes[lane].members.is_empty() {
+            self.handout.take_if(|handout| handout.lane == lane);
+            while self.lanes.pop_if(|last| last.members.is_empty()).is_some() {}
+        }
+        moved
+    }
+
+    const fn count(&self) -> u32 {
+        self.members
     }
 }
 
@@ -231,10 +305,9 @@ impl Rooms {
         let next = self.first.insert(channel.0, membership).unwrap_or(NIL);
         self.members += 1;
         if let Some(room) = self.get_mut(index) {
-            let position = room.count();
             let newest_id = room.state.newest_id;
             let acked_id = last_id.unwrap_or(newest_id).min(newest_id);
-            room.members.push(Member { channel, membership, acked_id });
+            let position = room.seat(Member { channel, membership, acked_id });
             self.memberships[membership as usize] = Membership { room: index.0, position, next };
         }
         self.change(index);
@@ -251,16 +324,16 @@ impl Rooms {
         let room = Room {
             key: self.key.as_str().into(),
             app_bytes,
-            members: Vec::new(),
+            lanes: Vec::new(),
+            members: 0,
             told: 0,
             told_on: 0,
             told_ms: 0,
             is_changed: false,
+            is_active: false,
             likes: 0,
             state: RoomState::default(),
-            waiting: Waiting::default(),
             handout: None,
-            remaining: 0,
         };
         let index = self.free_rooms.pop().unwrap_or_else(|| {
             self.rooms.push(None);
@@ -283,7 +356,7 @@ impl Rooms {
             self.free_membership = (next != NIL).then_some(next);
             return free;
         }
-        self.memberships.push(Membership { room: NIL, position: NIL, next: NIL });
+        self.memberships.push(Membership { room: NIL, position: Position(NIL), next: NIL });
         u32::try_from(self.memberships.len() - 1).unwrap_or(NIL)
     }
 
@@ -303,8 +376,8 @@ impl Rooms {
     /// A session as a member of a room.
     pub fn member_mut(&mut self, channel: ChannelIndex, room: RoomIndex) -> Option<&mut Member> {
         let membership = self.membership_of(channel, room)?;
-        let position = self.memberships[membership as usize].position as usize;
-        self.get_mut(room)?.members.get_mut(position)
+        let position = self.memberships[membership as usize].position;
+        self.get_mut(room)?.lanes.get_mut(position.lane())?.members.get_mut(position.place())
     }
 
     /// A session leaves a room, if it is in it.
@@ -345,33 +418,21 @@ impl Rooms {
             self.first.shrink_to_fit();
         }
         let Some(room) = self.rooms[index as usize].as_mut() else { return };
-        let mut place = position as usize;
-        // Whoever has not got the batch under way stays in front of whoever has.
-        if place < room.remaining {
-            room.remaining -= 1;
-            room.members.swap(place, room.remaining);
-            let moved = room.members[place];
-            if let Some(entry) = self.memberships.get_mut(moved.membership as usize) {
+        let was_handing = room.handout.is_some();
+        for (membership, position) in room.unseat(position).into_iter().flatten() {
+            if let Some(entry) = self.memberships.get_mut(membership as usize) {
                 entry.position = position;
             }
-            place = room.remaining;
         }
-        room.members.swap_remove(place);
-        if let Some(moved) = room.members.get(place)
-            && let Some(entry) = self.memberships.get_mut(moved.membership as usize)
-        {
-            entry.position = u32::try_from(place).unwrap_or(NIL);
-        }
+        let (is_handing, due_ms) = (room.handout.is_some(), room.due_ms());
+        let ends = room.is_empty() && std::mem::take(&mut room.is_active);
         let index = RoomIndex(index);
-        if room.members.is_empty() {
-            room.members = Vec::new();
-            // Nothing is left to hand out.
-            if std::mem::take(&mut room.waiting).is_active {
-                self.active.retain(|active| *active != index);
-            }
-            if room.handout.take().is_some() {
-                self.handing.retain(|handed| *handed != index);
-            }
+        if ends {
+            self.active.retain(|active| *active != index);
+        }
+        if was_handing && !is_handing {
+            self.handing.retain(|handed| *handed != index);
+            self.due_ms = self.due_ms.min(due_ms);
         }
         self.change(index);
     }
@@ -387,7 +448,7 @@ impl Rooms {
     /// A room's count or its likes are others now. Its first member and its last one's leaving are told at once.
     fn change(&mut self, index: RoomIndex) {
         let Some(room) = self.rooms.get_mut(index.0 as usize).and_then(Option::as_mut) else { return };
-        let is_urgent = (room.told == 0) != room.members.is_empty();
+        let is_urgent = (room.told == 0) != room.is_empty();
         self.tell_ms = self.tell_ms.min(if is_urgent { 0 } else { room.told_ms + ROOM_COUNT_MS });
         if !std::mem::replace(&mut room.is_changed, true) {
             self.changed.push(index);
@@ -426,8 +487,7 @@ impl Rooms {
                 return false;
             };
             let told = if room.told_on == link { room.told } else { 0 };
-            let due_ms =
-                if (told == 0) == room.members.is_empty() { room.told_ms + ROOM_COUNT_MS } else { 0 };
+            let due_ms = if (told == 0) == room.is_empty() { room.told_ms + ROOM_COUNT_MS } else { 0 };
             let is_news = told != room.count() || room.likes > 0;
             if is_news && (due_ms > now_ms || news.len() >= max) {
                 self.tell_ms = self.tell_ms.min(due_ms);
@@ -467,7 +527,7 @@ impl Rooms {
     /// Forgets a room if nobody is in it.
     fn close_empty(&mut self, index: RoomIndex) {
         let Some(place) = self.rooms.get_mut(index.0 as usize) else { return };
-        let Some(room) = place.take_if(|room| room.members.is_empty()) else { return };
+        let Some(room) = place.take_if(|room| room.is_empty()) else { return };
         self.by_key.remove(&room.key);
         if let Some(rooms) = self.by_app.get_mut(room.app()) {
             *rooms -= 1;
@@ -486,15 +546,22 @@ impl Rooms {
             let Some(room) = room else { continue };
             assert_eq!(self.by_key.get(&room.key), Some(&index));
             *by_app.entry(room.app().into()).or_default() += 1;
-            for (position, member) in (0..).zip(&room.members) {
-                let membership = self.memberships[member.membership as usize];
-                assert_eq!((membership.room, membership.position), (index, position));
-                assert_eq!(self.membership_of(member.channel, RoomIndex(index)), Some(member.membership));
-                counted += 1;
+            let mut members = 0;
+            for (number, lane) in room.lanes.iter().enumerate() {
+                for (place, member) in lane.members.iter().enumerate() {
+                    let membership = self.memberships[member.membership as usize];
+                    assert_eq!((membership.room, membership.position), (index, Position::new(number, place)));
+                    assert_eq!(self.membership_of(member.channel, RoomIndex(index)), Some(member.membership));
+                    members += 1;
+                }
+                assert!(lane.members.len() <= ROOM_LANE_MEMBERS && lane.remaining <= lane.members.len());
+                assert!(!lane.members.is_empty() || lane.waiting.due_ms() == u64::MAX);
             }
-            assert!(room.remaining <= room.members.len());
+            assert!(room.lanes.last().is_none_or(|last| !last.members.is_empty()));
+            assert_eq!(room.members, members);
+            counted += u64::from(members);
             let listed = |list: &mut dyn Iterator<Item = &RoomIndex>| list.filter(|at| at.0 == index).count();
-            assert_eq!(listed(&mut self.active.iter()), usize::from(room.waiting.is_active));
+            assert_eq!(listed(&mut self.active.iter()), usize::from(room.is_active));
             assert_eq!(listed(&mut self.handing.iter()), usize::from(room.handout.is_some()));
         }
         let exists = |index: &RoomIndex| self.get(*index).is_some();
@@ -510,6 +577,7 @@ impl Rooms {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moor_wire::client::Class;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -518,7 +586,8 @@ mod tests {
 
     fn members(rooms: &mut Rooms, room: &str) -> BTreeSet<u32> {
         let Some(index) = rooms.find("shop", room) else { return BTreeSet::new() };
-        rooms.get(index).unwrap().members.iter().map(|member| member.channel.0).collect()
+        let lanes = &rooms.get(index).unwrap().lanes;
+        lanes.iter().flat_map(|lane| &lane.members).map(|member| member.channel.0).collect()
     }
 
     proptest! {
@@ -570,7 +639,7 @@ mod tests {
             }
             let index = index.unwrap();
             let (mut reached, mut gone, mut late) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-            rooms.get_mut(index).unwrap().remaining = count as usize;
+            rooms.get_mut(index).unwrap().lanes[0].remaining = count as usize;
             for (channel, enters, slice) in steps {
                 if enters && channel >= count {
                     if rooms.enter(ChannelIndex(channel), "shop", "live", None, &SETTINGS).is_ok() {
@@ -582,22 +651,59 @@ mod tests {
                 }
                 rooms.validate();
                 let Some(room) = rooms.get_mut(index) else { break };
-                for _ in 0..slice.min(room.remaining) {
-                    room.remaining -= 1;
-                    reached.push(room.members[room.remaining].channel.0);
-                }
+                reached.extend((0..slice).map_while(|_| room.next_member(0)).map(|member| member.channel.0));
             }
             if let Some(room) = rooms.get_mut(index) {
-                while room.remaining > 0 {
-                    room.remaining -= 1;
-                    reached.push(room.members[room.remaining].channel.0);
-                }
+                reached.extend(std::iter::from_fn(|| room.next_member(0)).map(|member| member.channel.0));
             }
             let once: BTreeSet<u32> = reached.iter().copied().collect();
             prop_assert_eq!(once.len(), reached.len(), "nobody twice: {:?}", reached);
             prop_assert!((0..count).filter(|c| !gone.contains(c)).all(|c| once.contains(&c)));
             prop_assert!(late.iter().all(|c| !once.contains(c)), "who came later was not there");
         }
+    }
+
+    #[test]
+    fn lanes_fill_up_before_there_is_another_and_go_when_nobody_is_left() {
+        let mut rooms = Rooms::default();
+        let enter = |rooms: &mut Rooms, channel| {
+            rooms.enter(ChannelIndex(channel), "shop", "live", None, &SETTINGS).unwrap()
+        };
+        let lanes = |rooms: &mut Rooms| -> Vec<usize> {
+            let Some(index) = rooms.find("shop", "live") else { return Vec::new() };
+            rooms.get(index).unwrap().lanes.iter().map(|lane| lane.members.len()).collect()
+        };
+        let count = u32::try_from(2 * ROOM_LANE_MEMBERS + 10).unwrap();
+        let index = (0..count).map(|channel| enter(&mut rooms, channel)).last().unwrap();
+        assert_eq!(lanes(&mut rooms), [ROOM_LANE_MEMBERS, ROOM_LANE_MEMBERS, 10]);
+        // Ten of the first lane go, and ten others take their places.
+        (5..15).for_each(|channel| rooms.leave_all(ChannelIndex(channel)));
+        rooms.validate();
+        assert!(
+            (count..count + 11).map(|channel| enter(&mut rooms, channel)).all(|entered| entered == index)
+        );
+        assert_eq!(lanes(&mut rooms), [ROOM_LANE_MEMBERS, ROOM_LANE_MEMBERS, 11]);
+        rooms.validate();
+        // What waited for the last lane goes with it, and what was being handed to it.
+        let room = rooms.get_mut(index).unwrap();
+        let said = Record { class: Class::Normal, id: 0, message: b"hello" };
+        room.take(&said, 0);
+        for lane in 0..3 {
+            assert!(room.begin_batch(1000, 5).is_some());
+            assert_eq!(room.handout.as_ref().unwrap().lane, lane);
+        }
+        room.take(&said, 0);
+        assert_eq!((room.due_ms(), room.begin_batch(1000, 1004)), (1005, None));
+        rooms.handing.push_back(index);
+        let last: Vec<u32> =
+            rooms.get(index).unwrap().lanes[2].members.iter().map(|member| member.channel.0).collect();
+        rooms.due_ms = u64::MAX;
+        last.into_iter().for_each(|channel| rooms.leave_all(ChannelIndex(channel)));
+        rooms.validate();
+        assert_eq!((lanes(&mut rooms).len(), rooms.handing.len(), rooms.due_ms), (2, 0, 1005));
+        (0..count + 11).for_each(|channel| rooms.leave_all(ChannelIndex(channel)));
+        rooms.validate();
+        assert!(lanes(&mut rooms).is_empty());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Rooms: who is told what, how batches are merged, what is carried again.
 
+use std::collections::BTreeMap;
+
 use moor_wire::Code;
 use moor_wire::client::{
     Class, Kind, Open, RoomAck, RoomBatch, RoomEnter, RoomLeave, RoomLike, RoomMessage, RoomPull, RoomPulled,
@@ -12,8 +14,8 @@ use moor_wire::session::SessionHandle;
 
 use super::bed::{Bed, Peer, decode, settings};
 use crate::limits::{
-    ROOM_AT_ONCE_MEMBERS, ROOM_BATCHES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_MEMBERS_PER_TURN_MAX,
-    ROOM_REPEAT_MS, ROOM_TRIES,
+    ROOM_AT_ONCE_MEMBERS, ROOM_BATCHES_PER_TURN_MAX, ROOM_BYTES_PER_TURN_MAX, ROOM_LANE_MEMBERS,
+    ROOM_MEMBERS_PER_TURN_MAX, ROOM_REPEAT_MS, ROOM_TRIES,
 };
 use crate::worker::counters::Counter;
 use crate::worker::settings::{RoomSettings, Settings};
@@ -210,6 +212,43 @@ fn a_large_room_is_served_over_three_quarters_of_the_time_to_the_next_batch() {
     for phone in phones {
         assert_eq!(batches(&mut bed, phone).len(), 50);
     }
+}
+
+#[test]
+fn members_of_another_lane_hear_what_was_said_until_their_turn_and_everybody_hears_it_once() {
+    let rooms = RoomSettings { down_ms: 1000, ..settings().rooms };
+    let mut bed = Bed::with(
+        1,
+        Settings { rooms, channels_per_connection_max: 150, send_queue_bytes_max: 1 << 20, ..settings() },
+    );
+    let router = bed.router(0);
+    // Two lanes and a few.
+    let phones: Vec<Peer> = (0..14).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
+    for (phone, channel) in phones.iter().flat_map(|phone| (1..=150).map(|channel| (*phone, channel))) {
+        bed.open(phone, channel, "alice");
+        enter(&mut bed, phone, channel, "live", None);
+    }
+    // Messages are told from each other by their length.
+    let heard = |bed: &mut Bed| {
+        let mut heard = BTreeMap::<Vec<usize>, usize>::new();
+        for (_, batch) in phones.iter().flat_map(|phone| batches(bed, *phone)) {
+            let lengths = batch.messages.iter().map(|message| message.payload.len()).collect();
+            *heard.entry(lengths).or_default() += 1;
+        }
+        heard
+    };
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 11)]);
+    bed.advance(100);
+    push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 12), (Class::Transient, 0, 13)]);
+    bed.advance(890);
+    let others = 14 * 150 - ROOM_LANE_MEMBERS;
+    assert_eq!(heard(&mut bed), [(vec![11], ROOM_LANE_MEMBERS), (vec![11, 12, 13], others)].into());
+    assert_eq!(bed.counter(Counter::RoomBatches), 3);
+    // The first lane's next batch. The others have heard everything.
+    bed.advance(900);
+    assert_eq!(heard(&mut bed), [(vec![12, 13], ROOM_LANE_MEMBERS)].into());
+    bed.advance(2000);
+    assert_eq!((heard(&mut bed).len(), bed.counter(Counter::RoomBatches)), (0, 4));
 }
 
 #[test]
