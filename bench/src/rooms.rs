@@ -2,7 +2,7 @@
 //! beside; then many leave and come back at once.
 //!
 //! A message's latency counts from the moment it should have been published until a client has it; a reliable one's until
-//! the client may use it, those before it included.
+//! the client may use it, those before it included, unless the client was away when it was said.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

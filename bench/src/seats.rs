@@ -113,6 +113,10 @@ struct Seat {
     is_pulling: bool,
     /// True exactly when it counts as outside.
     is_outside: bool,
+    /// It has been away and not heard since what is the newest.
+    was_away: bool,
+    /// Reliable messages up to this one were said before it came back: how long they took says nothing.
+    away_until: u64,
 }
 
 /// What a client is to say when its moment has come.
@@ -186,6 +190,7 @@ impl Seats {
         }
         self.seated -= 1;
         let index = self.seated;
+        self.seats[index as usize].was_away = true;
         if std::mem::take(&mut self.seats[index as usize].is_outside) {
             self.orders.outside.fetch_sub(1, Relaxed);
         } else {
@@ -277,9 +282,14 @@ impl Seats {
         }
         let seat = &mut self.seats[index as usize];
         let mut has_reliable = false;
+        if std::mem::take(&mut seat.was_away) {
+            seat.away_until = news.newest_id;
+        }
+        let away_until = seat.away_until;
+        let was_there = |id| id == 0 || id > away_until;
         for &(id, time) in &news.messages {
             let latency = (time > 0).then(|| now.saturating_sub(time).max(1));
-            if let Some(latency) = latency {
+            if let Some(latency) = latency.filter(|_| was_there(id)) {
                 self.heard.messages += 1;
                 self.heard.latency.saturating_record(latency);
             }
@@ -290,7 +300,10 @@ impl Seats {
             if id == seat.has + 1 {
                 seat.has = id;
                 self.caught += 1;
-                latency.into_iter().for_each(|latency| self.heard.reliable.saturating_record(latency));
+                latency
+                    .filter(|_| was_there(id))
+                    .into_iter()
+                    .for_each(|latency| self.heard.reliable.saturating_record(latency));
             } else if id <= seat.has {
                 self.heard.duplicates += 1;
             }
@@ -370,6 +383,23 @@ mod tests {
 
     fn text(bytes: &[u8]) -> String {
         String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn what_was_said_while_it_was_away_is_used_and_not_timed() {
+        let mut seats = seats(1);
+        seats.next_move(0);
+        assert!(seats.next_move(1_000).is_some());
+        seats.hear(0, &news(&[(1, 5)], 1), 1_005, true);
+        seats.orders.goal_permille.store(0, Relaxed);
+        assert!(seats.next_move(3_000).is_some());
+        seats.orders.goal_permille.store(1000, Relaxed);
+        assert!(seats.next_move(5_000).is_some());
+        seats.hear(0, &news(&[], 2), 6_000, true);
+        seats.hear(0, &RoomNews { is_pulled: true, ..news(&[(2, 1_500)], 2) }, 9_000, true);
+        assert_eq!((seats.heard.reliable.len(), seats.heard.messages), (1, 1));
+        seats.hear(0, &news(&[(3, 9_100), (0, 9_100)], 3), 9_200, true);
+        assert_eq!((seats.heard.reliable.len(), seats.heard.messages, seats.seats[0].has), (2, 3, 3));
     }
 
     #[test]
