@@ -10,6 +10,8 @@ mod nats;
 mod resp;
 mod websocket;
 
+use std::rc::Rc;
+
 use moor_wire::Code;
 
 pub use moor::{APP, account};
@@ -87,7 +89,7 @@ pub enum Meaning {
     /// The server wants it later: at a random moment between these, milliseconds.
     TurnedAway(u32, u32),
     /// What was said in a room, or what was pulled of it.
-    Room(Box<RoomNews>),
+    Room(Rc<RoomNews>),
     /// Nothing of interest.
     Other,
 }
