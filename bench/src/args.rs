@@ -227,8 +227,8 @@ pub struct Load {
     /// process does not grow a second time by what it has held before. `storm` has one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub repeat: u32,
-    /// Heartbeat interval, seconds, at most what the server proposes. Default: 30; of `mixed` what the server
-    /// proposes, as a real client does.
+    /// Heartbeat interval, seconds, at most what the server proposes. Default: 30; of `mixed` and `rooms` what the
+    /// server proposes, as a real client does.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat: Option<u64>,
     /// Longest time for everybody to log in, seconds.
@@ -265,7 +265,7 @@ impl Load {
     pub fn heartbeat_ms_max(&self, work: Work) -> u64 {
         match self.heartbeat {
             Some(seconds) => seconds * 1000,
-            None if work == Work::Mixed => u64::MAX / 1000,
+            None if matches!(work, Work::Mixed | Work::Rooms) => u64::MAX / 1000,
             None => 30_000,
         }
     }

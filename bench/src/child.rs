@@ -126,6 +126,12 @@ impl Running {
         self.0.id()
     }
 
+    /// Gives way to others from now on.
+    pub fn set_nice(&self, nice: i32) -> std::io::Result<()> {
+        rustix::process::setpriority_process(Some(Pid::from_child(&self.0)), nice)?;
+        Ok(())
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().ok().flatten()

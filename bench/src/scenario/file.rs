@@ -44,7 +44,13 @@ pub struct Server {
     /// Files written before it is started, into the scenario's directory, readable for us alone.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// How far it stands behind the loads where processors are short, as nice(1) counts: 0 to [`NICE_MAX`].
+    #[serde(default)]
+    pub nice: i32,
 }
+
+/// The lowest priority there is.
+pub const NICE_MAX: i32 = 19;
 
 /// A run of this program.
 #[derive(Debug, Deserialize)]
@@ -132,6 +138,11 @@ impl Scenario {
             }
             if !names.insert(name) {
                 return Err(format!("two things are called {name}"));
+            }
+        }
+        for Server { name, nice, .. } in &self.servers {
+            if !(0..=NICE_MAX).contains(nice) {
+                return Err(format!("server {name} cannot have nice = {nice}: 0 to {NICE_MAX}"));
             }
         }
         if self.loads.is_empty() {
@@ -279,6 +290,7 @@ mod tests {
             ("{edge.clients}", "{core.clients}", "there is no server core"),
             ("calm.p99", "storm.p99", "there is no load storm"),
             ("calm.p99", "p99", "a figure is LOAD.KEY"),
+            ("name = \"edge\"", "name = \"edge\"\nnice = -1", "edge cannot have nice = -1: 0 to 19"),
             ("at_most = 2", "", "neither at_most nor at_least"),
             ("at_most = 2", "at_most = 2\ntimes = 'speed'", "there is no value speed"),
             ("at_most = 2", "at_most = 2\ntimes = 'place'", "is here, which is no number"),

@@ -30,6 +30,7 @@ A scenario is a TOML file:
   program = \"moor-gateway\"                 # a program beside this one
   arguments = [\"--listen\", \"127.0.0.1:0\", \"--data\", \"{directory}/data\"]
   files = { \"apps.toml\" = \"...\" }          # written into {directory} before
+  nice = 10                                # 0 to 19: loads have the processors first, as if on hosts of their own
   [[load]]                                 # runs of moor-bench, one after the other
   name = \"push\"
   arguments = [\"push\", \"--target\", \"{edge.clients}\", \"--admin\", \"http://{edge.admin}\", \"--connections\", \"{sessions}\"]

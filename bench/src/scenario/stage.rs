@@ -31,6 +31,7 @@ struct Actor {
     name: String,
     program: String,
     arguments: Vec<String>,
+    nice: i32,
     listening: Value,
     running: Option<Running>,
     /// Grows with every start: each has an output of its own.
@@ -59,6 +60,7 @@ impl Stage {
                 name: server.name.clone(),
                 program: server.program.clone(),
                 arguments,
+                nice: server.nice,
                 listening: Value::Null,
                 running: None,
                 starts: 0,
@@ -171,6 +173,10 @@ impl Actor {
             .stdout(fs::File::create(&out).map_err(failed)?)
             .stderr(fs::File::create(&err).map_err(failed)?);
         let mut running = Running::spawn(&mut command, directory, None).map_err(failed)?;
+        // Its threads come later and have what it has.
+        if self.nice > 0 {
+            running.set_nice(self.nice).map_err(failed)?;
+        }
         let started = Instant::now();
         let said = loop {
             let said = fs::read_to_string(&out).unwrap_or_default();
