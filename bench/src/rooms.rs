@@ -32,6 +32,8 @@ const ENTERS_PER_S: u64 = 50_000;
 const COUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// Longest wait for the last reliable messages.
 const CAUGHT_WITHIN: Duration = Duration::from_secs(15);
+/// Pause between what is measured and the storm.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
 /// Pause between two pieces of what is published: how late a message may be by design.
 const PIECE: Duration = Duration::from_millis(1);
 /// Longest wait for the answers to what was published last.
@@ -136,6 +138,8 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let frames = orders.frames.load(Relaxed);
     let cpu_us: u64 =
         cpu(&gateways)?.iter().zip(cpu_before).map(|(now, then)| now.since(then).total_us()).sum();
+    // What was said while measuring is not to arrive in the storm.
+    run.watch("pause", ARRIVES_WITHIN);
 
     let movers = u64::from(rooms.movers.unwrap_or(load.connections / 4)).min(sessions);
     let half = Duration::from_secs(rooms.moves_within) / 2;
