@@ -44,7 +44,8 @@ macro_rules! methods {
                 self.desk.welcome()
             }
 
-            /// Where the sessions of an account are, and which of its messages are stored.
+            /// Where the sessions of an account are, and which of its messages are stored. Of more than 1,024 sessions
+            /// 1,024 are named, which ones is left open, and `code` is `LIMIT`.
             ///
             /// # Errors
             /// When there is no answer in time, or a refusal.

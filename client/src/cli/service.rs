@@ -132,7 +132,7 @@ pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
             .collect();
         let object = json!({
             "app": global.app, "account": who.account, "head": found.head, "floor": found.floor,
-            "sessions": sessions,
+            "sessions": sessions, "complete": found.code() != Code::Limit,
         });
         return output::line(global, "", &object);
     }
@@ -142,9 +142,10 @@ pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
         (floor, head) => format!("messages #{floor} to #{head} stored"),
     };
     let sessions = found.sessions.len();
+    let more = if found.code() == Code::Limit { " and more" } else { "" };
     output::line(
         global,
-        &format!("{account} of {}: {sessions} session(s), {waiting}", global.app),
+        &format!("{account} of {}: {sessions} session(s){more}, {waiting}", global.app),
         &Value::Null,
     )?;
     for s in &found.sessions {

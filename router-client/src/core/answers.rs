@@ -29,8 +29,9 @@ impl Connection {
             Some(Verb::SendResult) => self.sent(now, read(body)?),
             Some(Verb::LookupResult) => {
                 let found: LookupResult = read(body)?;
-                let (ticket, code) = (found.cookie, found.code);
-                self.judged(now, ticket, code, "", Answer::Lookup(found));
+                // More than one answer can name is no refusal: what it names is there.
+                let code = if found.code() == Code::Limit { Code::Ok as i32 } else { found.code };
+                self.judged(now, found.cookie, code, "", Answer::Lookup(found));
             }
             Some(Verb::StatsResult) => {
                 let result: StatsResult = read(body)?;

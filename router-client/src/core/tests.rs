@@ -134,6 +134,16 @@ fn a_send_that_was_not_stored_is_asked_again_with_its_client_id() {
 }
 
 #[test]
+fn more_sessions_than_a_lookup_can_name_are_no_refusal() {
+    let mut connection = ready();
+    let ticket = connection.request(0, Request::lookup("shop", "alice").unwrap()).unwrap();
+    let code = Code::Limit as i32;
+    let found = LookupResult { cookie: ticket.0, code, head: 7, ..LookupResult::default() };
+    connection.handle_bytes(0, &control(Verb::LookupResult, &found));
+    assert_eq!(events(&mut connection), [Event::Answered(ticket, Ok(Answer::Lookup(found)))]);
+}
+
+#[test]
 fn a_look_that_is_refused_for_now_is_asked_again() {
     type Refuse = fn(u64, i32) -> Vec<u8>;
     let code = Code::Overloaded as i32;
