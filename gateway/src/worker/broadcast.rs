@@ -198,17 +198,23 @@ impl<I: Io> Worker<I> {
     /// Hands an app's broadcasts to some of its sessions.
     fn hand_out(&mut self, pending: &mut Pending, budget: &mut Budget, now: Now) {
         // Asked anew in each turn: the number may be another app's once the last session has gone.
-        let app = self.channels.app(&pending.app);
+        let Some(app) = self.channels.app(&pending.app) else {
+            pending.runs.clear();
+            self.broadcasts.bytes -= pending.bytes;
+            return;
+        };
         while let Some(run) = pending.runs.front() {
-            let until = pending.from.saturating_add(budget.looks).min(self.channels.end());
-            let next = app.and_then(|app| self.channels.next_of_app(app, pending.from, until));
+            let end = self.channels.end();
+            let until = pending.from.saturating_add(budget.looks).min(end);
+            let next = self.channels.next_of_app(app, pending.from, until);
             let Some((ChannelIndex(index), channel)) = next else {
-                if app.is_none() || until == self.channels.end() {
-                    self.broadcasts.bytes -= pending.end_run();
-                    continue;
+                budget.looks -= until.saturating_sub(pending.from);
+                pending.from = until;
+                if until < end {
+                    return;
                 }
-                (pending.from, budget.looks) = (until, 0);
-                return;
+                self.broadcasts.bytes -= pending.end_run();
+                continue;
             };
             if budget.sessions == 0 {
                 return;

@@ -251,6 +251,28 @@ fn a_small_app_among_many_sessions_is_looked_for_in_several_turns() {
 }
 
 #[test]
+fn small_apps_together_look_at_no_more_entries_in_a_turn_than_one() {
+    let mut bed = Bed::new();
+    let teller = bank(&mut bed);
+    let (worker, now) = (&mut bed.seats[0].worker, crate::worker::Now(bed.now));
+    worker.channels.insert((teller.slot.0, NIL), 2, "page", "a", None).unwrap();
+    for number in 0..BROADCAST_WALK_PER_TURN_MAX - 1_000 {
+        worker.channels.insert((teller.slot.0, NIL), 3, "shop", &number.to_string(), None).unwrap();
+    }
+    assert!(worker.channels.end() < BROADCAST_WALK_PER_TURN_MAX);
+    for app in ["bank", "page"] {
+        assert_eq!(worker.collect_broadcast(app, Kind::Data.byte(), 0, b"rates"), Ok(1));
+    }
+    let turns = (1..).take_while(|_| {
+        let is_left = !worker.broadcasts.is_empty();
+        worker.broadcast_step(now);
+        is_left
+    });
+    assert_eq!(turns.count(), 2);
+    assert_eq!(worker.counters[Counter::Deliveries], 2);
+}
+
+#[test]
 fn beyond_what_may_wait_the_service_is_told_to_come_again_and_other_apps_are_not() {
     let mut bed = Bed::new();
     let (phone, _) = (bed.client(0, "phone"), bank(&mut bed));
