@@ -206,29 +206,31 @@ impl<I: Io> Worker<I> {
         while let Some(run) = pending.runs.front() {
             let end = self.channels.end();
             let until = pending.from.saturating_add(budget.looks).min(end);
-            let next = self.channels.next_of_app(app, pending.from, until);
-            let Some((ChannelIndex(index), channel)) = next else {
-                budget.looks -= until.saturating_sub(pending.from);
-                pending.from = until;
-                if until < end {
-                    return;
+            let mut from = pending.from;
+            while budget.sessions > 0
+                && let Some((ChannelIndex(index), channel)) = self.channels.next_of_app(app, from, until)
+            {
+                budget.sessions -= 1;
+                from = index + 1;
+                let (slot, number) = (Slot(channel.connection), channel.number);
+                let encoded = Encoded::find(&mut pending.known, &run.frames, number);
+                if self.send_shared(slot, encoded, now) {
+                    self.counters[Counter::Deliveries] += u64::from(run.count);
+                } else {
+                    self.queue_each(slot, &encoded.frames, now);
                 }
-                self.broadcasts.bytes -= pending.end_run();
-                continue;
-            };
+            }
             if budget.sessions == 0 {
+                pending.from = from;
                 return;
             }
-            budget.sessions -= 1;
-            budget.looks -= index + 1 - pending.from;
-            pending.from = index + 1;
-            let (slot, number) = (Slot(channel.connection), channel.number);
-            let encoded = Encoded::find(&mut pending.known, &run.frames, number);
-            if self.send_shared(slot, encoded, now) {
-                self.counters[Counter::Deliveries] += u64::from(run.count);
-            } else {
-                self.queue_each(slot, &encoded.frames, now);
+            // Nobody else up to there.
+            budget.looks -= until.saturating_sub(pending.from);
+            pending.from = until;
+            if until < end {
+                return;
             }
+            self.broadcasts.bytes -= pending.end_run();
         }
     }
 
