@@ -288,8 +288,8 @@ impl Seats {
         let away_until = seat.away_until;
         let was_there = |id| id == 0 || id > away_until;
         for &(id, time) in &news.messages {
-            let latency = (time > 0).then(|| now.saturating_sub(time).max(1));
-            if let Some(latency) = latency.filter(|_| was_there(id)) {
+            let latency = (time > 0 && was_there(id)).then(|| now.saturating_sub(time).max(1));
+            if let Some(latency) = latency {
                 self.heard.messages += 1;
                 self.heard.latency.saturating_record(latency);
             }
@@ -300,10 +300,7 @@ impl Seats {
             if id == seat.has + 1 {
                 seat.has = id;
                 self.caught += 1;
-                latency
-                    .filter(|_| was_there(id))
-                    .into_iter()
-                    .for_each(|latency| self.heard.reliable.saturating_record(latency));
+                latency.into_iter().for_each(|latency| self.heard.reliable.saturating_record(latency));
             } else if id <= seat.has {
                 self.heard.duplicates += 1;
             }
