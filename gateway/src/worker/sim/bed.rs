@@ -244,6 +244,15 @@ impl Bed {
         moor_wire::client::Opened::decode(opened.body.clone()).unwrap().session
     }
 
+    /// Clients of the first worker with so many sessions of the app each, on channels from 1.
+    pub fn crowd(&mut self, clients: usize, channels: u16) -> Vec<Peer> {
+        let phones: Vec<Peer> = (0..clients).map(|n| self.client(0, &format!("phone-{n}"))).collect();
+        for (phone, channel) in phones.iter().flat_map(|phone| (1..=channels).map(|n| (*phone, n))) {
+            self.open(phone, channel, "alice");
+        }
+        phones
+    }
+
     /// The router's end of worker `seat`'s link, welcomed.
     pub fn router(&mut self, seat: usize) -> Peer {
         let peer = self.dialled(seat).expect("the worker has connected to its router");

@@ -134,15 +134,6 @@ fn a_run_longer_than_the_limit_goes_out_in_parts_and_in_order() {
     assert_eq!(bodies, (0..200).collect::<Vec<u8>>());
 }
 
-/// Connections with 50 sessions of the app each.
-fn crowd(bed: &mut Bed, phones: usize) -> Vec<Peer> {
-    let phones: Vec<Peer> = (0..phones).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
-    for (phone, channel) in phones.iter().flat_map(|phone| (1..=50).map(|channel| (*phone, channel))) {
-        bed.open(phone, channel, "alice");
-    }
-    phones
-}
-
 fn bank(bed: &mut Bed) -> Peer {
     let teller = bed.client(0, "teller");
     let mut out = Vec::new();
@@ -164,7 +155,7 @@ fn say(bed: &mut Bed, service: Peer, app: &str, body: &[u8]) {
 fn a_large_app_is_served_a_slice_a_turn_and_others_meanwhile() {
     let mut bed = Bed::with(1, Settings { channels_per_connection_max: 50, ..settings() });
     let teller = bank(&mut bed);
-    let phones = crowd(&mut bed, 20);
+    let phones = bed.crowd(20, 50);
     let last = bed.client(0, "last");
     bed.open(last, 1, "bob");
     let service = bed.service(0, None);

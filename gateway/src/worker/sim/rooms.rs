@@ -26,6 +26,15 @@ fn enter(bed: &mut Bed, peer: Peer, channel: u16, room: &str, last_id: Option<u6
     bed.write(peer, &out);
 }
 
+/// Clients with so many sessions each, all of them in one room.
+fn audience(bed: &mut Bed, clients: usize, channels: u16) -> Vec<Peer> {
+    let phones = bed.crowd(clients, channels);
+    for (phone, channel) in phones.iter().flat_map(|phone| (1..=channels).map(|n| (*phone, n))) {
+        enter(bed, phone, channel, "live", None);
+    }
+    phones
+}
+
 fn leave(bed: &mut Bed, peer: Peer, channel: u16, room: &str) {
     let mut out = Vec::new();
     put_control(&mut out, Kind::Leave, channel, &RoomLeave { room: room.into() });
@@ -196,11 +205,7 @@ fn a_large_room_is_served_over_three_quarters_of_the_time_to_the_next_batch() {
     let rooms = RoomSettings { down_ms: 1000, ..settings().rooms };
     let mut bed = Bed::with(1, Settings { rooms, channels_per_connection_max: 50, ..settings() });
     let router = bed.router(0);
-    let phones: Vec<Peer> = (0..10).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
-    for (phone, channel) in phones.iter().flat_map(|phone| (1..=50).map(|channel| (*phone, channel))) {
-        bed.open(phone, channel, "alice");
-        enter(&mut bed, phone, channel, "live", None);
-    }
+    let phones = audience(&mut bed, 10, 50);
     push(&mut bed, router, "live", 0, &[(Class::Normal, 0, 10)]);
     let mut served = Vec::new();
     for _ in 0..8 {
@@ -223,11 +228,7 @@ fn members_of_another_lane_hear_what_was_said_until_their_turn_and_everybody_hea
     );
     let router = bed.router(0);
     // Two lanes and a few.
-    let phones: Vec<Peer> = (0..14).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
-    for (phone, channel) in phones.iter().flat_map(|phone| (1..=150).map(|channel| (*phone, channel))) {
-        bed.open(phone, channel, "alice");
-        enter(&mut bed, phone, channel, "live", None);
-    }
+    let phones = audience(&mut bed, 14, 150);
     // Messages are told from each other by their length.
     let heard = |bed: &mut Bed| {
         let mut heard = BTreeMap::<Vec<usize>, usize>::new();
@@ -288,11 +289,7 @@ fn a_turn_has_so_many_members_and_bytes_however_large_the_room() {
         Settings { rooms, channels_per_connection_max: 10, send_queue_bytes_max: 1 << 20, ..settings() },
     );
     let router = bed.router(0);
-    let phones: Vec<Peer> = (0..30).map(|number| bed.client(0, &format!("phone-{number}"))).collect();
-    for (phone, channel) in phones.iter().flat_map(|phone| (1..=10).map(|channel| (*phone, channel))) {
-        bed.open(phone, channel, "alice");
-        enter(&mut bed, phone, channel, "live", None);
-    }
+    audience(&mut bed, 30, 10);
     for bytes in [10, 20_000] {
         let said = room_push("live", RoomState::default(), &[(Class::Normal, 0, bytes)]);
         let steps = steps(&mut bed, router, &said, Counter::RoomFrames);
