@@ -168,6 +168,10 @@ struct Driver {
 /// One ring is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
 /// wake-ups as on one and the harness leaves the processors to the server.
 pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> Result<Phases, RingError> {
+    // They measure a server beside them: it is not to be interrupted for each arrival.
+    if let Err(error) = moor_ring::thread::batch_current() {
+        eprintln!("the harness takes the processor from the server when it wakes up ({error})");
+    }
     let mut phases = Phases::new();
     let mut drivers =
         shares.iter().map(|share| Driver::new(*share, shared, room)).collect::<Result<Vec<_>, _>>()?;

@@ -230,6 +230,7 @@ impl Crew {
             let spec = WorkerSpec {
                 id: WorkerId(index),
                 cpu: cpus.get(index as usize % cpus.len().max(1)).copied().filter(|_| config.pin),
+                crowded: config.workers() as usize > cpus.len(),
                 ring: ring.clone(),
                 clients,
                 internal,

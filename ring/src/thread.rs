@@ -1,4 +1,4 @@
-//! Where a thread runs.
+//! Where a thread runs, and whom it gives way to.
 
 use std::io;
 
@@ -26,9 +26,42 @@ pub fn cpus_allowed() -> io::Result<Vec<usize>> {
     Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
+/// The calling thread waits for its turn when it wakes up, instead of taking the processor from whoever runs
+/// (`SCHED_BATCH`); its niceness stays.
+///
+/// Where there are more busy threads than processors each then finds more to do in its turn: half the switches, and
+/// where nobody else wants the processor nothing changes.
+///
+/// # Errors
+/// `EPERM` where a filter of system calls forbids it.
+pub fn batch_current() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread, and the structure outlives the call, which only reads it.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{cpus_allowed, pin_current};
+    use super::{batch_current, cpus_allowed, pin_current};
+
+    #[test]
+    fn a_batch_thread_is_one_for_itself_alone() {
+        let policy = || {
+            // SAFETY: takes a number and returns one.
+            unsafe { libc::sched_getscheduler(0) }
+        };
+        let before = policy();
+        let check = move || {
+            batch_current().unwrap();
+            assert_eq!(policy(), libc::SCHED_BATCH);
+        };
+        std::thread::spawn(check).join().unwrap();
+        assert_eq!(policy(), before);
+        assert_ne!(before, libc::SCHED_BATCH);
+    }
 
     #[test]
     fn a_pinned_thread_has_one_processor() {

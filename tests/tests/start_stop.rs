@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use moor_tests::process::{Process, all_in_one, gateway, program, router, run, run_to_end};
 use moor_tests::raw::RawClient;
 use moor_wire::Code;
@@ -86,6 +86,30 @@ fn every_program_has_a_version_and_help_that_teaches() -> Result<()> {
         let (code, out, _) = run(name, &["--help"])?;
         assert!(code == Some(0) && out.lines().count() > 10, "{name}: {out}");
     }
+    Ok(())
+}
+
+/// Scheduling policies of a gateway's workers, as proc(5) numbers them: 0 is SCHED_OTHER, 3 is SCHED_BATCH.
+fn worker_policies(workers: usize) -> Result<Vec<u32>> {
+    let data = tempfile::tempdir()?;
+    let gateway = all_in_one(data.path(), &["--workers", &workers.to_string()])?;
+    let mut policies = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", gateway.pid().as_raw_nonzero()))? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        let (name, fields) = stat.rsplit_once(") ").context("a thread's stat has its name in brackets")?;
+        if name.contains("(worker-") {
+            // The policy is field 41, the state after the name is field 3.
+            policies.push(fields.split(' ').nth(38).context("41 fields")?.parse()?);
+        }
+    }
+    Ok(policies)
+}
+
+#[test]
+fn workers_give_way_where_they_outnumber_the_processors() -> Result<()> {
+    let processors = std::thread::available_parallelism()?.get();
+    assert_eq!(worker_policies(processors)?, vec![0; processors]);
+    assert_eq!(worker_policies(processors + 1)?, vec![3; processors + 1]);
     Ok(())
 }
 

@@ -144,7 +144,8 @@ pub const KEYS: &[Key] = &[
         "N|auto",
         "Threads that serve connections",
         "`auto`: one for each core this process may use. More is legal and is the way around a limit of open \
-         descriptors that cannot be raised, since that limit holds per worker. At most 4096."
+         descriptors that cannot be raised, since that limit holds per worker; they do not interrupt each other then \
+         (SCHED_BATCH). At most 4096."
     ),
     key!(
         pin,

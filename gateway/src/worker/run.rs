@@ -21,6 +21,8 @@ pub struct WorkerSpec {
     pub id: WorkerId,
     /// The processor to stay on; `None`: any.
     pub cpu: Option<usize>,
+    /// There are more workers than processors: they are not to take them from each other.
+    pub crowded: bool,
     /// Its ring.
     pub ring: RingConfig,
     /// Clients' listener, one of a SO_REUSEPORT group.
@@ -50,12 +52,27 @@ pub struct WorkerParts {
 
 /// Runs a worker to its end. To be called on the worker's own thread.
 pub fn run(spec: WorkerSpec, parts: WorkerParts) {
-    let WorkerSpec { id, cpu, ring, clients, internal, settings, mailboxes, board, doorbell, started } = spec;
+    let WorkerSpec {
+        id,
+        cpu,
+        crowded,
+        ring,
+        clients,
+        internal,
+        settings,
+        mailboxes,
+        board,
+        doorbell,
+        started,
+    } = spec;
     let _runs = mailboxes.worker_runs(id);
     if let Some(cpu) = cpu
         && let Err(error) = moor_ring::thread::pin_current(cpu)
     {
         tracing::warn!(worker = id.0, cpu, %error, "the worker could not be pinned");
+    }
+    if crowded && let Err(error) = moor_ring::thread::batch_current() {
+        tracing::warn!(worker = id.0, %error, "the worker takes the processor from others when it wakes up");
     }
     let mut io = match Uring::new(&ring, clients, internal) {
         Ok(io) => io,
