@@ -14,6 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use moor_credentials::LoadError;
 use moor_ring::socket::{ListenOptions, listen};
 use moor_ring::{Doorbell, Feature, RingConfig, RingError};
+use moor_router::port::{self, Unavailable};
 use moor_router::{RouterConfig, RouterHandle, Telling};
 
 use crate::config::{self, Config, RouterChoice};
@@ -126,9 +127,6 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     if !config.proxy.sources.is_empty() && !tells_addresses {
         return Err(StartError::AddressesUnknown);
     }
-    // Before anything is started: from here on a signal means an orderly end.
-    let signals =
-        signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
     let tls = tls_files::load(&config.tls)?;
     let (internal_tls, router_tls) = (tls_files::internal(config)?, tls_files::router(config)?);
     let access = credential_files::load(&config.credentials)?;
@@ -148,6 +146,9 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
         RouterChoice::Embedded => Some(moor_router::start(router_config(config)?)?),
         RouterChoice::Address(_) => None,
     };
+    // Ports may have been waited for; from here on a signal means an orderly end.
+    let signals =
+        signals::watch().map_err(|source| StartError::System { what: "a signal handler", source })?;
     let listening = Listening {
         clients: bound,
         internal: local(&internal[0])?,
@@ -292,7 +293,8 @@ fn listen_group(
     workers: u32,
     config: &Config,
 ) -> Result<Vec<TcpListener>, StartError> {
-    // Two processes of one user could share the port unnoticed with SO_REUSEPORT: ask without it first.
+    // Two processes of one user could share the port unnoticed with SO_REUSEPORT, and one that was killed would still be
+    // given its share of the connections: ask without it first.
     drop(listen_alone(what, address)?);
     let options = ListenOptions { backlog: config.accept_backlog, ..ListenOptions::default() };
     let first = listen(address, &options).map_err(|error| listen_error(what, address, &error))?;
@@ -307,7 +309,13 @@ fn listen_group(
 /// A listener that nobody shares.
 fn listen_alone(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     let options = ListenOptions { reuse_port: false, ..ListenOptions::default() };
-    listen(address, &options).map_err(|error| listen_error(what, address, &error))
+    port::claim(address, || listen(address, &options)).map_err(|why| match why {
+        Unavailable::InUse(holder) => {
+            let reason = format!("the port is in use by {holder}; stop that or choose another port");
+            StartError::Listen { what, address, reason }
+        }
+        Unavailable::Refused(error) => listen_error(what, address, &error),
+    })
 }
 
 /// Spreads handed-over listeners over the workers; where there are fewer, several workers share a queue.
@@ -325,9 +333,6 @@ fn share(activated: Vec<TcpListener>, workers: u32) -> Result<Vec<TcpListener>, 
 
 fn listen_error(what: &'static str, address: SocketAddr, error: &std::io::Error) -> StartError {
     let reason = match error.kind() {
-        ErrorKind::AddrInUse => {
-            "the port is in use; stop the process that has it or choose another port".to_owned()
-        }
         ErrorKind::AddrNotAvailable => "this host has no such address; choose one of its own".to_owned(),
         ErrorKind::PermissionDenied => {
             "permission denied; choose a port above 1023 or grant CAP_NET_BIND_SERVICE".to_owned()

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::error::StartError;
 use crate::metrics::Report;
+use crate::port;
 
 /// The running server.
 #[derive(Debug)]
@@ -33,11 +34,9 @@ struct Content {
 impl Admin {
     /// Listens and serves.
     pub fn start(address: SocketAddr, report: Report, router: SocketAddr) -> Result<Self, StartError> {
-        let failed = |source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::AddrInUse => StartError::PortInUse { address },
-            _ => StartError::Listen { address, source },
-        };
-        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        let failed = |source: std::io::Error| StartError::Listen { address, source };
+        let listener = port::claim(address, || std::net::TcpListener::bind(address))
+            .map_err(|why| StartError::port(address, why))?;
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread()

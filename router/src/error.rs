@@ -4,18 +4,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::port::{Holder, Unavailable};
+
 /// Why [`crate::start`] refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// Somebody listens there.
     #[error(
-        "port {} on {} is already in use: stop the process that holds it or choose another address for the router",
+        "port {} on {} is already in use by {holder}: stop that or choose another address for the router",
         address.port(), address.ip()
     )]
     PortInUse {
         /// The address asked for.
         address: SocketAddr,
+        /// Who has it.
+        holder: Holder,
     },
     /// The address cannot be listened on.
     #[error(
@@ -80,4 +84,14 @@ pub enum StartError {
         "cannot start a router thread ({0}): raise the limits on threads and locked memory for this user"
     )]
     Thread(io::Error),
+}
+
+impl StartError {
+    /// A port that cannot be had.
+    pub(crate) fn port(address: SocketAddr, why: Unavailable) -> Self {
+        match why {
+            Unavailable::InUse(holder) => Self::PortInUse { address, holder },
+            Unavailable::Refused(source) => Self::Listen { address, source },
+        }
+    }
 }

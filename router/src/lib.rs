@@ -4,6 +4,7 @@
 //! than that. Per shard (accounts by hash) there is one event-loop thread that owns the shard and the links
 //! it accepted, and three storage threads of one SQLite file.
 //!
+//! * [`port`]: a port that a killed process left is waited for, who has one is named
 //! * `gate`: who may connect, by token or certificate
 //! * `link`: connections, their HELLO, what each verb means
 //! * `lease`: links, their leases, incarnations of gateways
@@ -37,6 +38,7 @@ mod link;
 mod metrics;
 mod offline;
 mod outbox;
+pub mod port;
 mod queue;
 #[doc(hidden)]
 pub mod registry;
@@ -300,10 +302,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
         socket.listen(1024)?;
         Ok::<TcpListener, std::io::Error>(socket.into())
     };
-    open().map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => StartError::PortInUse { address },
-        _ => StartError::Listen { address, source },
-    })
+    port::claim(address, open).map_err(|why| StartError::port(address, why))
 }
 
 fn spawn_shard(seed: Seed) -> Result<JoinHandle<()>, StartError> {

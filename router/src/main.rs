@@ -175,10 +175,10 @@ fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
         println!("The settings are right: listen on {}, data in {}.", config.listen, config.data.display());
         return Ok(());
     }
-    // Before any other thread, so that none of them takes a signal's default way.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Thread)?;
     let (data, files) = (config.data.clone(), config.tls.clone());
     let router = moor_router::start(config)?;
+    // Its port may have been waited for; from here on a signal means an orderly end.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(StartError::Thread)?;
     if announce {
         announce_json(&router);
     } else {

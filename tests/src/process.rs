@@ -83,10 +83,10 @@ impl Process {
         Ok(Self { child, listening: said["listening"].clone(), program: program_name, arguments })
     }
 
-    /// Starts it again after it ended, on the very ports it had, as soon as they are free.
+    /// Starts it again after it ended, on the very ports it had.
     ///
     /// # Errors
-    /// When it cannot be started within [`PORTS_FREE_WITHIN`].
+    /// When it cannot be started.
     pub fn restart(&self) -> Result<Self> {
         let mut arguments = self.arguments.clone();
         for (flag, name) in [
@@ -101,7 +101,7 @@ impl Process {
                 address.clone_into(&mut arguments[at + 1]);
             }
         }
-        start_again(|| Self::start_owned(self.program, arguments.clone()))
+        Self::start_owned(self.program, arguments)
     }
 
     /// Where it listens.
@@ -176,22 +176,6 @@ impl Drop for Process {
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
     }
-}
-
-/// Longest time until the ports of a killed process are free.
-pub const PORTS_FREE_WITHIN: Duration = Duration::from_secs(60);
-
-/// Starts a program where a killed one listened: the kernel lets go of a dead process's ring, and of the listener in it, a
-/// moment after the process.
-///
-/// # Errors
-/// What the last start said, when none has come off within [`PORTS_FREE_WITHIN`].
-pub fn start_again(start: impl Fn() -> Result<Process>) -> Result<Process> {
-    let mut last = None;
-    wait_for(PORTS_FREE_WITHIN, "the ports of the killed process", || {
-        Ok(start().map_err(|error| last = Some(error)).ok())
-    })
-    .map_err(|late| last.take().map_or(late, |error| error.context("the ports did not come free")))
 }
 
 /// Asks again and again until there is an answer or the time is up. The pause is only there to leave the

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use moor_tests::member::Member;
-use moor_tests::process::{Process, gateway, run, start_again, wait_for};
+use moor_tests::process::{Process, gateway, run, wait_for};
 use moor_wire::Code;
 use moor_wire::client::{Act, GroupCreate};
 
@@ -63,7 +63,7 @@ fn a_group_that_is_killed_while_it_talks_loses_nothing_and_repeats_nothing() -> 
         gateways[round % 2] = revived;
         say(&members, &format!("{round}-router"), 60);
         router.kill()?;
-        router = start_again(|| start_router(&path, &address, threshold))?;
+        router = start_router(&path, &address, threshold)?;
         say(&members, &format!("{round}-after"), 60);
         said += 180;
         accepted(&members, said)?;

@@ -28,7 +28,10 @@ fn what_cannot_start_says_what_to_do() -> Result<()> {
     let other = tempfile::tempdir()?;
     let other = other.path().to_string_lossy();
     let free = ["--internal", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--router-listen", "127.0.0.1:0"];
-    refused(&[&["--listen", &taken, "--data", &other], &free[..]].concat(), &[&taken, "in use"])?;
+    refused(
+        &[&["--listen", &taken, "--data", &other], &free[..]].concat(),
+        &[&taken, "in use by moor-gateway, process"],
+    )?;
     refused(
         &[&["--listen", "127.0.0.1:0", "--data", "/proc/no-such-place"], &free[..]].concat(),
         &["/proc/no-such-place", "--data"],
@@ -36,6 +39,28 @@ fn what_cannot_start_says_what_to_do() -> Result<()> {
     let held = data.path().to_string_lossy();
     refused(&[&["--listen", "127.0.0.1:0", "--data", &held], &free[..]].concat(), &["another process"])?;
     refused(&["--internal", "0.0.0.0:0"], &["token"])?;
+    Ok(())
+}
+
+/// The kernel keeps the listener of a process that has gone until it has taken the ring apart that accepted from it.
+#[test]
+fn who_was_killed_or_told_to_end_is_started_again_on_its_ports_at_once() -> Result<()> {
+    let data = tempfile::tempdir()?;
+    let mut router = router(data.path())?;
+    let mut edge = gateway("edge", router.address("router"), &[])?;
+    for round in 0..4 {
+        let mut client = RawClient::connect(edge.address("clients"), "phone")?;
+        client.open(1, "alice", None)?;
+        if round % 2 == 0 {
+            edge.kill()?;
+            router.kill()?;
+        } else {
+            edge.terminate(Duration::from_secs(20))?;
+            router.terminate(Duration::from_secs(20))?;
+        }
+        router = router.restart()?;
+        edge = edge.restart()?;
+    }
     Ok(())
 }
 
