@@ -5,7 +5,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use moor_ring::{
@@ -41,6 +41,9 @@ const ROUND: Duration = Duration::from_micros(500);
 const ROUND_BUSY: usize = 512;
 /// Completions of a ring in one turn.
 const TURN_MAX: usize = 8192;
+/// Clients that hang up at once when the run is over, and the longest wait for one of them to be gone.
+const HANG_UP_AT_ONCE: usize = 1024;
+const HUNG_UP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What one driver measured, before and during a storm.
 #[derive(Clone)]
@@ -188,6 +191,9 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -
         if done < ROUND_BUSY {
             std::thread::sleep(ROUND);
         }
+    }
+    for driver in &mut drivers {
+        driver.hang_up()?;
     }
     // The histograms of all drivers have the same bounds.
     for seats in drivers.iter().filter_map(|driver| driver.seats.as_ref()) {
@@ -647,6 +653,40 @@ impl Driver {
         }
         self.fleet.forget(index);
         self.close(index);
+    }
+
+    // --- the end ----------------------------------------------------------------------------------------
+
+    /// Everybody who is there hangs up, by a reset. A ring that is dropped with thousands of polls armed leaves that to the
+    /// kernel, which takes a processor for seconds to end them, from whoever is measured next.
+    fn hang_up(&mut self) -> Result<(), RingError> {
+        let live: Vec<u32> = (0..self.share.count)
+            .filter(|index| self.fleet.members[*index as usize].stage == Stage::Live)
+            .collect();
+        for some in live.chunks(HANG_UP_AT_ONCE) {
+            for index in some {
+                self.fleet.forget(*index);
+                let slot = self.fleet.members[*index as usize].slot;
+                self.ring.reset(slot, Token::new(*index, 0));
+            }
+            let (mut open, mut changed) = (some.len(), Instant::now());
+            while open > 0 && changed.elapsed() < HUNG_UP_WITHIN {
+                self.ring.submit_and_wait(1, Some(NAP))?;
+                while let Some(completion) = self.ring.pop() {
+                    match completion {
+                        // One of the two was armed.
+                        Completion::Ready { token, .. } | Completion::Received { token, .. } => {
+                            self.close(token.index());
+                        }
+                        Completion::Closed { .. } => {
+                            (open, changed) = (open.saturating_sub(1), Instant::now())
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn close(&mut self, index: u32) {

@@ -9,6 +9,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -17,10 +20,14 @@ use moor_ring::{
     Completion, FeatureMask, ListenerId, Recv, Ring, RingConfig, RingError, SendBuffer, Slot, Token,
 };
 use moor_wire::client::{Kind, Opened, put_control};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use signal_hook::consts::SIGTERM;
 
 /// Index in a push that means everybody.
 pub const EVERYBODY: u32 = u32::MAX;
+/// Longest time for it to end when it is told to.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// Longest frame relayed, bytes.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
 
@@ -50,7 +57,7 @@ pub struct FloorArguments {
     pub seconds: u64,
 }
 
-/// Serves until its time is over.
+/// Serves until its time is over; or, once told to end by SIGTERM, until all clients have gone.
 pub fn serve(arguments: &FloorArguments) -> Result<(), String> {
     if let Some(cpu) = arguments.cpu {
         moor_ring::thread::pin_current(cpu).map_err(|e| format!("cannot stay on processor {cpu} ({e})"))?;
@@ -64,11 +71,16 @@ pub fn serve(arguments: &FloorArguments) -> Result<(), String> {
     let (clients, clients_at) = open(arguments.listen)?;
     let (internal, internal_at) = open(arguments.internal)?;
     let mut floor = Floor::new(clients, internal, arguments.connections).map_err(|e| e.to_string())?;
+    let told_to_end = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTERM, Arc::clone(&told_to_end)).map_err(|e| e.to_string())?;
     let addresses = json!({ "clients": clients_at.to_string(), "internal": internal_at.to_string() });
     println!("{}", json!({ "listening": addresses }));
     std::io::stdout().flush().map_err(|e| e.to_string())?;
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(arguments.seconds) {
+        if told_to_end.load(Relaxed) && !floor.clients.contains(&true) {
+            break;
+        }
         floor.turn().map_err(|e| e.to_string())?;
     }
     Ok(())
@@ -279,6 +291,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Killed among thousands of armed receives it would leave the kernel to end them, for seconds of the processor that
+        // the next server is measured on.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap_or_default();
+        let began = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < ENDS_WITHIN {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // Both may have happened already; there is nobody left to tell.
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
