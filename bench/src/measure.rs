@@ -544,7 +544,6 @@ impl<'a> Run<'a> {
         if let Side::Gateway { admin, .. } = self.side {
             let stats = Stats::read(admin)?;
             report.detail("gateway_version", json!(stats.text("/process/version")));
-            report.detail("gateway_commit", json!(stats.text("/process/commit")));
             report.detail("gateway_workers", json!(stats.list("/workers").len()));
         }
         report.count("login_p50_us", login.value_at_quantile(0.5));

@@ -145,7 +145,7 @@ fn outcome(mut object: Map<String, Value>, name: String) -> Result<Outcome, Stri
     }
     run.exit_code = taken(&mut object, "exit_code", Value::as_u64)?;
     run.command = taken(&mut object, "command", |value| value.as_str().map(str::to_owned))?;
-    for key in ["started_at", "commit", "version", "gateway_commit", "gateway_version", "gateway_workers"] {
+    for key in ["started_at", "commit", "version", "gateway_version", "gateway_workers"] {
         match object.remove(key) {
             None | Some(Value::Null) => {}
             Some(value) => run.place.push((key.replace('_', " "), plain(&value))),
