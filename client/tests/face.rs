@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use moor_client::core::{Disconnect, SubmitError};
 use moor_client::{Client, ClientError, Conversation, Event, Options};
@@ -107,8 +105,7 @@ async fn a_server_that_does_not_read_is_still_read() {
         let client = client.clone();
         tokio::spawn(async move { drop(client.send(1, "bob", vec![0; 60_000].into()).await) });
     }
-    // Not waited for: time for the buffers to fill, without which this would only be an easier test.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    peer.stay_silent_until_full().await;
     peer.deliver(1).await;
     assert_eq!(message(&mut events).await, Some(1));
 }

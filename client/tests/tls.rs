@@ -4,7 +4,6 @@
 mod support;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use moor_client::core::{CertificateProblem, DialError};
@@ -245,8 +244,7 @@ async fn a_server_that_does_not_read_is_still_read_and_gets_everything_later() {
             tokio::spawn(async move { client.send(1, "bob", vec![7; 60_000].into()).await })
         })
         .collect();
-    // Not waited for: time for the buffers to fill, without which this would only be an easier test.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    peer.stay_silent_until_full().await;
     peer.deliver(1).await;
     assert_eq!(message(&mut events).await, Some(1));
     for _ in &sending {

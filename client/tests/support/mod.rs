@@ -1,6 +1,7 @@
 //! A gateway made of a socket and the wire crate, over TLS where a test says so.
 #![allow(dead_code, reason = "not every test uses all of it")]
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ use tokio_rustls::TlsAcceptor;
 
 /// Longest any step may take: far above what it takes, so that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a socket is looked at that fills, and how often in turn it has to look the same to be full.
+const LOOK: Duration = Duration::from_millis(10);
+const FULL_AFTER_LOOKS: u32 = 10;
 
 pub async fn soon<T>(what: &str, step: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, step).await.unwrap_or_else(|_| panic!("{what} never came"))
@@ -51,7 +56,8 @@ impl Gateway {
     /// The next connection, logged in, and its first OPEN, answered.
     pub async fn accept(&self) -> (Peer, Open) {
         let stream = self.accept_socket().await;
-        Self::log_in(Box::new(stream)).await
+        let socket = socket_of(&stream);
+        Self::log_in(Box::new(stream), socket).await
     }
 
     /// Likewise over TLS; and what `look` finds when the handshake is done.
@@ -61,15 +67,16 @@ impl Gateway {
         look: impl FnOnce(&ServerConnection) -> T,
     ) -> (Peer, T) {
         let stream = self.accept_socket().await;
+        let socket = socket_of(&stream);
         let acceptor = TlsAcceptor::from(Arc::clone(config));
         let stream = soon("the handshake", acceptor.accept(stream)).await.unwrap();
         let found = look(stream.get_ref().1);
-        let (peer, _) = Self::log_in(Box::new(stream)).await;
+        let (peer, _) = Self::log_in(Box::new(stream), socket).await;
         (peer, found)
     }
 
-    async fn log_in(stream: Stream) -> (Peer, Open) {
-        let mut peer = Peer { stream, reader: frame_reader() };
+    async fn log_in(stream: Stream, socket: OwnedFd) -> (Peer, Open) {
+        let mut peer = Peer { stream, socket, reader: frame_reader() };
         peer.take(Kind::Connect).await;
         peer.say(Kind::Connected, 0, &Connected { heartbeat_ms: 60_000, ..Connected::default() }).await;
         let open = Open::decode(peer.take(Kind::Open).await.body).unwrap();
@@ -78,12 +85,32 @@ impl Gateway {
     }
 }
 
+fn socket_of(stream: &TcpStream) -> OwnedFd {
+    stream.as_fd().try_clone_to_owned().unwrap()
+}
+
 pub struct Peer {
     stream: Stream,
+    /// The socket below.
+    socket: OwnedFd,
     reader: FrameReader,
 }
 
 impl Peer {
+    /// Reads nothing until nothing more arrives: the buffers on the way are full.
+    pub async fn stay_silent_until_full(&self) {
+        let (mut before, mut looks_alike) = (0, 0);
+        let full = async {
+            while looks_alike < FULL_AFTER_LOOKS {
+                tokio::time::sleep(LOOK).await;
+                let waiting = rustix::io::ioctl_fionread(&self.socket).unwrap();
+                looks_alike = if waiting > 0 && waiting == before { looks_alike + 1 } else { 0 };
+                before = waiting;
+            }
+        };
+        soon("a full buffer", full).await;
+    }
+
     pub async fn say<M: Message>(&mut self, kind: Kind, channel: u16, body: &M) {
         let mut out = Vec::new();
         put_control(&mut out, kind, channel, body);
