@@ -144,6 +144,9 @@ pub struct Connection {
     pub device: Name,
 }
 
+const _: () = assert!(size_of::<Connection>() <= 56, "a line of docs/capacity.md");
+const _: () = assert!(size_of::<Role>() == 1, "how a client comes is in the same byte");
+
 impl Entry for Connection {
     const FIRST_GENERATION: u32 = 1;
     const GENERATION_MASK: u32 = Token::GENERATION_MASK;
@@ -245,12 +248,6 @@ impl Links for Chunked<Connection> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_idle_connection_is_small() {
-        assert!(size_of::<Connection>() <= 56, "{}", size_of::<Connection>());
-        assert_eq!(size_of::<Role>(), 1, "how a client comes is in the same byte");
-    }
 
     #[test]
     fn silence_survives_the_wrap_of_the_clock() {
