@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::step::{Step, Summary};
+use crate::step::Summary;
 
 /// Where `cargo build --release` puts programs.
 pub fn release_dir() -> PathBuf {
@@ -201,10 +201,6 @@ pub fn storm() -> Result<()> {
 
 /// The figures of docs/benchmarks, one JSON file each.
 pub fn figures(summary: &mut Summary) -> Result<()> {
-    summary.run(Step::cargo(
-        "release build",
-        &["build", "--release", "--bins", "-p", "moor-gateway", "-p", "moor-router", "-p", "moor-bench"],
-    ));
     let directory = release_dir().join("figures");
     std::fs::create_dir_all(&directory)?;
     let many: &[&str] = &["--connections", "100000", "--seconds", "60"];

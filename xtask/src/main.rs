@@ -69,7 +69,10 @@ fn main() -> Result<ExitCode> {
         Task::Test => test(&mut summary)?,
         Task::E2e => e2e(&mut summary),
         Task::Density => density(&mut summary),
-        Task::Figures => bench::figures(&mut summary)?,
+        Task::Figures => {
+            release_build(&mut summary);
+            bench::figures(&mut summary)?;
+        }
         Task::Instructions { renew } => instructions(&mut summary, renew),
         Task::Conformance => conformance::run(&mut summary)?,
         Task::Fuzz { seconds, target } => fuzz::run(&mut summary, seconds, target.as_deref())?,
