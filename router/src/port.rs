@@ -20,7 +20,7 @@ const LISTENING: &str = "0A";
 /// Why a port cannot be listened on.
 #[derive(Debug)]
 pub enum Unavailable {
-    /// A process has it; or none that this one may see, for [`PATIENCE`].
+    /// A process has it; or none that this one may see, for a minute and a half.
     InUse(Holder),
     /// What the kernel said else.
     Refused(io::Error),
