@@ -660,22 +660,21 @@ impl Driver {
     /// Everybody who is there hangs up, by a reset. A ring that is dropped with thousands of polls armed leaves that to the
     /// kernel, which takes a processor for seconds to end them, from whoever is measured next.
     fn hang_up(&mut self) -> Result<(), RingError> {
-        let live: Vec<u32> = (0..self.share.count)
-            .filter(|index| self.fleet.members[*index as usize].stage == Stage::Live)
-            .collect();
-        for some in live.chunks(HANG_UP_AT_ONCE) {
-            for index in some {
-                self.fleet.forget(*index);
-                let slot = self.fleet.members[*index as usize].slot;
-                self.ring.reset(slot, Token::new(*index, 0));
+        let (mut open, mut changed) = (0, Instant::now());
+        for index in 0..self.share.count {
+            if self.leave(index) {
+                open += 1;
+                let slot = self.fleet.members[index as usize].slot;
+                self.ring.reset(slot, Token::new(index, 0));
             }
-            let (mut open, mut changed) = (some.len(), Instant::now());
-            while open > 0 && changed.elapsed() < HUNG_UP_WITHIN {
+            let is_last = index + 1 == self.share.count;
+            while (open >= HANG_UP_AT_ONCE || is_last && open > 0) && changed.elapsed() < HUNG_UP_WITHIN {
                 self.ring.submit_and_wait(1, Some(NAP))?;
                 while let Some(completion) = self.ring.pop() {
                     match completion {
-                        // One of the two was armed.
+                        // Of these one was armed, of those who are reset and of those who are still to be.
                         Completion::Ready { token, .. } | Completion::Received { token, .. } => {
+                            open += usize::from(self.leave(token.index()));
                             self.close(token.index());
                         }
                         Completion::Closed { .. } => {
@@ -687,6 +686,15 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// A client is over. False: it was already, or had not come.
+    fn leave(&mut self, index: u32) -> bool {
+        let is_live = self.fleet.members[index as usize].stage == Stage::Live;
+        if is_live {
+            self.fleet.forget(index);
+        }
+        is_live
     }
 
     fn close(&mut self, index: u32) {
