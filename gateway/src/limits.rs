@@ -116,9 +116,9 @@ pub const ROOM_COUNT_MS: u64 = 500;
 /// Batches of counts told in a turn.
 pub const ROOM_COUNTS_PER_TURN_MAX: usize = 4;
 /// Members a batch is handed to in a turn, all rooms together; a room that has more goes on behind the others. A send takes
-/// some 10 µs (measured with 50,000 members over loopback), so that what somebody else waits for comes some 0.6 ms later at
+/// some 10 µs (measured with 50,000 members over loopback), so that what somebody else waits for comes some 0.2 ms later at
 /// the most.
-pub const ROOM_MEMBERS_PER_TURN_MAX: usize = 64;
+pub const ROOM_MEMBERS_PER_TURN_MAX: usize = 16;
 /// Batches that begin in a turn, some 1 µs each and the bytes below.
 pub const ROOM_BATCHES_PER_TURN_MAX: usize = 128;
 /// Bytes handed to them in a turn, so that long batches take no longer: copied, and over TLS sealed, in some 0.5 ms.
@@ -129,7 +129,7 @@ pub const ROOM_LANE_MEMBERS: usize = 1024;
 /// Members that a room's batches reach at once, all lanes together; the others follow over the time to the next batch.
 pub const ROOM_AT_ONCE_MEMBERS: usize = 256;
 /// How often a batch under way goes on, milliseconds.
-pub const ROOM_PACE_MS: u64 = 2;
+pub const ROOM_PACE_MS: u64 = 1;
 /// Messages that wait for a room's next batch, bytes; beyond it the droppable and then the normal ones are left out.
 pub const ROOM_RUN_BYTES_MAX: usize = 128 * 1024;
 /// Reliable messages of one room that may be carried again.

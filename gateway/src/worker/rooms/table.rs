@@ -246,6 +246,11 @@ impl Rooms {
         told.min(handed)
     }
 
+    /// Whether the batches under way have more members that may have them by now than a turn reached.
+    pub fn is_behind(&self, now_ms: u64) -> bool {
+        !self.handing.is_empty() && self.hand_ms <= now_ms
+    }
+
     /// The room of an index.
     pub fn get(&self, index: RoomIndex) -> Option<&Room> {
         self.rooms.get(index.0 as usize)?.as_ref()

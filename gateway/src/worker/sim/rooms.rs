@@ -301,6 +301,25 @@ fn a_turn_has_so_many_members_and_bytes_however_large_the_room() {
 }
 
 #[test]
+fn a_worker_is_behind_until_all_have_a_batch_that_may_have_it_by_now() {
+    let rooms = RoomSettings { down_ms: 1000, ..settings().rooms };
+    let mut bed = Bed::with(1, Settings { rooms, channels_per_connection_max: 10, ..settings() });
+    let router = bed.router(0);
+    audience(&mut bed, 30, 10);
+    let said = room_push("live", RoomState::default(), &[(Class::Normal, 0, 10)]);
+    bed.with_socket(router, |socket| socket.inbound.extend(said));
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        bed.turn();
+        seen.push((bed.counter(Counter::RoomFrames), bed.seats[0].worker.rooms.is_behind(bed.now)));
+    }
+    let at_once = ROOM_AT_ONCE_MEMBERS as u64;
+    assert_eq!(seen.last(), Some(&(at_once, false)), "the others follow at their time");
+    let behind = seen.iter().filter(|(_, behind)| *behind).count();
+    assert_eq!(behind, ROOM_AT_ONCE_MEMBERS / ROOM_MEMBERS_PER_TURN_MAX, "each turn that did all it may");
+}
+
+#[test]
 fn rooms_that_are_due_together_begin_in_several_turns() {
     let rooms = RoomSettings { per_channel_max: 200, per_worker_max: 200, ..settings().rooms };
     let mut bed = Bed::with(1, Settings { rooms, send_queue_bytes_max: 1 << 20, ..settings() });
