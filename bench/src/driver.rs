@@ -117,17 +117,19 @@ pub struct Share {
     pub insist_us: Option<u64>,
 }
 
-/// Shares of `connections` clients, one per ring; those who drop are divided likewise.
-pub fn shares(connections: u32, per_ring: u32, all: Share) -> Vec<Share> {
-    let rings = connections.div_ceil(per_ring);
+/// Shares of `connections` clients, one per ring, as many for each of the `targets`; those who drop are divided likewise.
+pub fn shares(connections: u32, per_ring: u32, targets: &[SocketAddr], all: Share) -> Vec<Share> {
+    let each = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+    let rings = connections.div_ceil(per_ring).next_multiple_of(each).min(connections);
     let part = |whole: u32, ring: u32| {
         let bound = |at| u32::try_from(u64::from(whole) * u64::from(at) / u64::from(rings)).unwrap_or(0);
         (bound(ring), bound(ring + 1) - bound(ring))
     };
     (0..rings)
-        .map(|ring| {
+        .zip(targets.iter().cycle())
+        .map(|(ring, target)| {
             let (first, count) = part(connections, ring);
-            Share { first, count, dropping: part(all.dropping, ring).1.min(count), ..all }
+            Share { first, count, target: *target, dropping: part(all.dropping, ring).1.min(count), ..all }
         })
         .collect()
 }
@@ -212,7 +214,8 @@ impl Driver {
             completion_entries: 16_384,
             direct_slots: share.count + 16,
             recv_buffers: 1024,
-            recv_buffer_bytes: 2048,
+            // A room's batch comes in one piece.
+            recv_buffer_bytes: if room.is_some() { 4096 } else { 2048 },
             features: FeatureMask::NONE,
         })?;
         Ok(Self {
@@ -727,8 +730,11 @@ mod tests {
                 spread_us: 0,
                 insist_us: None,
             };
-            let shares = shares(connections, CLIENTS_PER_RING_MAX, all);
+            let targets = [target, "127.0.0.1:2".parse().unwrap()];
+            let shares = shares(connections, CLIENTS_PER_RING_MAX, &targets, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
+            let first = shares.iter().filter(|s| s.target == target).map(|s| s.count).sum::<u32>();
+            assert!(first.abs_diff(connections - first) as usize <= shares.len(), "each target has its half");
             assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX && s.dropping <= s.count));
             assert_eq!(shares.iter().map(|s| s.dropping).sum::<u32>(), connections / 2);
             assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));

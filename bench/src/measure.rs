@@ -261,10 +261,7 @@ impl<'a> Run<'a> {
         };
         let sampler = RefCell::new(Sampler::new(&shared, side));
         let jitter = jitter::start(&shared);
-        let mut shares = driver::shares(load.connections, per_ring, all);
-        for (share, target) in shares.iter_mut().zip(targets.iter().cycle()) {
-            share.target = *target;
-        }
+        let shares = driver::shares(load.connections, per_ring, &targets, all);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
         let drivers = (0..threads)
@@ -466,7 +463,7 @@ impl<'a> Run<'a> {
         let pusher =
             pusher::to_sessions(gateway.dialect(self.load), gateway.internal()?, sessions.collect())?;
         self.latencies = true;
-        self.start_pusher(pusher, rate, 1);
+        self.start_pusher(pusher.on_time(), rate, 1);
         Ok(())
     }
 

@@ -82,6 +82,7 @@ pub struct Pusher {
     lines: Vec<Line>,
     dialect: Dialect,
     aim: Aim,
+    is_on_time: bool,
 }
 
 /// The pusher to random sessions of these.
@@ -93,7 +94,7 @@ pub fn to_sessions(dialect: Dialect, internal: SocketAddr, sessions: Vec<u64>) -
         }
         _ => vec![to_other(dialect, internal)?],
     };
-    Ok(Pusher { lines, dialect, aim: Aim::Sessions(sessions) })
+    Ok(Pusher { lines, dialect, aim: Aim::Sessions(sessions), is_on_time: false })
 }
 
 /// The pusher to everybody.
@@ -102,7 +103,7 @@ pub fn to_everybody(dialect: Dialect, internal: SocketAddr, sessions: u64) -> Re
         Dialect::Moor { .. } => Line::new(greet(internal, None)?.0),
         _ => to_other(dialect, internal)?,
     };
-    Ok(Pusher { lines: vec![line], dialect, aim: Aim::Everybody(sessions) })
+    Ok(Pusher { lines: vec![line], dialect, aim: Aim::Everybody(sessions), is_on_time: false })
 }
 
 fn to_worker(internal: SocketAddr, worker: u32) -> Result<Line, String> {
@@ -177,7 +178,19 @@ pub fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, We
     }
 }
 
+/// The calling thread stands for a service on a host of its own: it does not wait for the processors of this one.
+pub fn be_on_time() {
+    if let Err(error) = moor_ring::thread::real_time_current() {
+        eprintln!("services of the harness wait for a processor like everybody else ({error})");
+    }
+}
+
 impl Pusher {
+    /// It pushes when it is time, whoever else wants the processor: for a few pushes beside a load.
+    pub fn on_time(self) -> Self {
+        Self { is_on_time: true, ..self }
+    }
+
     /// Deliveries of one push.
     const fn reach(&self) -> u64 {
         match &self.aim {
@@ -206,6 +219,9 @@ impl Pusher {
     /// Pushes until the run ends or its bursts are said. Returns how late they went out while measuring,
     /// microseconds.
     pub fn run(mut self, pace: Pace, bytes: usize, shared: &Arc<Shared>) -> Result<Histogram<u64>, String> {
+        if self.is_on_time {
+            be_on_time();
+        }
         let Pace { rate, burst, groups: groups_max } = pace;
         let mut lateness = histogram();
         if self.reach() == 0 || matches!(&self.aim, Aim::Sessions(sessions) if sessions.is_empty()) {

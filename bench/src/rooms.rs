@@ -20,6 +20,7 @@ use prost::Message as _;
 use crate::args::{Load, Work};
 use crate::measure::{Drops, Run, WARM_UP, reached};
 use crate::progress::Progress;
+use crate::pusher;
 use crate::report::{Report, Verdict};
 use crate::seats::Orders;
 use crate::service::Service;
@@ -338,6 +339,7 @@ fn publish(
     shared: &Shared,
     until: &AtomicBool,
 ) -> Result<Published, String> {
+    pusher::be_on_time();
     let mut published = Published { lateness: histogram(), measured: 0, refused: 0 };
     let (start, mut sent, mut answered) = (shared.now_us(), 0, 0);
     let mut payload = vec![0x6d; words.bytes];

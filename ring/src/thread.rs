@@ -35,9 +35,22 @@ pub fn cpus_allowed() -> io::Result<Vec<usize>> {
 /// # Errors
 /// `EPERM` where a filter of system calls forbids it.
 pub fn batch_current() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
+    schedule_current(libc::SCHED_BATCH, 0)
+}
+
+/// The calling thread runs whenever it is awake, before all others that are not so privileged (`SCHED_FIFO`, lowest
+/// priority). For threads that sleep nearly all the time and must be on time: it stops for nobody.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_NICE` or a `RLIMIT_RTPRIO`.
+pub fn real_time_current() -> io::Result<()> {
+    schedule_current(libc::SCHED_FIFO, 1)
+}
+
+fn schedule_current(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority };
     // SAFETY: 0 is the calling thread, and the structure outlives the call, which only reads it.
-    match unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) } {
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -45,22 +58,27 @@ pub fn batch_current() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{batch_current, cpus_allowed, pin_current};
+    use super::{batch_current, cpus_allowed, pin_current, real_time_current};
 
     #[test]
-    fn a_batch_thread_is_one_for_itself_alone() {
+    fn a_batch_thread_is_one_for_itself_alone_and_so_is_a_real_time_one() {
         let policy = || {
             // SAFETY: takes a number and returns one.
             unsafe { libc::sched_getscheduler(0) }
         };
         let before = policy();
-        let check = move || {
+        let batch = move || {
             batch_current().unwrap();
             assert_eq!(policy(), libc::SCHED_BATCH);
         };
-        std::thread::spawn(check).join().unwrap();
+        let real_time = move || match real_time_current() {
+            Ok(()) => assert_eq!(policy(), libc::SCHED_FIFO),
+            Err(error) => assert_eq!((error.raw_os_error(), policy()), (Some(libc::EPERM), before)),
+        };
+        std::thread::spawn(batch).join().unwrap();
+        std::thread::spawn(real_time).join().unwrap();
         assert_eq!(policy(), before);
-        assert_ne!(before, libc::SCHED_BATCH);
+        assert!(before != libc::SCHED_BATCH && before != libc::SCHED_FIFO);
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl<'a> Clients<'a> {
             spread_us: 0,
             insist_us: None,
         };
-        let drivers = driver::shares(wanted, CLIENTS_PER_RING_MAX, all)
+        let drivers = driver::shares(wanted, CLIENTS_PER_RING_MAX, &[server.clients], all)
             .into_iter()
             .map(|share| {
                 let shared = Arc::clone(&shared);
