@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Load, Work};
 use crate::measure::{once, reached};
+use crate::network::Stack;
 use crate::report::{Report, Verdict};
 use crate::side::Side;
 
@@ -110,8 +111,20 @@ pub fn one(work: Work, load: &Load, gateway: &Side, report: &mut Report) -> Resu
     Ok(())
 }
 
+/// The floor listens on loopback, where no packet of a device's may go.
+///
+/// # Errors
+/// The load's clients are behind a device.
+pub fn over_loopback(load: &Load) -> Result<(), String> {
+    match load.stack {
+        Stack::Kernel => Ok(()),
+        Stack::Tun => Err("the floor is measured over loopback: leave out --stack tun".to_owned()),
+    }
+}
+
 /// `moor-bench ratio`: every kind of work.
 pub fn ratio(load: &Load) -> Result<Verdict, String> {
+    over_loopback(load)?;
     let (gateway, cpus) = (reached(load)?, cpus()?);
     let mut report = Report::default();
     for (key, work, rate, burst) in KINDS {

@@ -12,6 +12,7 @@ use crate::dialect::APP;
 use crate::floor::FloorArguments;
 use crate::groups::GroupsLoad;
 use crate::hostile::Attack;
+use crate::network::Stack;
 use crate::page::ReportArguments;
 use crate::rooms::RoomsLoad;
 use crate::scenario::RunArguments;
@@ -200,6 +201,11 @@ pub struct Load {
     /// What carries the protocol, all on the same port.
     #[arg(long, value_enum, default_value_t = Transport::Tcp)]
     pub transport: Transport,
+    /// Whose TCP the clients use. With `tun` the server does its own half of the work and no more, as with clients on other hosts, and
+    /// a client costs the host no socket. The gateway must listen on 0.0.0.0 (`--listen 0.0.0.0:7100 --credentials-anonymous
+    /// true`); only its port counts.
+    #[arg(long, value_enum, default_value_t = Stack::Kernel)]
+    pub stack: Stack,
     /// Clients over TLS resume with tickets; otherwise every handshake is a full one.
     #[arg(long)]
     pub resume: bool,

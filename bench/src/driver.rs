@@ -1,30 +1,25 @@
-//! A driver: one ring with its share of the clients. A thread runs one of them, or looks after several in turn.
+//! A driver: one network with its share of the clients. A thread runs one of them, or looks after several in turn.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use moor_ring::{
-    Completion, ConnectOptions, Errno, FeatureMask, Recv, Ring, RingConfig, RingError, SendBuffer, Token,
-};
+use moor_ring::Errno;
 
 use crate::chat::{Chat, Outcome, Script};
 use crate::dialect::{Dialect, Meaning};
 use crate::fleet::{Fleet, Stage};
+use crate::network::{self, Event, Network, Place, Stack};
 use crate::seats::{Heard, Orders, Seats};
 use crate::secure::Secure;
 use crate::shared::{Shared, Tally, histogram};
 
-/// Clients one ring holds: below a table of 20,000, which is what an untuned host may allow.
-pub const CLIENTS_PER_RING_MAX: u32 = 19_000;
-/// Connections from one source address: far below the 14,116 ports of one parity in the default range. Beyond those the kernel
-/// tries port after port for each connect: 100,000 from five addresses came in at 3,500 a second instead of 20,000 (6.18).
-const CLIENTS_PER_SOURCE: u32 = 5_000;
-/// Logins under way in one ring: more of them make the gateway's pools larger, not the logins quicker.
+/// Logins under way in one share: more of them make the gateway's pools larger, not the logins quicker.
 const LOGINS_MAX: usize = 64;
 /// Pause before a connect or login that failed is tried again, microseconds.
 const RETRY_US: u64 = 100_000;
@@ -35,11 +30,11 @@ const TRIES_MAX: u32 = 50;
 const NAP_SENDING: Duration = Duration::from_millis(1);
 /// The same when there is nothing but heartbeats to send.
 const NAP: Duration = Duration::from_millis(10);
-/// Sleep between two looks at several rings: how late an arrival is seen by design.
+/// Sleep between two looks at several networks: how late an arrival is seen by design.
 const ROUND: Duration = Duration::from_micros(500);
-/// Completions of a round after which there is no sleep.
+/// Events of a round after which there is no sleep.
 const ROUND_BUSY: usize = 512;
-/// Completions of a ring in one turn.
+/// Events of a network in one turn.
 const TURN_MAX: usize = 8192;
 /// Clients that hang up at once when the run is over, and the longest wait for one of them to be gone.
 const HANG_UP_AT_ONCE: usize = 1024;
@@ -93,12 +88,16 @@ impl Phases {
 /// A share of the clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Share {
+    /// Number of it among all.
+    pub number: u32,
     /// Number of its first client among all.
     pub first: u32,
     /// How many.
     pub count: u32,
     /// Where they connect.
     pub target: SocketAddr,
+    /// Whose TCP that is by.
+    pub stack: Stack,
     /// Longest heartbeat interval, milliseconds, where the server proposes a longer one.
     pub heartbeat_ms_max: u64,
     /// How the server is spoken to.
@@ -117,32 +116,26 @@ pub struct Share {
     pub insist_us: Option<u64>,
 }
 
-/// Shares of `connections` clients, one per ring, as many for each of the `targets`; those who drop are divided likewise.
-pub fn shares(connections: u32, per_ring: u32, targets: &[SocketAddr], all: Share) -> Vec<Share> {
+/// Shares of `connections` clients, one per network, as many for each of the `targets`; those who drop are divided likewise.
+pub fn shares(connections: u32, per_network: u32, targets: &[SocketAddr], all: Share) -> Vec<Share> {
     let each = u32::try_from(targets.len()).unwrap_or(u32::MAX);
-    let rings = connections.div_ceil(per_ring).next_multiple_of(each).min(connections);
-    let part = |whole: u32, ring: u32| {
-        let bound = |at| u32::try_from(u64::from(whole) * u64::from(at) / u64::from(rings)).unwrap_or(0);
-        (bound(ring), bound(ring + 1) - bound(ring))
+    let networks = connections.div_ceil(per_network).next_multiple_of(each).min(connections);
+    let part = |whole: u32, number: u32| {
+        let bound = |at| u32::try_from(u64::from(whole) * u64::from(at) / u64::from(networks)).unwrap_or(0);
+        (bound(number), bound(number + 1) - bound(number))
     };
-    (0..rings)
+    (0..networks)
         .zip(targets.iter().cycle())
-        .map(|(ring, target)| {
-            let (first, count) = part(connections, ring);
-            Share { first, count, target: *target, dropping: part(all.dropping, ring).1.min(count), ..all }
+        .map(|(number, target)| {
+            let (first, count) = part(connections, number);
+            let dropping = part(all.dropping, number).1.min(count);
+            Share { number, first, count, target: *target, dropping, ..all }
         })
         .collect()
 }
 
-/// The address a client connects from: loopback has sixteen million of them, elsewhere the system chooses.
-fn source(target: SocketAddr, number: u32) -> Option<SocketAddr> {
-    let IpAddr::V4(ip) = target.ip() else { return None };
-    let [_, _, high, low] = (1 + number / CLIENTS_PER_SOURCE).to_be_bytes();
-    ip.is_loopback().then(|| SocketAddr::new(Ipv4Addr::new(127, 1, high, low).into(), 0))
-}
-
 struct Driver {
-    ring: Ring,
+    network: Box<dyn Network>,
     fleet: Fleet,
     secure: Option<Secure>,
     share: Share,
@@ -170,9 +163,9 @@ struct Driver {
 
 /// Runs shares to the end of the run, all on this thread.
 ///
-/// One ring is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
+/// One network is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
 /// wake-ups as on one and the harness leaves the processors to the server.
-pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> Result<Phases, RingError> {
+pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> io::Result<Phases> {
     // They measure a server beside them: it is not to be interrupted for each arrival.
     if let Err(error) = moor_ring::thread::batch_current() {
         eprintln!("the harness takes the processor from the server when it wakes up ({error})");
@@ -195,6 +188,7 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -
         }
     }
     for driver in &mut drivers {
+        shared.gaps.fetch_add(driver.network.gaps(), Relaxed);
         driver.hang_up()?;
     }
     // The histograms of all drivers have the same bounds.
@@ -208,18 +202,11 @@ pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -
 }
 
 impl Driver {
-    fn new(share: Share, shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> Result<Self, RingError> {
-        let ring = Ring::new(&RingConfig {
-            submission_entries: 1024,
-            completion_entries: 16_384,
-            direct_slots: share.count + 16,
-            recv_buffers: 1024,
-            // A room's batch comes in one piece.
-            recv_buffer_bytes: if room.is_some() { 4096 } else { 2048 },
-            features: FeatureMask::NONE,
-        })?;
+    fn new(share: Share, shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> io::Result<Self> {
+        let Share { number, first, count, target, .. } = share;
+        let place = Place { number, first, count, target, long_reads: room.is_some() };
         Ok(Self {
-            ring,
+            network: network::open(share.stack, &place)?,
             fleet: Fleet::new(share.first, share.count, share.dialect),
             secure: share.secure.then(|| Secure::new(share.count, share.resume)),
             share,
@@ -242,9 +229,9 @@ impl Driver {
         })
     }
 
-    /// Sends what is due, then takes what has happened; waits for `want` completions or until `nap` is over.
+    /// Sends what is due, then takes what has happened; waits for `want` events or until `nap` is over.
     /// Returns how many there were.
-    fn turn(&mut self, phases: &mut Phases, want: u32, nap: Option<Duration>) -> Result<usize, RingError> {
+    fn turn(&mut self, phases: &mut Phases, want: u32, nap: Option<Duration>) -> io::Result<usize> {
         let now = self.shared.now_us();
         if !self.storming && self.shared.storming.load(Relaxed) {
             self.storming = true;
@@ -256,10 +243,10 @@ impl Driver {
         self.send_due(now, measured);
         self.seats_due(now);
         self.chat_due(now);
-        self.ring.submit_and_wait(want, nap)?;
+        self.network.wait(want, nap)?;
         let mut done = 0;
-        while let Some(completion) = self.ring.pop() {
-            self.apply(completion, measured);
+        while let Some((index, event)) = self.network.next() {
+            self.apply(index, event, measured);
             done += 1;
             if done == TURN_MAX {
                 break;
@@ -289,17 +276,13 @@ impl Driver {
             member.stage = Stage::Greeting;
             member.began_us = now;
             self.under_way += 1;
-            let source = source(self.share.target, self.share.first + index);
-            // Clients of many hosts would not leave their TIME_WAIT on this one, where it takes ports and is weighed.
-            let options = ConnectOptions { source, nodelay: true, reset_on_close: true };
-            self.ring.connect(self.share.target, options, Token::new(index, 0));
+            self.network.connect(index);
         }
     }
 
-    fn handle_connected(&mut self, index: u32, result: Result<moor_ring::Slot, Errno>) {
+    fn handle_connected(&mut self, index: u32, result: Result<(), Errno>) {
         match result {
-            Ok(slot) => {
-                self.fleet.members[index as usize].slot = slot;
+            Ok(()) => {
                 let login = self.fleet.login(index);
                 match (&mut self.secure, login) {
                     (Some(secure), login) => match secure.begin(index, &login.unwrap_or_default()) {
@@ -309,14 +292,14 @@ impl Driver {
                     (None, Some(login)) => self.send_raw(index, login),
                     (None, None) => {}
                 }
-                self.ring.poll_readable(slot, Token::new(index, 0));
             }
             Err(error) => {
                 self.under_way -= 1;
                 if self.may_try_again(index) {
                     self.again.push(Reverse((self.shared.now_us() + RETRY_US, index)));
                 } else {
-                    self.shared.note_trouble(|| format!("connect: {error}"));
+                    let hint = self.share.stack.hint();
+                    self.shared.note_trouble(|| format!("connect: {error}{hint}"));
                     self.fleet.forget(index);
                 }
             }
@@ -340,9 +323,7 @@ impl Driver {
                 self.live -= 1;
                 self.shared.note_session(self.share.first + index, None);
                 self.shared.dropped.fetch_add(1, Relaxed);
-                let slot = self.fleet.members[index as usize].slot;
-                // Ends the poll that is armed, so that the slot can be closed.
-                self.ring.reset(slot, Token::new(index, 0));
+                self.network.reset(index);
             }
         }
     }
@@ -455,50 +436,32 @@ impl Driver {
             return;
         }
         if let Some(bytes) = self.fleet.try_send(index, bytes) {
-            let slot = self.fleet.members[index as usize].slot;
-            self.ring.send(slot, Token::new(index, 0), SendBuffer::Owned(bytes), 0);
+            self.network.send(index, bytes);
         }
     }
 
-    // --- completions ------------------------------------------------------------------------------------
+    // --- events -----------------------------------------------------------------------------------------
 
-    fn apply(&mut self, completion: Completion, measured: &mut Measured) {
-        match completion {
-            Completion::Connected { token, result } => self.handle_connected(token.index(), result),
-            Completion::Ready { token, .. } => {
-                let member = self.fleet.members[token.index() as usize];
-                if matches!(member.stage, Stage::Gone | Stage::Dropped) {
-                    self.close(token.index())
-                } else {
-                    self.ring.recv_once(member.slot, token)
+    fn apply(&mut self, index: u32, event: Event, measured: &mut Measured) {
+        match event {
+            Event::Connected(result) => self.handle_connected(index, result),
+            Event::Received(bytes) => {
+                self.tally.received += bytes.len() as u64;
+                let kept = self.handle_wire(index, &bytes, measured);
+                self.network.done(index, bytes, kept);
+                if !kept {
+                    self.over(index);
                 }
             }
-            Completion::Received { token, result, .. } => self.handle_received(token, result, measured),
-            Completion::Closed { token, .. } => self.handle_closed(token.index()),
-            Completion::Sent { token, result, .. } => {
+            Event::Ended => self.over(index),
+            Event::Closed => self.handle_closed(index),
+            Event::Sent(result) => {
                 self.tally.sent += u64::from(result.unwrap_or(0));
-                let next = self.fleet.handle_sent(token.index());
+                let next = self.fleet.handle_sent(index);
                 if let (Ok(_), Some(bytes)) = (result, next) {
-                    let slot = self.fleet.members[token.index() as usize].slot;
-                    self.ring.send(slot, token, SendBuffer::Owned(bytes), 0);
+                    self.network.send(index, bytes);
                 }
             }
-            _ => {}
-        }
-    }
-
-    fn handle_received(&mut self, token: Token, result: Result<Recv, Errno>, measured: &mut Measured) {
-        let index = token.index();
-        let slot = self.fleet.members[index as usize].slot;
-        match result {
-            Ok(Recv::Data(buffer)) => {
-                self.tally.received += buffer.len() as u64;
-                let kept = self.handle_wire(index, &buffer, measured);
-                self.ring.recycle(buffer);
-                if kept { self.ring.poll_readable(slot, token) } else { self.over(index) }
-            }
-            Err(Errno::AGAIN | Errno::NOBUFS) => self.ring.poll_readable(slot, token),
-            Ok(Recv::Eof) | Err(_) => self.over(index),
         }
     }
 
@@ -648,7 +611,8 @@ impl Driver {
                     self.fleet.drop_out(index);
                     return self.close(index);
                 }
-                self.shared.note_trouble(|| "the server hung up during the login".to_owned());
+                let hint = self.share.stack.hint();
+                self.shared.note_trouble(|| format!("the server hung up during the login{hint}"));
             }
             // Its receive, armed before the storm, ended.
             Stage::Dropped => return self.close(index),
@@ -662,27 +626,25 @@ impl Driver {
 
     /// Everybody who is there hangs up, by a reset. A ring that is dropped with thousands of polls armed leaves that to the
     /// kernel, which takes a processor for seconds to end them, from whoever is measured next.
-    fn hang_up(&mut self) -> Result<(), RingError> {
+    fn hang_up(&mut self) -> io::Result<()> {
         let (mut open, mut changed) = (0, Instant::now());
         for index in 0..self.share.count {
             if self.leave(index) {
                 open += 1;
-                let slot = self.fleet.members[index as usize].slot;
-                self.ring.reset(slot, Token::new(index, 0));
+                self.network.reset(index);
             }
             let is_last = index + 1 == self.share.count;
             while (open >= HANG_UP_AT_ONCE || is_last && open > 0) && changed.elapsed() < HUNG_UP_WITHIN {
-                self.ring.submit_and_wait(1, Some(NAP))?;
-                while let Some(completion) = self.ring.pop() {
-                    match completion {
-                        // Of these one was armed, of those who are reset and of those who are still to be.
-                        Completion::Ready { token, .. } | Completion::Received { token, .. } => {
-                            open += usize::from(self.leave(token.index()));
-                            self.close(token.index());
+                self.network.wait(1, Some(NAP))?;
+                while let Some((client, event)) = self.network.next() {
+                    match event {
+                        // Of these one comes, of those who are reset and of those who are still to be.
+                        Event::Ended => {
+                            open += usize::from(self.leave(client));
+                            self.close(client);
                         }
-                        Completion::Closed { .. } => {
-                            (open, changed) = (open.saturating_sub(1), Instant::now())
-                        }
+                        Event::Received(bytes) => self.network.done(client, bytes, true),
+                        Event::Closed => (open, changed) = (open.saturating_sub(1), Instant::now()),
                         _ => {}
                     }
                 }
@@ -704,8 +666,7 @@ impl Driver {
         if let Some(secure) = &mut self.secure {
             secure.forget(index);
         }
-        let slot = self.fleet.members[index as usize].slot;
-        self.ring.close(slot, Token::new(index, 0));
+        self.network.close(index);
     }
 }
 
@@ -718,9 +679,11 @@ mod tests {
         let target = "127.0.0.1:1".parse().unwrap();
         for connections in [1, 18_999, 19_000, 19_001, 100_000, 2_000_000] {
             let all = Share {
+                number: 0,
                 first: 0,
                 count: 0,
                 target,
+                stack: Stack::Kernel,
                 heartbeat_ms_max: 0,
                 dialect: Dialect::Bare,
                 secure: false,
@@ -731,21 +694,13 @@ mod tests {
                 insist_us: None,
             };
             let targets = [target, "127.0.0.1:2".parse().unwrap()];
-            let shares = shares(connections, CLIENTS_PER_RING_MAX, &targets, all);
+            let shares = shares(connections, 19_000, &targets, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
             let first = shares.iter().filter(|s| s.target == target).map(|s| s.count).sum::<u32>();
             assert!(first.abs_diff(connections - first) as usize <= shares.len(), "each target has its half");
-            assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX && s.dropping <= s.count));
+            assert!(shares.iter().all(|s| s.count <= 19_000 && s.dropping <= s.count));
             assert_eq!(shares.iter().map(|s| s.dropping).sum::<u32>(), connections / 2);
             assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));
         }
-    }
-
-    #[test]
-    fn sources_are_loopback_addresses_that_do_not_run_out_of_ports() {
-        let target = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(source(target, 0).unwrap().to_string(), "127.1.0.1:0");
-        assert_eq!(source(target, 1_999_999).unwrap().to_string(), "127.1.1.144:0");
-        assert_eq!(source("192.0.2.1:1".parse().unwrap(), 0), None);
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use moor_ring::Slot;
-
 use crate::dialect::{Dialect, Meaning};
 
 /// How far a client is.
@@ -15,7 +13,7 @@ pub enum Stage {
     Greeting,
     /// Logged in.
     Live,
-    /// Dropped in the storm; its descriptor is being closed.
+    /// Dropped in the storm; its connection is being closed.
     Dropped,
     /// Over.
     Gone,
@@ -24,8 +22,6 @@ pub enum Stage {
 /// One client.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
-    /// Its descriptor, while it has one.
-    pub slot: Slot,
     /// How far it is.
     pub stage: Stage,
     /// True exactly when a send is in flight.
@@ -50,7 +46,7 @@ pub struct Fleet {
 impl Fleet {
     /// `count` clients, the first of which has number `first` among all.
     pub fn new(first: u32, count: u32, dialect: Dialect) -> Self {
-        let member = Member { slot: Slot(0), stage: Stage::Idle, sending: false, began_us: 0 };
+        let member = Member { stage: Stage::Idle, sending: false, began_us: 0 };
         Self {
             members: vec![member; count as usize],
             first,

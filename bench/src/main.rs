@@ -18,6 +18,7 @@ mod hostile;
 mod jitter;
 mod measure;
 mod memory;
+mod network;
 mod page;
 mod progress;
 mod pusher;

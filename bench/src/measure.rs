@@ -16,12 +16,13 @@ use crate::args::{Arguments, ChatLoad, Load, Sub, Work};
 use crate::calibrate::{self, Bare, at_rest, settled};
 use crate::chat::Script;
 use crate::compare;
-use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
+use crate::driver::{self, Measured, Phases, Share};
 use crate::floor;
 use crate::groups;
 use crate::hostile;
 use crate::jitter::{self, Jitter};
 use crate::memory::descriptors_max;
+use crate::network::Stack;
 use crate::page;
 use crate::progress::Progress;
 use crate::pusher::{self, Pace, Pusher};
@@ -76,6 +77,9 @@ pub fn run(arguments: &Arguments) -> Result<Verdict, String> {
         Sub::Report(report) => return page::report(report).map(|()| Verdict::Held),
         Sub::Floor(floor) => return floor::serve(floor).map(|()| Verdict::Held),
     };
+    if load.floor {
+        against::over_loopback(load)?;
+    }
     if load.floor && work == Work::Chat {
         return Err("the floor carries nothing from client to client: leave out --floor".to_owned());
     }
@@ -147,10 +151,14 @@ pub fn once(
         moor_ring::thread::pin_current(cpu).map_err(|error| error.to_string())?;
     }
     let weigh = weigh && work == Work::Hold;
-    let bare = if weigh { Some(calibrate::bare()?) } else { None };
+    let scales = match load.stack {
+        _ if !weigh => None,
+        Stack::Kernel => Some(Scales::Pairs(calibrate::bare()?)),
+        Stack::Tun => Some(Scales::Ends),
+    };
     let empty = if weigh { Stats::read(&load.admin)?.resident_bytes() } else { 0 };
     let mut run = Run::start(load, work, side, Drops::default(), None)?;
-    let mut figure = run.log_in(report, bare)?;
+    let mut figure = run.log_in(report, scales)?;
     match work {
         Work::Connect | Work::Storm | Work::Rooms => {}
         Work::Hold => {
@@ -209,6 +217,14 @@ pub struct Drops {
     pub spread: Duration,
 }
 
+/// What the kernel's memory is compared with.
+pub enum Scales {
+    /// Both ends of a connection are the kernel's: with a bare one.
+    Pairs(Bare),
+    /// Only the server's is.
+    Ends,
+}
+
 /// A run: its drivers, from the first login to the last figure.
 pub struct Run<'a> {
     load: &'a Load,
@@ -219,7 +235,7 @@ pub struct Run<'a> {
     rings: u64,
     /// Who connects where.
     shares: Vec<Share>,
-    drivers: Vec<JoinHandle<Result<Phases, moor_ring::RingError>>>,
+    drivers: Vec<JoinHandle<std::io::Result<Phases>>>,
     pushers: Vec<JoinHandle<Result<Histogram<u64>, String>>>,
     /// Pushes and pings are measured: their latencies are reported.
     latencies: bool,
@@ -241,15 +257,16 @@ impl<'a> Run<'a> {
             return Err("RLIMIT_NOFILE is below 128: raise it (ulimit -n)".to_owned());
         }
         let shared = Arc::new(Shared::new(load.connections));
-        let per_ring = CLIENTS_PER_RING_MAX.min(slots);
         let targets = side.targets()?;
         let (clients, bytes) = (load.connections, load.bytes(work));
         let chat = (work == Work::Chat).then(|| Script { clients, first_account: fastrand::u32(..), bytes });
         let dialect = side.dialect(load);
         let all = Share {
+            number: 0,
             first: 0,
             count: 0,
             target: targets[0],
+            stack: load.stack,
             heartbeat_ms_max: load.heartbeat_ms_max(work),
             dialect: chat.map_or(dialect, |script| dialect.in_chat(script.first_account)),
             secure: matches!(side, Side::Gateway { .. }) && load.transport.is_secure(),
@@ -261,8 +278,9 @@ impl<'a> Run<'a> {
         };
         let sampler = RefCell::new(Sampler::new(&shared, side));
         let jitter = jitter::start(&shared);
-        let shares = driver::shares(load.connections, per_ring, &targets, all);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let per_network = load.stack.clients_max(slots, load.connections, cpus);
+        let shares = driver::shares(load.connections, per_network, &targets, all);
         let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
         let drivers = (0..threads)
             .map(|thread| {
@@ -296,12 +314,12 @@ impl<'a> Run<'a> {
     }
 
     /// Logs everybody in, in two steps when memory is weighed. Returns how many a second.
-    pub fn log_in(&mut self, report: &mut Report, bare: Option<Bare>) -> Result<f64, String> {
+    pub fn log_in(&mut self, report: &mut Report, scales: Option<Scales>) -> Result<f64, String> {
         let all = self.load.connections;
         let first = u32::try_from(u64::from(all) * u64::from(FIRST_READING_PERMILLE) / 1000).unwrap_or(0);
         let mut took = Duration::ZERO;
         let mut readings = None;
-        if bare.is_some() {
+        if scales.is_some() {
             took += self.log_in_to(FIRST_READING_PERMILLE, first)?;
             let sessions = self.shared.logged_in.load(Relaxed);
             readings = Some((sessions, settled(), self.resident_at_rest()?));
@@ -312,6 +330,7 @@ impl<'a> Run<'a> {
         report.count("sessions", u64::from(sessions) * u64::from(channels));
         report.count("channels_per_connection", u64::from(channels));
         report.detail("transport", json!(self.load.transport.name()));
+        report.detail("stack", json!(self.load.stack.name()));
         if self.load.transport.is_secure() {
             report.count("tls_resumed", self.shared.resumed.load(Relaxed));
         }
@@ -319,18 +338,23 @@ impl<'a> Run<'a> {
         report.count("hung_up_on", u64::from(self.shared.hung_up_on.load(Relaxed)));
         let per_s = f64::from(sessions) / took.as_secs_f64().max(0.001);
         report.number("connect_per_s", per_s);
-        if let (Some(bare), Some((before, kernel, resident))) = (bare, readings) {
+        if let (Some(scales), Some((before, kernel, resident))) = (scales, readings) {
             let more = f64::from(sessions.saturating_sub(before).max(1));
-            let per_pair = slope(kernel, settled(), more);
+            let kernel = slope(kernel, settled(), more);
             let user = slope(resident, self.resident_at_rest()?, more);
             report.number("gateway_user_bytes_per_session", user / f64::from(channels));
             report.number("gateway_user_bytes_per_connection", user);
-            // Both ends of every connection are on this host: what a bare one costs and the harness's own poll
-            // are weighed beforehand and taken off.
-            report.number("kernel_bytes_per_session", per_pair - bare.pair - bare.poll);
-            report.number("kernel_bytes_per_pair", per_pair);
-            report.number("kernel_bytes_bare_pair", bare.pair);
-            report.number("kernel_bytes_harness_poll", bare.poll);
+            match scales {
+                // Both ends of every connection are on this host: what a bare one costs and the harness's own poll
+                // are weighed beforehand and taken off.
+                Scales::Pairs(bare) => {
+                    report.number("kernel_bytes_per_session", kernel - bare.pair - bare.poll);
+                    report.number("kernel_bytes_per_pair", kernel);
+                    report.number("kernel_bytes_bare_pair", bare.pair);
+                    report.number("kernel_bytes_harness_poll", bare.poll);
+                }
+                Scales::Ends => report.number("kernel_bytes_per_connection", kernel),
+            }
         }
         Ok(per_s)
     }
@@ -530,6 +554,9 @@ impl<'a> Run<'a> {
         let (sent, received) = (self.shared.wire_sent.load(Relaxed), self.shared.wire_received.load(Relaxed));
         report.count("wire_bytes_sent", sent);
         report.count("wire_bytes_received", received);
+        if self.load.stack == Stack::Tun {
+            report.count("segments_missed", self.shared.gaps.load(Relaxed));
+        }
         report.detail("samples", self.sampler.borrow().json());
         let latencies = if self.latencies { percentiles(latency) } else { json!([]) };
         let mut curves = json!({ "login": percentiles(login), "latency": latencies });

@@ -85,7 +85,9 @@ pub struct Shared {
     pub pings: AtomicU64,
     /// TLS handshakes that a ticket made short.
     pub resumed: AtomicU64,
-    /// Their answers.
+    /// Segments that came before others which the network had lost.
+    pub gaps: AtomicU64,
+    /// Answers to PINGs.
     pub pongs: AtomicU64,
     /// Pushes, pings or messages sent while measuring.
     pub pushed: AtomicU64,
@@ -133,6 +135,7 @@ impl Shared {
             dropped: AtomicU32::new(0),
             pings: AtomicU64::new(0),
             resumed: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
             pongs: AtomicU64::new(0),
             pushed: AtomicU64::new(0),
             accepted: AtomicU64::new(0),

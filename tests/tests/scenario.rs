@@ -1,6 +1,7 @@
 //! `moor-bench run`: scenarios with real servers, a fault, promises kept and broken.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +15,17 @@ fn run(
     settings: &[&str],
     json: &Path,
 ) -> Result<(Option<i32>, String)> {
+    run_by(Command::new(program("moor-bench")?), name, changes, settings, json)
+}
+
+/// The same, with the harness started by a command to which its arguments are added.
+fn run_by(
+    mut command: Command,
+    name: &str,
+    changes: &[(&str, &str)],
+    settings: &[&str],
+    json: &Path,
+) -> Result<(Option<i32>, String)> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/scenarios").join(name);
     let mut text = std::fs::read_to_string(file)?;
     for (old, new) in changes {
@@ -22,7 +34,6 @@ fn run(
     }
     let changed = json.with_extension("toml");
     std::fs::write(&changed, text)?;
-    let mut command = std::process::Command::new(program("moor-bench")?);
     command.arg("run").arg(&changed).arg("--json").arg(json);
     command.args(settings.iter().flat_map(|setting| ["--set", *setting]));
     let (code, out, err) = run_within(Duration::from_secs(90), &mut command)?;
@@ -106,4 +117,37 @@ fn an_app_beyond_its_sessions_is_refused_and_the_one_beside_it_loses_nothing() -
 fn an_app_beyond_its_rooms_is_refused_and_the_one_beside_it_loses_nothing() -> Result<()> {
     let small = ["quota=5", "noise=50", "insist_ms=200", "noise_seconds=4", "seconds=2", "sessions=50"];
     tenants("tenants-rooms.toml", &small).map(drop)
+}
+
+#[test]
+fn clients_behind_a_device_of_the_harness_are_in_a_room_like_all_others() -> Result<()> {
+    let allowed = Command::new("unshare").args(["--net", "ip", "link", "set", "lo", "up"]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) || !Path::new("/dev/net/tun").exists() {
+        eprintln!(
+            "SKIPPED: no network namespace with a tun device can be made here (needs root, unshare and ip)"
+        );
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("room.json");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(program("moor-bench")?);
+    let small =
+        ["sessions=400", "workers=1", "rate=200", "seconds=2", "movers=100", "stack=tun", "host=0.0.0.0"];
+    let changes = [
+        ("at_most = 2.0", "at_most = 1000"),
+        ("\"--movers\"", "\"--one-reliable-of\", \"100\", \"--movers\""),
+    ];
+    let (code, said) = run_by(command, "room.toml", &changes, &small, &json)?;
+    // A harness that was late, which ends with 4, has counted all the same.
+    assert!(matches!(code, Some(0 | 4)), "{said}");
+    let room = &figures(&json)?["loads"]["room"];
+    let count = |key: &str| room[key].as_u64();
+    assert_eq!((room["stack"].as_str(), count("sessions_at_end")), (Some("tun"), Some(400)), "{said}");
+    assert_eq!(
+        (count("segments_missed"), count("reliable_missing"), count("lost")),
+        (Some(0), Some(0), Some(0))
+    );
+    assert!(count("reliable_wanted") >= Some(400), "{said}");
+    Ok(())
 }

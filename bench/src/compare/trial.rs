@@ -12,7 +12,8 @@ use hdrhistogram::Histogram;
 
 use super::arguments::Load;
 use super::server::Server;
-use crate::driver::{self, CLIENTS_PER_RING_MAX, Measured, Phases, Share};
+use crate::driver::{self, Measured, Phases, Share};
+use crate::network::{CLIENTS_PER_RING_MAX, Stack};
 use crate::pusher::{self, Pace, Pusher};
 use crate::shared::Shared;
 
@@ -134,7 +135,7 @@ struct Clients<'a> {
     load: &'a Load,
     wanted: u32,
     shared: Arc<Shared>,
-    drivers: Vec<JoinHandle<Result<Phases, moor_ring::RingError>>>,
+    drivers: Vec<JoinHandle<std::io::Result<Phases>>>,
 }
 
 impl Drop for Clients<'_> {
@@ -147,9 +148,11 @@ impl<'a> Clients<'a> {
     fn start(server: &'a Server, load: &'a Load, wanted: u32) -> Self {
         let shared = Arc::new(Shared::new(wanted));
         let all = Share {
+            number: 0,
             first: 0,
             count: 0,
             target: server.clients,
+            stack: Stack::Kernel,
             heartbeat_ms_max: HEARTBEAT_MS,
             dialect: server.dialect,
             secure: false,
