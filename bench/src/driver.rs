@@ -15,6 +15,7 @@ use crate::chat::{Chat, Outcome, Script};
 use crate::dialect::{Dialect, Meaning};
 use crate::fleet::{Fleet, Stage};
 use crate::network::{self, Event, Network, Place, Stack};
+use crate::pusher;
 use crate::seats::{Heard, Orders, Seats};
 use crate::secure::Secure;
 use crate::shared::{Shared, Tally, histogram};
@@ -98,6 +99,8 @@ pub struct Share {
     pub target: SocketAddr,
     /// Whose TCP that is by.
     pub stack: Stack,
+    /// They hear at once what is said to them, whoever else wants the processor: for a few.
+    pub on_time: bool,
     /// Longest heartbeat interval, milliseconds, where the server proposes a longer one.
     pub heartbeat_ms_max: u64,
     /// How the server is spoken to.
@@ -166,8 +169,10 @@ struct Driver {
 /// One network is waited for. Several are looked at in turn, so that a thousand arrivals on fifty rings cost as many
 /// wake-ups as on one and the harness leaves the processors to the server.
 pub fn run(shares: &[Share], shared: &Arc<Shared>, room: Option<&Arc<Orders>>) -> io::Result<Phases> {
-    // They measure a server beside them: it is not to be interrupted for each arrival.
-    if let Err(error) = moor_ring::thread::batch_current() {
+    // They measure a server beside them: it is not to be interrupted for each arrival, unless that is what is measured.
+    if shares.iter().all(|share| share.on_time) {
+        pusher::be_on_time();
+    } else if let Err(error) = moor_ring::thread::batch_current() {
         eprintln!("the harness takes the processor from the server when it wakes up ({error})");
     }
     let mut phases = Phases::new();
@@ -684,6 +689,7 @@ mod tests {
                 count: 0,
                 target,
                 stack: Stack::Kernel,
+                on_time: false,
                 heartbeat_ms_max: 0,
                 dialect: Dialect::Bare,
                 secure: false,

@@ -40,6 +40,8 @@ use crate::storm;
 pub const WARM_UP: Duration = Duration::from_secs(2);
 /// Up to so many rings a processor each has a thread, which connects a tenth faster; beyond it threads share them.
 const RINGS_ALONE_PER_CPU: usize = 4;
+/// Of so many clients in a room one is pushed to.
+const ONE_LISTENER_OF: u32 = 50;
 /// How late the harness's own sends may be at the 99th percentile before it says so, microseconds.
 const LATENESS_P99_US_MAX: u64 = 20_000;
 /// Longest wait for the last answers after the last send.
@@ -267,6 +269,7 @@ impl<'a> Run<'a> {
             count: 0,
             target: targets[0],
             stack: load.stack,
+            on_time: false,
             heartbeat_ms_max: load.heartbeat_ms_max(work),
             dialect: chat.map_or(dialect, |script| dialect.in_chat(script.first_account)),
             secure: matches!(side, Side::Gateway { .. }) && load.transport.is_secure(),
@@ -280,15 +283,26 @@ impl<'a> Run<'a> {
         let jitter = jitter::start(&shared);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let per_network = load.stack.clients_max(slots, load.connections, cpus);
-        let shares = driver::shares(load.connections, per_network, &targets, all);
+        // In a room pushes go to some of the clients, and these to threads that are on time: what is measured is the server,
+        // not for how long a harness with many others to look after leaves a push lying.
+        let listeners = if room.is_some() { load.connections / ONE_LISTENER_OF } else { 0 };
+        let others = load.connections - listeners;
+        let mut shares = driver::shares(others, per_network, &targets, all);
         let threads = if shares.len() <= cpus * RINGS_ALONE_PER_CPU { shares.len() } else { cpus };
-        let drivers = (0..threads)
-            .map(|thread| {
-                let own: Vec<_> = shares.iter().skip(thread).step_by(threads).copied().collect();
-                let (shared, room) = (Arc::clone(&shared), room.cloned());
-                std::thread::spawn(move || driver::run(&own, &shared, room.as_ref()))
-            })
+        let mut parts: Vec<Vec<Share>> = (0..threads)
+            .map(|thread| shares.iter().skip(thread).step_by(threads).copied().collect())
             .collect();
+        let numbers = u32::try_from(shares.len()).unwrap_or(u32::MAX);
+        for share in driver::shares(listeners, per_network, &targets, Share { on_time: true, ..all }) {
+            let share = Share { number: numbers + share.number, first: others + share.first, ..share };
+            shares.push(share);
+            parts.push(vec![share]);
+        }
+        let start = |own: Vec<Share>| {
+            let (shared, room) = (Arc::clone(&shared), room.cloned());
+            std::thread::spawn(move || driver::run(&own, &shared, room.as_ref()))
+        };
+        let drivers = parts.into_iter().map(start).collect();
         let rings = shares.len() as u64;
         let pushers = Vec::new();
         Ok(Self {
@@ -449,7 +463,7 @@ impl<'a> Run<'a> {
     }
 
     /// Each driver's part of a rate, at least 1.
-    pub fn per_driver(&self, rate: u64) -> u64 {
+    fn per_driver(&self, rate: u64) -> u64 {
         (rate / self.rings).max(1)
     }
 
@@ -479,7 +493,8 @@ impl<'a> Run<'a> {
     /// Pushes at a rate to everybody at one of several gateways, through its internal port.
     pub fn start_unicast(&mut self, gateway: &Side, rate: u64) -> Result<(), String> {
         let (targets, known) = (gateway.targets()?, self.shared.sessions());
-        let own = |share: &&Share| targets.contains(&share.target);
+        let listen = self.shares.iter().any(|share| share.on_time);
+        let own = |share: &&Share| targets.contains(&share.target) && share.on_time == listen;
         let sessions = self.shares.iter().filter(own).flat_map(|share| {
             let first = share.first as usize;
             known[first..first + share.count as usize].iter().copied().flatten()

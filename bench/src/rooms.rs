@@ -109,7 +109,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let mut report = Report::default();
     let run_id = fastrand::u64(..);
     let names = (0..rooms.rooms).map(|number| format!("bench-{run_id:x}-{number}")).collect();
-    let orders = Arc::new(Orders::new(load.app, names));
+    let orders = Arc::new(Orders::new(load.app, names, load.connections));
     let mut run = Run::start(load, Work::Rooms, &all, Drops::default(), Some(&orders))?;
     run.log_in(&mut report, None)?;
     for gateway in &gateways {
@@ -124,7 +124,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     run.shared.storming.store(true, Relaxed);
 
     let sessions = u64::from(run.shared.logged_in.load(Relaxed));
-    orders.moves_per_s.store(run.per_driver(ENTERS_PER_S), Relaxed);
+    orders.moves_per_s.store(ENTERS_PER_S, Relaxed);
     orders.goal_permille.store(1000, Relaxed);
     let entered = counted(&run, "enter", &mut router, &orders, sessions)?;
 
@@ -146,7 +146,7 @@ pub fn run(rooms: &RoomsLoad) -> Result<Verdict, String> {
     let half = Duration::from_secs(rooms.moves_within) / 2;
     let storm = Instant::now();
     let pace = movers * 1000 / u64::try_from(half.as_millis()).unwrap_or(u64::MAX).max(1);
-    orders.moves_per_s.store(run.per_driver(pace), Relaxed);
+    orders.moves_per_s.store(pace, Relaxed);
     let stays = u32::try_from((sessions - movers) * 1000 / sessions.max(1)).unwrap_or(1000);
     orders.goal_permille.store(stays, Relaxed);
     run.watch("leave", half);

@@ -32,7 +32,9 @@ pub struct Orders {
     pub rooms: Vec<String>,
     /// How many of its clients each driver should have there, in thousandths.
     pub goal_permille: AtomicU32,
-    /// Comings and goings per second and driver.
+    /// Clients of all drivers.
+    pub clients: u32,
+    /// Comings and goings per second, of all drivers together.
     pub moves_per_s: AtomicU64,
     /// Clients that have said ENTER and not LEAVE, and of whom nobody said that theirs is one room too many.
     pub seated: AtomicU64,
@@ -48,10 +50,11 @@ pub struct Orders {
 
 impl Orders {
     /// Nobody is in these rooms.
-    pub fn new(app: &'static str, rooms: Vec<String>) -> Self {
+    pub fn new(app: &'static str, rooms: Vec<String>, clients: u32) -> Self {
         Self {
             app,
             rooms,
+            clients,
             goal_permille: AtomicU32::new(0),
             moves_per_s: AtomicU64::new(0),
             seated: AtomicU64::new(0),
@@ -169,7 +172,7 @@ impl Seats {
         let count = u64::try_from(self.seats.len()).unwrap_or(0);
         let goal = count * u64::from(self.orders.goal_permille.load(Relaxed)) / 1000;
         let goal = u32::try_from(goal).unwrap_or(0);
-        let pace = self.orders.moves_per_s.load(Relaxed);
+        let pace = self.orders.moves_per_s.load(Relaxed) * count / u64::from(self.orders.clients.max(1));
         if goal == self.seated || pace == 0 {
             self.moved_us = now;
             return None;
@@ -329,7 +332,7 @@ mod tests {
     use super::*;
 
     fn seats(count: u32) -> Seats {
-        let orders = Orders::new("bench", vec!["hall".to_owned(), "yard".to_owned()]);
+        let orders = Orders::new("bench", vec!["hall".to_owned(), "yard".to_owned()], count);
         orders.goal_permille.store(1000, Relaxed);
         orders.moves_per_s.store(1_000, Relaxed);
         Seats::new(&Arc::new(orders), 7, count)

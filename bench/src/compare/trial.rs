@@ -153,6 +153,7 @@ impl<'a> Clients<'a> {
             count: 0,
             target: server.clients,
             stack: Stack::Kernel,
+            on_time: false,
             heartbeat_ms_max: HEARTBEAT_MS,
             dialect: server.dialect,
             secure: false,
