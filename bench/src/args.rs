@@ -32,6 +32,7 @@ Examples (with the appliance running: cargo run --release -- --workers 6):
   moor-bench fanout --connections 15000 --rate 120000 --burst 8 --floor
                                                      one message to everybody, eight at a time
   moor-bench rooms --connections 20000 --rate 1000   and when they are all in one room?
+  moor-bench hold --connections 1000000 --stack tun  and when no client costs this host a socket?
   moor-bench compare --json peers.json               and what would others take for it? Starts everything itself
   moor-bench run bench/scenarios/router-killed.toml and when the router is killed meanwhile? Starts everything itself
   moor-bench run bench/scenarios/tenants.toml        and what does an app notice of one at ten times its messages?
@@ -201,9 +202,10 @@ pub struct Load {
     /// What carries the protocol, all on the same port.
     #[arg(long, value_enum, default_value_t = Transport::Tcp)]
     pub transport: Transport,
-    /// Whose TCP the clients use. With `tun` the server does its own half of the work and no more, as with clients on other hosts, and
-    /// a client costs the host no socket. The gateway must listen on 0.0.0.0 (`--listen 0.0.0.0:7100 --credentials-anonymous
-    /// true`); only its port counts.
+    /// Whose TCP the clients use. With `tun` it is the harness's own, behind a tun device: the server does its own half of the
+    /// work and no more, as with clients on other hosts, and a client costs this host no socket. It needs root, and a gateway
+    /// with `--listen 0.0.0.0:7100 --credentials-anonymous true --limits-exempt 127.0.0.0/8,198.18.0.0/15`, of which only the
+    /// port counts; in a network namespace of their own (`unshare --net`, then `ip link set lo up`) nobody else sees them.
     #[arg(long, value_enum, default_value_t = Stack::Kernel)]
     pub stack: Stack,
     /// Clients over TLS resume with tickets; otherwise every handshake is a full one.

@@ -4,7 +4,7 @@
 //! host. The kernel hands over what a network card with TCP segmentation would be handed, in one read each.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -78,13 +78,9 @@ impl Device {
 
 /// Hands a packet to the kernel as if it had come over the wire. One that is not taken is lost, as on a wire.
 fn put(device: &SyncDevice) -> impl FnMut(&[u8], &[u8]) + '_ {
-    let mut packet = Vec::with_capacity(VNET_HEADER + usize::from(MTU));
     move |header, payload| {
-        packet.clear();
-        packet.resize(VNET_HEADER, 0);
-        packet.extend_from_slice(header);
-        packet.extend_from_slice(payload);
-        let _ = rustix::io::write(device, &packet);
+        let parts = [&[0; VNET_HEADER], header, payload].map(IoSlice::new);
+        let _ = rustix::io::writev(device, &parts);
     }
 }
 
@@ -122,7 +118,11 @@ impl Network for Device {
     fn wait(&mut self, want: u32, nap: Option<Duration>) -> io::Result<()> {
         if want > 0 && self.is_drained && self.events.is_empty() {
             let nap = nap.and_then(|nap| Timespec::try_from(nap).ok());
-            match poll(&mut [PollFd::new(&self.device, PollFlags::IN)], nap.as_ref()) {
+            let mut polled = [PollFd::new(&self.device, PollFlags::IN)];
+            match poll(&mut polled, nap.as_ref()) {
+                Ok(_) if polled[0].revents().contains(PollFlags::ERR) => {
+                    return Err(io::Error::other("somebody has taken the harness's tun device away"));
+                }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
