@@ -67,7 +67,8 @@ pub struct RoomsLoad {
     /// Of so many messages of a room one is reliable. Each of them is acknowledged by everybody.
     #[arg(long, default_value_t = 5_000, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     pub one_reliable_of: u64,
-    /// Pushes to single sessions a second, all gateways together.
+    /// Pushes to single sessions a second, all gateways together. They go to one client in fifty, whom threads look after that run
+    /// before all others: what is measured is the server, not how long the harness leaves a push lying.
     #[arg(long, default_value_t = 1_000, value_name = "PER_S", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub unicast: u64,
     /// Sessions that leave and come back at the end; default: a quarter.

@@ -1,7 +1,7 @@
 //! The clients' end of their connections: sockets of this host's kernel, or a TCP of the harness's own.
 //!
 //! Over loopback the kernel carries a segment to the receiver's socket within the sender's call, so that a server pays for
-//! what its clients' host would do: of a room's frame nearly two thirds. On a tun device it pays for its own half.
+//! what its clients' host would do: of a room's frame two fifths. On a tun device it pays for its own half.
 
 mod kernel;
 mod tcp;

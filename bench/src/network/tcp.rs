@@ -697,12 +697,12 @@ mod tests {
                     let known = said.ack.unwrap().wrapping_sub(peer.first.wrapping_add(1)) as usize;
                     peer.confirmed = peer.confirmed.max(known);
                     if said.number == peer.expected && !said.bytes.is_empty() {
-                        peer.expected = peer.expected.wrapping_add(said.bytes.len() as u32);
+                        peer.expected = peer.expected.wrapping_add(u32::try_from(said.bytes.len()).unwrap());
                         peer.taken.extend(said.bytes);
                     }
                 }
                 if is_connected {
-                    let at = |place: usize| peer.first.wrapping_add(1).wrapping_add(place as u32);
+                    let at = |place: usize| peer.first.wrapping_add(1).wrapping_add(u32::try_from(place).unwrap());
                     let rest = down[peer.confirmed..].chunks(700).take(5).enumerate();
                     to_client.extend(rest.map(|(n, bytes)| {
                         packet(from, at(peer.confirmed + n * 700), peer.expected, "", bytes)
