@@ -678,6 +678,7 @@ impl Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::CLIENTS_PER_RING_MAX;
 
     #[test]
     fn shares_cover_everybody_once_and_fit_their_rings() {
@@ -700,11 +701,11 @@ mod tests {
                 insist_us: None,
             };
             let targets = [target, "127.0.0.1:2".parse().unwrap()];
-            let shares = shares(connections, 19_000, &targets, all);
+            let shares = shares(connections, CLIENTS_PER_RING_MAX, &targets, all);
             assert_eq!(shares.iter().map(|s| s.count).sum::<u32>(), connections);
             let first = shares.iter().filter(|s| s.target == target).map(|s| s.count).sum::<u32>();
             assert!(first.abs_diff(connections - first) as usize <= shares.len(), "each target has its half");
-            assert!(shares.iter().all(|s| s.count <= 19_000 && s.dropping <= s.count));
+            assert!(shares.iter().all(|s| s.count <= CLIENTS_PER_RING_MAX && s.dropping <= s.count));
             assert_eq!(shares.iter().map(|s| s.dropping).sum::<u32>(), connections / 2);
             assert!(shares.windows(2).all(|w| w[0].first + w[0].count == w[1].first));
         }

@@ -180,10 +180,12 @@ pub fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, We
     }
 }
 
-/// The calling thread stands for a service on a host of its own: it does not wait for the processors of this one.
+/// The calling thread stands for a service or a client on a host of its own: it does not wait for the processors of this one.
 pub fn be_on_time() {
     if let Err(error) = moor_ring::thread::real_time_current() {
-        eprintln!("services of the harness wait for a processor like everybody else ({error})");
+        eprintln!(
+            "threads of the harness that are to be on time wait for a processor like everybody else ({error})"
+        );
     }
 }
 

@@ -172,13 +172,16 @@ impl Seats {
         let count = u64::try_from(self.seats.len()).unwrap_or(0);
         let goal = count * u64::from(self.orders.goal_permille.load(Relaxed)) / 1000;
         let goal = u32::try_from(goal).unwrap_or(0);
-        let pace = self.orders.moves_per_s.load(Relaxed) * count / u64::from(self.orders.clients.max(1));
-        if goal == self.seated || pace == 0 {
+        let all = self.orders.moves_per_s.load(Relaxed);
+        if goal == self.seated || all == 0 {
             self.moved_us = now;
             return None;
         }
-        self.moved_us = self.moved_us.max(now.saturating_sub(BEHIND_US_MAX));
-        let next = self.moved_us + 1_000_000 / pace;
+        // Few among many move slowly, not never.
+        let pace = (all * count / u64::from(self.orders.clients.max(1))).max(1);
+        let interval = 1_000_000 / pace;
+        self.moved_us = self.moved_us.max(now.saturating_sub(BEHIND_US_MAX.max(interval)));
+        let next = self.moved_us + interval;
         if next > now {
             return None;
         }
@@ -354,6 +357,16 @@ mod tests {
         assert_eq!(came(&mut seats, 20_500), 0);
         assert_eq!(came(&mut seats, 21_900), 1);
         assert_eq!((seats.seated, seats.orders.seated.load(Relaxed)), (9, 9));
+    }
+
+    #[test]
+    fn few_clients_among_many_move_too() {
+        let orders = Orders::new("bench", vec!["hall".to_owned()], 1_000);
+        orders.goal_permille.store(1000, Relaxed);
+        orders.moves_per_s.store(40, Relaxed);
+        let mut seats = Seats::new(&Arc::new(orders), 996, 4);
+        assert!(seats.next_move(0).is_none());
+        assert!(seats.next_move(1_000_000).is_some());
     }
 
     #[test]
