@@ -15,12 +15,18 @@ import type { Message, Target } from "./submit.js";
 import { Submits } from "./submits.js";
 import { marksOf } from "./traffic.js";
 
+/** The token that lets an account in. */
+export type Credential = string | Uint8Array;
+
 /** A login wanted by the app. */
 export interface Login {
   readonly app: string;
   readonly account: string;
-  /** The token that lets the account in, where the gateway asks for one. */
-  readonly credential?: string | Uint8Array | undefined;
+  /**
+   * Where the gateway asks for one. A function is called for every OPEN, and again after a pause where what it returned is
+   * not accepted. It must not call the client.
+   */
+  readonly credential?: Credential | (() => Credential | undefined) | undefined;
   /** What the app holds without a gap; absent: the router goes on from what this device last acknowledged. */
   readonly lastSyncId?: number | undefined;
   /** What the app holds of its groups; of the others likewise. */
@@ -50,7 +56,6 @@ export class Channel {
    * processed of it.
    */
   private copies: number[] = [];
-  private readonly credential: Uint8Array;
   readonly conversations: Conversations;
   readonly rooms: Rooms;
   readonly readMarks: ReadMarks;
@@ -62,8 +67,6 @@ export class Channel {
     private readonly context: Context,
     wantsReadMarks: boolean,
   ) {
-    const { credential = "" } = login;
-    this.credential = typeof credential === "string" ? utf8(credential) : credential;
     this.received = this.processedId = login.lastSyncId;
     this.conversations = new Conversations(number, login.account, context, login.groupPositions ?? {});
     this.rooms = new Rooms(number, context);
@@ -73,11 +76,10 @@ export class Channel {
 
   /** Why no gateway would take this login. What it would not take could cost the whole connection. */
   refusal(): { readonly code: Code; readonly reason: string } | undefined {
-    const { app, account, lastSyncId, groupPositions = {} } = this.login;
-    const { length } = this.credential;
-    if (length > limits.CREDENTIAL_BYTES_MAX) {
-      const reason = `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`;
-      return { code: Code.TooLarge, reason };
+    const { app, account, credential, lastSyncId, groupPositions = {} } = this.login;
+    const tooLarge = typeof credential === "function" ? undefined : credentialFault(bytesOf(credential));
+    if (tooLarge !== undefined) {
+      return { code: Code.TooLarge, reason: tooLarge };
     }
     let reason =
       nameFault("app", app, limits.APP_BYTES_MAX) ?? nameFault("account", account, limits.ACCOUNT_BYTES_MAX);
@@ -125,11 +127,22 @@ export class Channel {
     if (this.state === "closed") {
       return;
     }
+    let credential: Uint8Array;
+    try {
+      const { credential: own } = this.login;
+      credential = bytesOf(typeof own === "function" ? own() : own);
+    } catch (error) {
+      return this.end(Code.Unauthorized, `there is no credential: ${error}`);
+    }
+    const tooLarge = credentialFault(credential);
+    if (tooLarge !== undefined) {
+      return this.end(Code.TooLarge, tooLarge);
+    }
     this.state = "opening";
     const open = new Writer()
       .text(1, this.login.app)
       .text(2, this.login.account)
-      .bytes(3, this.credential);
+      .bytes(3, credential);
     if (this.processedId !== undefined) {
       open.present(4, this.processedId);
     }
@@ -197,18 +210,24 @@ export class Channel {
     if (this.state === "opening" && code === Code.NotFound) {
       return;
     }
-    const pauses = pausesBeforeReopening(code, this.isOpening);
-    this.handleDisconnected();
-    if (pauses !== undefined) {
-      this.state = "waiting";
-      this.attempt += 1;
-      this.reopenMs = now + fullJitter(...pauses, this.attempt, this.context.random);
-    } else {
-      this.state = "closed";
-      this.submits.handleClosed(code);
-      this.conversations.handleClosed(code);
+    const pauses = pausesBeforeReopening(code, this.isOpening, typeof this.login.credential === "function");
+    if (pauses === undefined) {
+      return this.end(code, reason);
     }
-    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens: pauses !== undefined });
+    this.handleDisconnected();
+    this.state = "waiting";
+    this.attempt += 1;
+    this.reopenMs = now + fullJitter(...pauses, this.attempt, this.context.random);
+    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens: true });
+  }
+
+  /** Closes it for good. */
+  private end(code: Code, reason: string): void {
+    this.handleDisconnected();
+    this.state = "closed";
+    this.submits.handleClosed(code);
+    this.conversations.handleClosed(code);
+    this.context.emit({ type: "closed", channel: this.number, code, reason, reopens: false });
   }
 
   /** `name`: the class it came with. */
@@ -406,13 +425,30 @@ export class Channel {
 }
 
 /** Base and cap of the pauses before a channel that was closed with this code is opened again; `undefined`: never. */
-function pausesBeforeReopening(code: Code, isRefused: boolean): readonly [number, number] | undefined {
+function pausesBeforeReopening(
+  code: Code,
+  isRefused: boolean,
+  mayRenew: boolean,
+): readonly [number, number] | undefined {
   // A full house, in which others make room sooner or later. A session that is ended with it is one too many of its own
   // device: coming back would only end another.
-  if (code === Code.Limit && isRefused) {
+  const isFull = code === Code.Limit && isRefused;
+  // The app may have another credential by then.
+  if (isFull || (code === Code.Unauthorized && mayRenew)) {
     return [limits.RECONNECT_BASE_MS, limits.RECONNECT_CAP_MS];
   }
   return isRetryable(code) ? [limits.RETRY_BASE_MS, limits.RETRY_CAP_MS] : undefined;
+}
+
+function bytesOf(credential: Credential = ""): Uint8Array {
+  return typeof credential === "string" ? utf8(credential) : credential;
+}
+
+/** Says what is wrong with a credential; `undefined`: nothing. */
+function credentialFault({ length }: Uint8Array): string | undefined {
+  return length > limits.CREDENTIAL_BYTES_MAX
+    ? `the credential has ${length} bytes; at most ${limits.CREDENTIAL_BYTES_MAX} are allowed`
+    : undefined;
 }
 
 /** CLOSE, as the app's own wish. */

@@ -40,6 +40,12 @@ export interface PublishOptions extends Omit<SubmitOptions, "class"> {
   readonly type?: number;
 }
 
+/** The network is back, or the page is, from the history or from having been frozen. */
+const NETWORK_EVENTS = ["online", "pageshow", "resume"];
+
+/** Has events in a page and in a worker. */
+const scope: Partial<EventTarget> = globalThis;
+
 /** A client that stays connected until it is closed. */
 export class Client {
   private readonly session: Session;
@@ -60,6 +66,8 @@ export class Client {
     }
     this.construct = construct;
     this.session = new Session(options);
+    // On their way down: `resume` is the document's.
+    NETWORK_EVENTS.forEach((type) => scope.addEventListener?.(type, this.handleNetworkEvent, true));
     try {
       this.wake();
     } catch (error) {
@@ -169,6 +177,15 @@ export class Client {
     return this.session.lastSyncId(channel);
   }
 
+  /**
+   * Says that the network is back, or another one: a connection is tried soon, or found out whether it still stands. Pages
+   * and workers hear it from their platform; elsewhere, as in React Native, the app tells.
+   */
+  networkChanged(): void {
+    this.session.handleNetworkChange(now());
+    this.wake();
+  }
+
   /** Logs out and stays away. */
   close(): void {
     if (this.closed) {
@@ -179,8 +196,16 @@ export class Client {
     this.transmit();
     this.closed = true;
     clearTimeout(this.timer);
+    NETWORK_EVENTS.forEach((type) => scope.removeEventListener?.(type, this.handleNetworkEvent, true));
     this.hangUp();
   }
+
+  private readonly handleNetworkEvent = (event: globalThis.Event & { readonly persisted?: boolean }): void => {
+    // `pageshow` also comes when a page is new.
+    if (event.persisted !== false) {
+      this.networkChanged();
+    }
+  };
 
   private wake(): void {
     // An event's receiver may call back in: the loop below takes care of what it did.
@@ -205,7 +230,16 @@ export class Client {
   private run(): void {
     this.session.handleBacklog(this.socket?.bufferedAmount ?? 0, now());
     this.session.handleTimeout(now());
-    for (let event = this.session.pollEvent(now()); event !== undefined; event = this.session.pollEvent(now())) {
+    for (;;) {
+      // Before the events: it brings some itself.
+      if (this.session.wantsHangUp) {
+        this.hangUp();
+        this.session.handleDisconnected(now());
+      }
+      const event = this.session.pollEvent(now());
+      if (event === undefined) {
+        break;
+      }
       if (event.type === "disconnected" && event.reason.why === "sent-away") {
         this.alternate = event.reason.alternate || undefined;
       }
@@ -213,10 +247,6 @@ export class Client {
       if (this.closed) {
         return;
       }
-    }
-    if (this.session.wantsHangUp) {
-      this.hangUp();
-      this.session.handleDisconnected(now());
     }
     if (this.session.wantsConnection(now())) {
       this.dial();

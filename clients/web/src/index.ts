@@ -2,7 +2,7 @@
 
 export { Client, type ClientOptions, type PublishOptions, type Socket, type SubmitOptions } from "./client.js";
 export { Session, type SessionOptions } from "./session.js";
-export type { Login } from "./channel.js";
+export type { Credential, Login } from "./channel.js";
 export { Code, type Disconnect, type Event, RoomError, type RoomMessage, SubmitError } from "./events.js";
 export type { MessageClass } from "./frame.js";
 export {

@@ -94,6 +94,8 @@ export const ROOM_LIKES_MAX = 1000;
 export const RECONNECT_BASE_MS = 100;
 /** Cap of the pause before a reconnect, milliseconds. */
 export const RECONNECT_CAP_MS = 30_000;
+/** Changes of the network hasten a try once in this time, milliseconds: they may be told of all the time. */
+export const NETWORK_CHANGE_MS = 5000;
 /** A connection that lasted this long was a good one: the next pause starts at the base again, milliseconds. */
 export const STABLE_MS = 5000;
 /** Longest absence a GOAWAY can ask for, milliseconds: a wrong number must not silence a device for weeks. */

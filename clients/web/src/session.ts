@@ -36,6 +36,9 @@ const CHANNEL_KINDS: ReadonlySet<number> = new Set([
   Kind.Room, Kind.RoomPulled, Kind.RoomRefused, Kind.Read, Kind.ReadMarks, Kind.DeviceAck,
 ]);
 
+/** What a server says of the connection. */
+const CONNECTION_KINDS: ReadonlySet<number> = new Set([Kind.Connected, Kind.GoAway, Kind.Error]);
+
 /** `leaving`: the driver is to hang up. */
 type State = "down" | "dialling" | "greeting" | "live" | "leaving";
 
@@ -51,6 +54,10 @@ export class Session {
   private attempt = 0;
   /** From GOAWAY: when to come back. */
   private returnMs: number | undefined;
+  /** `retryMs` is of a GOAWAY. */
+  private isSentAway = false;
+  /** Of the last try that a change of the network has hastened. */
+  private hastenedMs = -Infinity;
   private reader = new FrameReader();
   private out: Uint8Array[] = [];
   private outBytes = 0;
@@ -370,6 +377,7 @@ export class Session {
     const pause = fullJitter(limits.RECONNECT_BASE_MS, limits.RECONNECT_CAP_MS, this.attempt, this.random);
     this.attempt += 1;
     this.retryMs = this.returnMs ?? now + pause;
+    this.isSentAway = this.returnMs !== undefined;
     this.returnMs = undefined;
     if (this.isDialling) {
       this.isDialling = false;
@@ -378,6 +386,21 @@ export class Session {
     this.state = "down";
     this.clearOut();
     this.channels.forEach((channel) => channel.handleDisconnected());
+  }
+
+  /**
+   * The network is back, or another one. A try that was to wait long is made soon, unless a GOAWAY told when; its failure
+   * counts as ever. A connection that stands is asked whether it does.
+   */
+  handleNetworkChange(now: number): void {
+    const soonMs = Math.max(now, this.hastenedMs + limits.NETWORK_CHANGE_MS);
+    if (this.state === "down" && !this.isSentAway && this.retryMs > soonMs + limits.RECONNECT_BASE_MS) {
+      this.retryMs = soonMs + between(0, limits.RECONNECT_BASE_MS, this.random);
+      this.hastenedMs = this.retryMs;
+    }
+    if (this.state === "live" && this.pingedMs === undefined) {
+      this.sendPing(now);
+    }
   }
 
   /** Bytes arrived. */
@@ -432,10 +455,14 @@ export class Session {
     // Two reasons to ask: the heartbeat, and an answer that should have come.
     const suspicious = overdue && now >= this.heardMs + limits.ANSWER_MS;
     if (this.pingedMs === undefined && (suspicious || now >= this.pingDueMs())) {
-      this.send(encodeFrame(Kind.Ping, COMMAND, 0, new Uint8Array(0)));
-      this.pingedMs = now;
-      this.beforePing = undefined;
+      this.sendPing(now);
     }
+  }
+
+  private sendPing(now: number): void {
+    this.send(encodeFrame(Kind.Ping, COMMAND, 0, new Uint8Array(0)));
+    this.pingedMs = now;
+    this.beforePing = undefined;
   }
 
   private handleFrame({ kind, flags, channel: number, body }: Frame, now: number): void {
@@ -465,6 +492,10 @@ export class Session {
         this.send(encodeClose(number));
       }
       return;
+    }
+    // Else who may say something on one channel could end all of them.
+    if (number !== 0 && CONNECTION_KINDS.has(kind)) {
+      throw new WireError("it is about the connection and names a channel");
     }
     switch (kind) {
       case Kind.Connected:

@@ -98,6 +98,127 @@ test("an app that throws in an event gets the next one, and the session goes on"
   assert.deepEqual(taken, ["connected", "opened", "disconnected", "connected", "opened"]);
 });
 
+test("an app that throws in a message has had it", () => {
+  const net = network();
+  const taken = [];
+  const web = client(net, (event) => {
+    if (event.type === "message") {
+      taken.push(event.syncId);
+      throw new Error("of the app");
+    }
+  });
+  const [socket] = net.sockets;
+  socket.greet();
+  assert.throws(() => socket.say(Kind.Data, 1, delivery(1)), /of the app/);
+  assert.equal(web.lastSyncId(1), 1);
+  socket.say(Kind.Data, 1, delivery(1));
+  web.close();
+  assert.deepEqual([taken, socket.kinds], [[1], [Kind.Connect, Kind.Open, Kind.Ack, Kind.Close]]);
+});
+
+/** A clock for the timers and for `performance.now`: `pass` wakes whoever is due. */
+function clock(context) {
+  let now = 0;
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  context.mock.method(performance, "now", () => now);
+  return (ms) => {
+    for (const end = now + ms; now < end; ) {
+      now += 1;
+      context.mock.timers.tick(1);
+    }
+  };
+}
+
+test("what ends with a connection is told at once, however long the next one takes", (context) => {
+  const pass = clock(context);
+  const net = network();
+  const taken = [];
+  const web = client(net, (event) => taken.push(event.type));
+  const [socket] = net.sockets;
+  socket.greet();
+  web.submit(1, "bob", "typing", { class: "transient" });
+  socket.say(Kind.GoAway, 0, new Writer().number(1, 12).number(2, 60_000).number(3, 60_000));
+  assert.deepEqual(taken, ["connected", "opened", "disconnected", "refused"]);
+  // And a try that nobody answers.
+  pass(60_000);
+  assert.equal(net.sockets.length, 2);
+  pass(9999);
+  assert.equal(taken.length, 4);
+  pass(1);
+  assert.deepEqual(taken.slice(4), ["not-connected"]);
+  web.close();
+});
+
+/** A global scope that has events, as that of a page or a worker. */
+function page(context) {
+  const target = new EventTarget();
+  let listeners = 0;
+  globalThis.addEventListener = (...parameters) => {
+    listeners += 1;
+    target.addEventListener(...parameters);
+  };
+  globalThis.removeEventListener = (...parameters) => {
+    listeners -= 1;
+    target.removeEventListener(...parameters);
+  };
+  context.after(() => {
+    delete globalThis.addEventListener;
+    delete globalThis.removeEventListener;
+  });
+  return {
+    tell: (type, members = {}) => target.dispatchEvent(Object.assign(new Event(type), members)),
+    listeners: () => listeners,
+  };
+}
+
+test("a page that hears of its network tries soon, and finds out whether its connection stands", (context) => {
+  const pass = clock(context);
+  const scope = page(context);
+  const news = [["online"], ["pageshow", { persisted: true }], ["resume"]];
+  for (const [type, members] of news) {
+    const net = network();
+    const options = { url: "wss://edge.example/", device: "d", WebSocket: net.Socket, onEvent() {} };
+    const web = new Client({ ...options, random: () => 1 - 2 ** -53 });
+    web.open(1, { app: "shop", account: "alice" });
+    for (let attempt = 0; attempt < 10; attempt++) {
+      net.sockets.at(-1).onclose({});
+      pass(100 * 2 ** attempt);
+    }
+    const tries = net.sockets.length;
+    net.sockets.at(-1).onclose({});
+    pass(1000);
+    scope.tell("pageshow", { persisted: false });
+    pass(1000);
+    assert.equal(net.sockets.length, tries, "that a page is new says nothing");
+    scope.tell(type, members);
+    pass(100);
+    assert.equal(net.sockets.length, tries + 1, type);
+    const socket = net.sockets.at(-1);
+    socket.greet();
+    scope.tell(type, members);
+    assert.deepEqual(socket.kinds, [Kind.Connect, Kind.Open, Kind.Ping], type);
+    web.close();
+    assert.equal(scope.listeners(), 0);
+    scope.tell(type, members);
+    pass(60_000);
+    assert.equal(net.sockets.length, tries + 1, "whoever has left hears nothing");
+  }
+});
+
+test("an app says itself that the network is another one where no page hears it", (context) => {
+  const pass = clock(context);
+  const net = network();
+  const web = client(net);
+  const [socket] = net.sockets;
+  socket.greet();
+  web.networkChanged();
+  assert.equal(socket.kinds.at(-1), Kind.Ping);
+  web.close();
+  web.networkChanged();
+  pass(60_000);
+  assert.equal(net.sockets.length, 1);
+});
+
 test("a socket that was given up says nothing any more", async () => {
   const net = network();
   const taken = [];
@@ -123,7 +244,9 @@ test("a client that cannot be made leaves nothing behind", (context) => {
       throw new SyntaxError(`${url} is no URL`);
     }
   }
+  const scope = page(context);
   assert.throws(() => new Client({ url: "edge", device: "d", WebSocket: Unwilling, onEvent() {} }), SyntaxError);
+  assert.equal(scope.listeners(), 0);
   for (now = 0; now < 60_000; now += 1000) {
     context.mock.timers.tick(1000);
   }

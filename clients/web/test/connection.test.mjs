@@ -103,6 +103,99 @@ test("a GOAWAY that names no window is followed by the usual pauses", () => {
   }
 });
 
+/** Tries that fail until the next one would come in half a minute. */
+test("what ends the connection is not heard on a channel", () => {
+  for (const [kind, body] of [
+    [Kind.GoAway, new Writer().number(2, 60_000).number(3, 60_000)],
+    [Kind.Error, new Writer().number(1, 3)],
+  ]) {
+    const server = new Server();
+    server.connect();
+    server.say(kind, 1, body);
+    assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "garbled" } }]);
+  }
+});
+
+function stayAway(server) {
+  for (let attempt = 0; attempt < 10; attempt++) {
+    server.now = Math.max(server.now, server.session.pollTimeout());
+    server.session.handleDialling(server.now);
+    server.session.handleDisconnected(server.now);
+  }
+  assert.equal(server.session.pollTimeout() - server.now, 30_000);
+}
+
+test("when the network is back a try comes soon, and its failure counts as ever", () => {
+  for (const [draw, pause] of [[0, 0], [0.5, 50], [1 - 2 ** -53, 100]]) {
+    const server = new Server();
+    server.draw = 1 - 2 ** -53;
+    stayAway(server);
+    server.draw = draw;
+    server.now += 7000;
+    server.session.handleNetworkChange(server.now);
+    server.draw = 0;
+    // Told again, it is the same news.
+    server.session.handleNetworkChange(server.now);
+    assert.equal(server.session.pollTimeout() - server.now, pause);
+    server.now += pause;
+    assert.ok(server.session.wantsConnection(server.now));
+    server.draw = 1 - 2 ** -53;
+    server.session.handleDialling(server.now);
+    server.session.handleDisconnected(server.now);
+    assert.equal(server.session.pollTimeout() - server.now, 30_000);
+  }
+});
+
+test("whoever says all the time that the network is back does not try all the time", () => {
+  const server = new Server();
+  server.draw = 1 - 2 ** -53;
+  stayAway(server);
+  let tries = 0;
+  for (const end = server.now + 60_000; server.now < end; server.now += 10) {
+    server.draw = (server.now % 70) / 70;
+    server.session.handleNetworkChange(server.now);
+    server.draw = 1 - 2 ** -53;
+    if (server.session.wantsConnection(server.now)) {
+      tries += 1;
+      server.session.handleDialling(server.now);
+      server.session.handleDisconnected(server.now);
+    }
+  }
+  assert.equal(tries, 12, "one in five seconds");
+});
+
+test("a network that is back brings nobody back before a GOAWAY's time", () => {
+  const server = Server.live();
+  server.say(Kind.GoAway, 0, new Writer().number(2, 60_000).number(3, 60_000));
+  server.session.handleDisconnected(server.now);
+  server.session.handleNetworkChange(server.now);
+  assert.equal(server.session.pollTimeout() - server.now, 60_000);
+  // It is over with the try that it told of.
+  server.now += 60_000;
+  server.draw = 1 - 2 ** -53;
+  stayAway(server);
+  server.session.handleNetworkChange(server.now);
+  assert.equal(server.session.pollTimeout() - server.now, 100);
+});
+
+test("when the network is another one a connection is asked at once, and left when it is dead", () => {
+  const server = Server.live();
+  server.now += 1000;
+  const change = () => server.session.handleNetworkChange(server.now);
+  change();
+  assert.deepEqual(server.said(), ["Ping:0"]);
+  change();
+  assert.deepEqual(server.said(), [], "it is asked already");
+  server.say(Kind.Pong, 0, new Writer());
+  change();
+  assert.deepEqual(server.said(), ["Ping:0"]);
+  assert.deepEqual(server.pass(29_999), []);
+  assert.ok(!server.session.wantsHangUp);
+  server.pass(1);
+  assert.ok(server.session.wantsHangUp);
+  assert.deepEqual(server.events(), [{ type: "disconnected", reason: { why: "silent" } }]);
+});
+
 test("an idle session says PING in time, and leaves when nothing answers", () => {
   const server = Server.live();
   assert.deepEqual(server.pass(53_999), []);

@@ -285,6 +285,72 @@ test("a refusal is the answer of its own OPEN", () => {
   assert.deepEqual(server.events().map(({ type }) => type), ["closed"], "erin's");
 });
 
+const credentialOf = (frames) => frames.filter(({ kind }) => kind === Kind.Open).map(({ body }) => new Fields(body).text(3));
+
+test("a credential that is a function is asked for at every OPEN", () => {
+  const server = new Server();
+  server.draw = 1 - 2 ** -53;
+  let asked = 0;
+  const token = () => `token ${++asked}`;
+  server.session.open(1, { app: "shop", account: "alice", credential: token, lastSyncId: 0 });
+  server.connect();
+  assert.deepEqual(credentialOf(server.greeting).sort(), ["", "token 1"]);
+  server.submit("a");
+  server.reconnect();
+  assert.deepEqual(credentialOf(server.greeting).sort(), ["", "token 2"]);
+  // It expires while the channel is open, and the app has no other one for a while. What is to be sent is kept.
+  server.say(Kind.Close, 1, closed(Code.Unauthorized));
+  for (const [token, pause] of [["token 3", 200], ["token 4", 400], ["token 5", 800]]) {
+    assert.deepEqual(server.events().map(({ type, reopens }) => [type, reopens]), [["closed", true]]);
+    server.said();
+    assert.deepEqual(server.pass(pause - 1), []);
+    server.now += 1;
+    server.session.handleTimeout(server.now);
+    assert.deepEqual(credentialOf(server.sent()), [token]);
+    if (token !== "token 5") {
+      server.say(Kind.Close, 1, closed(Code.Unauthorized));
+    }
+  }
+  server.say(Kind.Opened, 1, new Writer());
+  assert.deepEqual(server.said(), ["Data:1:a"]);
+});
+
+test("one that is given once is refused once", () => {
+  const server = Server.live();
+  server.session.open(3, { app: "shop", account: "dora", credential: "token" });
+  server.say(Kind.Close, 3, closed(Code.Unauthorized));
+  assert.deepEqual(server.events().map(({ type, reopens }) => [type, reopens]), [["closed", false]]);
+});
+
+test("a credential that cannot be said ends its channel alone", () => {
+  const throws = () => {
+    throw new Error("logged out");
+  };
+  const ends = [[throws, Code.Unauthorized, /logged out/], [() => "x".repeat(2049), Code.TooLarge, /2049 bytes/]];
+  for (const [next, code, reason] of ends) {
+    const server = new Server();
+    let token = () => undefined;
+    server.session.open(1, { app: "shop", account: "alice", credential: () => token() });
+    server.connect();
+    assert.deepEqual(credentialOf(server.greeting), ["", ""], "the gateway may ask for none");
+    server.submit("a");
+    server.said();
+    token = next;
+    server.session.handleDisconnected(server.now);
+    server.session.handleConnected(server.now);
+    assert.deepEqual(server.said(), ["Connect:0", "Open:2"]);
+    const [, abandoned, told] = server.events();
+    assert.equal(abandoned.type, "abandoned");
+    assert.match(told.reason, reason);
+    assert.deepEqual([told.type, told.channel, told.code, told.reopens], ["closed", 1, code, false]);
+    // On a connection that stands it is the same.
+    server.session.open(3, { app: "shop", account: "dora", credential: next });
+    server.session.open(4, { app: "shop", account: "erin", credential: "x".repeat(2049) });
+    assert.deepEqual(server.said(), []);
+    assert.deepEqual(server.events().map(({ channel, code }) => [channel, code]), [[3, code], [4, Code.TooLarge]]);
+  }
+});
+
 test("what nobody has taken of the last login is not taken for the next", () => {
   const server = Server.live();
   server.session.enter(1, "live");

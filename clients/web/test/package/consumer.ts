@@ -1,8 +1,8 @@
 // What an app in TypeScript writes: only has to compile.
 
 import {
-  type BusinessLevel, Client, Code, type Event, type GroupAct, type GroupMember, GroupRole, type Login, type MessageClass,
-  type PublishOptions, RoomError, type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
+  type BusinessLevel, Client, Code, type Credential, type Event, type GroupAct, type GroupMember, GroupRole, type Login,
+  type MessageClass, type PublishOptions, RoomError, type RoomMessage, type Sending, Session, SubmitError, type SubmitOptions,
   type Target, type TrafficMarks,
 } from "moor-client";
 
@@ -67,6 +67,9 @@ function describe(event: Event): string {
 const client = new Client({ url: "wss://edge.example/", device: "d", WebSocket, onEvent: (event) => describe(event) });
 client.open(1, login);
 client.open(1, { ...login, credential: "a.b.c", lastSyncId: client.lastSyncId(1) });
+const token = new Map<string, Credential>();
+client.open(1, { ...login, credential: () => token.get("alice") });
+client.networkChanged();
 try {
   const id: Uint8Array = client.submit(1, "bob", "hello");
   client.submit(1, "bob", new Uint8Array(3), id);
