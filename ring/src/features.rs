@@ -11,6 +11,7 @@ use std::str::FromStr;
 use io_uring::{IoUring, Probe, opcode};
 
 use crate::config::RingError;
+use crate::release;
 
 /// Something that kernels at or above the floor may lack.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -31,17 +32,20 @@ pub enum Feature {
     /// Socket options and bind on direct descriptors (6.7, 6.11). Else: a connection is made on a
     /// plain descriptor that then enters the table.
     DirectConnect = 1 << 5,
+    /// What is closed is let go at once (6.13). Else: when every request made before has ended.
+    PromptClose = 1 << 6,
 }
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Feature; 6] = [
+    pub const ALL: [Feature; 7] = [
         Feature::DeferTaskrun,
         Feature::NoSqArray,
         Feature::RegisteredRing,
         Feature::MessageRing,
         Feature::FixedFdInstall,
         Feature::DirectConnect,
+        Feature::PromptClose,
     ];
 
     /// The name used in settings and logs.
@@ -54,6 +58,7 @@ impl Feature {
             Feature::MessageRing => "message-ring",
             Feature::FixedFdInstall => "fixed-fd-install",
             Feature::DirectConnect => "direct-connect",
+            Feature::PromptClose => "prompt-close",
         }
     }
 
@@ -69,6 +74,10 @@ impl Feature {
                 "connections cannot be handed over, and nobody's address is known: no limits per address"
             }
             Feature::DirectConnect => "outgoing connections start as plain descriptors",
+            Feature::PromptClose => {
+                "closed connections stay with their peers, and in memory (some 4 kB each), until every request made \
+                 before has ended, which may take days: not for service, use Linux 6.13 or newer"
+            }
         }
     }
 }
@@ -210,6 +219,10 @@ pub fn probe() -> Result<Features, RingError> {
     build(&builder)?;
     if build(builder.setup_no_sqarray()).is_err() {
         features.lose(Feature::NoSqArray);
+    }
+    // Where it cannot be tried nothing is known against it.
+    if !release::is_prompt().unwrap_or(true) {
+        features.lose(Feature::PromptClose);
     }
     Ok(features)
 }

@@ -26,6 +26,7 @@ mod limits;
 pub mod memory;
 mod reap;
 mod recv_buffers;
+mod release;
 mod request;
 mod ring;
 mod sends;
