@@ -121,7 +121,11 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
     if let Err(error) = moor_ring::memory::ordinary_pages_only() {
         tracing::warn!(%error, "huge pages could not be switched off; memory grows in steps of 2 MiB");
     }
-    tracing::info!("kernel features: {features}");
+    if features.has(Feature::PromptClose) {
+        tracing::info!("kernel features: {features}");
+    } else {
+        tracing::warn!("kernel features: {features}");
+    }
     let tells_addresses =
         features.has(Feature::FixedFdInstall) && !config.disable_features.contains(Feature::FixedFdInstall);
     if !config.proxy.sources.is_empty() && !tells_addresses {
@@ -187,7 +191,7 @@ fn start_and_serve(config: &Config, log: LogHandle) -> Result<u8, StartError> {
             log,
             vec![
                 remote::reload_tls(crew.remote(board.clone()), settings.tls.is_some()),
-                remote::reload_internal_tls(crew.remote(board.clone()), settings.internal_tls.is_some()),
+                remote::reload_internal_tls(crew.remote(board.clone()), settings.internal_tls.clone()),
                 remote::reload_router_tls(
                     crew.remote(board.clone()),
                     router.as_ref(),

@@ -151,7 +151,7 @@ pub const JOBS_PENDING_MAX: usize = 4096;
 pub const JOB_TIMEOUT_MS: u64 = 2000;
 
 /// Register batches sent and not yet answered.
-pub const REGISTER_UNANSWERED_MAX: u32 = 4;
+pub const REGISTER_UNANSWERED_MAX: usize = 4;
 /// Sessions waiting to be registered one by one; beyond it the whole table is walked instead.
 pub const REGISTER_QUEUE_MAX: usize = 2048;
 /// Entries of the table of channels that the walk looks at in a turn, announced already or empty ones included: some 10 ns

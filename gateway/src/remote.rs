@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use moor_ring::Doorbell;
 use moor_router::RouterHandle;
+use moor_tls::peer::Acceptor;
 
 use crate::config::{self, Config};
 use crate::control::WorkerControl;
@@ -75,14 +76,23 @@ pub fn reload_tls(workers: Remote, mut is_on: bool) -> ReloadPart {
     })
 }
 
-/// What SIGHUP does for the internal port: services that come from now on are shown what the files hold now.
-pub fn reload_internal_tls(workers: Remote, mut is_on: bool) -> ReloadPart {
+/// What SIGHUP does for the internal port, where this is in force so far: services that come from now on are shown what the
+/// files hold now. Certificates that were asked for still are: the address and the token that may make up for them are
+/// those of the start.
+pub fn reload_internal_tls(workers: Remote, mut in_force: Option<Acceptor>) -> ReloadPart {
     Box::new(move |config| match tls_files::internal(config) {
-        Ok(None) if is_on => Err(stays_on("TLS on the internal port", "internal_tls.certificate")),
+        Ok(None) if in_force.is_some() => {
+            Err(stays_on("TLS on the internal port", "internal_tls.certificate"))
+        }
         Ok(None) => Ok("no TLS on the internal port".to_owned()),
+        Ok(Some(acceptor))
+            if !acceptor.is_mutual() && in_force.as_ref().is_some_and(Acceptor::is_mutual) =>
+        {
+            Err(stays_on("asking services for certificates", "internal_tls.authorities"))
+        }
         Ok(Some(acceptor)) => {
             workers.tell_all(|| Mail::InternalTls(acceptor.clone()));
-            is_on = true;
+            in_force = Some(acceptor);
             Ok("the internal port's certificate".to_owned())
         }
         Err(error) => Err(format!("the internal port goes on with the former files: {error}")),
@@ -139,6 +149,8 @@ pub fn reload_credentials(workers: Remote, clients: SocketAddr) -> ReloadPart {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::limits::MAILBOX_ENTRIES;
 
@@ -170,6 +182,36 @@ mod tests {
         assert!(mailboxes.of(WorkerId(0)).unwrap().is_empty());
     }
 
+    /// The internal port with a certificate, asking for those of services, and the files it is in.
+    fn internal_tls() -> (Config, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["edge".to_owned()]).unwrap();
+        let (certificate, key) = (directory.path().join("edge.pem"), directory.path().join("edge.key"));
+        std::fs::write(&certificate, cert.pem()).unwrap();
+        std::fs::write(&key, signing_key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut config = Config::default();
+        config.internal_tls.authorities.0.push(certificate.clone());
+        config.internal_tls.certificate = Some(certificate);
+        config.internal_tls.key = Some(key);
+        (config, directory)
+    }
+
+    #[test]
+    fn a_reload_does_not_stop_asking_services_for_certificates() {
+        let (mut config, _directory) = internal_tls();
+        let in_force = tls_files::internal(&config).unwrap();
+        assert!(in_force.as_ref().is_some_and(Acceptor::is_mutual));
+        let (workers, mailboxes) = remote();
+        let mut reload = reload_internal_tls(workers, in_force);
+        // On an address and with a token that would do at a start: neither is in force.
+        config.internal_tls.authorities.0.clear();
+        let said = reload(&config).unwrap_err();
+        assert!(said.contains("certificates") && said.contains("restart"), "{said}");
+        assert!(mailboxes.of(WorkerId(0)).unwrap().is_empty());
+    }
+
     #[test]
     fn what_goes_on_is_not_said_to_be_off() {
         let said = |reload: ReloadPart| {
@@ -178,7 +220,9 @@ mod tests {
         };
         assert_eq!(said(reload_tls(remote().0, false)), Ok("no TLS".to_owned()));
         assert!(said(reload_tls(remote().0, true)).unwrap_err().contains("tls.certificates"));
-        assert!(said(reload_internal_tls(remote().0, true)).unwrap_err().contains("internal_tls"));
+        let (mutual, _directory) = internal_tls();
+        let in_force = tls_files::internal(&mutual).unwrap();
+        assert!(said(reload_internal_tls(remote().0, in_force)).unwrap_err().contains("internal_tls"));
         assert!(said(reload_router_tls(remote().0, None, true)).unwrap_err().contains("router_tls"));
     }
 }

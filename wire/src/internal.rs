@@ -10,6 +10,7 @@ use crate::client::{Class, Kind};
 use crate::frame::{FrameReader, HEADER_BYTES, Header, put_message};
 use crate::limits::{
     ACCOUNT_BYTES_MAX, APP_BYTES_MAX, DEVICE_BYTES_MAX, INTERNAL_BODY_BYTES_MAX, PUSH_MANY_SESSIONS_MAX,
+    SERVER_BODY_BYTES_MAX,
 };
 pub use crate::proto::moor::internal::v1::{
     Degrade, Departure, Failure, Group, GroupResult, Hello, History, HistoryResult, Kick, Location, Lookup,
@@ -148,6 +149,20 @@ impl Verb {
 /// Header flag of PUSH and BROADCAST: answer with an [`Outcome`] in any case. Without it only a PUSH that missed is
 /// answered, with NOT_HERE.
 pub const FLAG_WANT_OUTCOME: u8 = 0b1000_0000;
+
+/// Why a service may not push this to clients, if it may not: it brings them messages, and does not speak for the gateway or
+/// the router. `None`: it may.
+#[must_use]
+pub const fn refusal_of_pushed(kind: u8, body: &[u8]) -> Option<Code> {
+    if kind != Kind::Data.byte() {
+        Some(Code::Invalid)
+    } else if body.len() > SERVER_BODY_BYTES_MAX as usize {
+        // Clients would close the connection over it.
+        Some(Code::TooLarge)
+    } else {
+        None
+    }
+}
 
 /// Appends a frame with a protobuf body.
 pub fn put_control<M: prost::Message>(out: &mut impl BufMut, verb: Verb, body: &M) {

@@ -44,6 +44,8 @@ pub const GROUP_POSITIONS_MAX: usize = 24;
 pub const GROUP_HEADS_MAX: usize = 128;
 /// Longest device name, bytes.
 pub const DEVICE_BYTES_MAX: usize = 128;
+/// Shortest token that a port beyond loopback may ask for, bytes: what 128 bits of randomness need at the least.
+pub const TOKEN_BYTES_MIN: usize = 16;
 /// Longest name of a gateway, router or service, bytes.
 pub const NODE_BYTES_MAX: usize = 64;
 /// Longest address at which services reach a gateway, bytes: a host's name of 253 and a port.

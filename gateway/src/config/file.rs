@@ -32,7 +32,13 @@ impl Place<'_> {
 pub(super) fn apply(config: &mut Config, path: &Path) -> Result<(), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    apply_text(config, path, &text)
+    let token = config.internal_token.clone();
+    apply_text(config, path, &text)?;
+    if config.internal_token != token {
+        moor_credentials::read_secret(path, "the internal token")
+            .map_err(|error| ConfigError::Wrong(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Applies `text`, which errors call `path`.
@@ -121,6 +127,8 @@ fn to_text(shape: Shape, value: &Spanned<DeValue<'_>>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::config::Auto;
 
@@ -128,6 +136,21 @@ mod tests {
         let mut config = Config::default();
         apply_text(&mut config, Path::new("moor.toml"), text).map_err(|error| error.to_string())?;
         Ok(config)
+    }
+
+    #[test]
+    fn a_file_with_a_token_is_its_owner_s_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gateway.toml");
+        let read = |text: &str, mode| {
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            apply(&mut Config::default(), &path).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("node = \"edge\"\n", 0o644), Ok(()));
+        let token = "internal_token = \"0123456789abcdef\"\n";
+        assert!(read(token, 0o640).unwrap_err().contains("chmod 600"));
+        assert_eq!(read(token, 0o600), Ok(()));
     }
 
     #[test]

@@ -90,8 +90,8 @@ pub const KEYS: &[Key] = &[
         "",
         "TOKEN",
         "Secret that services, gateways and routers show each other",
-        "At least 16 bytes. Only in the file or in the variable MOOR_INTERNAL_TOKEN: a flag could be read by \
-         every user of the host."
+        "At least 16 bytes. Only in the file, which nobody but its owner may then be able to read, or in the variable \
+         MOOR_INTERNAL_TOKEN: a flag could be read by every user of the host."
     ),
     key!(
         internal_token_file,
@@ -227,7 +227,7 @@ pub const KEYS: &[Key] = &[
         "Kernel features to do without",
         "Forces the ways that older kernels need, to test or to avoid a kernel fault. Names separated by \
          commas: defer-taskrun, no-sq-array, registered-ring, message-ring, fixed-fd-install, \
-         direct-connect; or all."
+         direct-connect, prompt-close; or all."
     ),
     key!(
         credentials.file,
@@ -267,7 +267,7 @@ pub const KEYS: &[Key] = &[
         "FILE",
         "Keys that session tickets are sealed with",
         "64 hexadecimal digits a line (`openssl rand -hex 32`), up to 8 lines; the first seals, all open. With the \
-         same file clients resume on every host and after a restart; without one each start makes a key of its own. \
+         same file clients resume on every host and after a restart; without one each start and each SIGHUP makes a key of its own. \
          SIGHUP reads it again."
     ),
     key!(
@@ -351,7 +351,8 @@ pub const KEYS: &[Key] = &[
         "router-tls-names",
         "LIST",
         "Names of certificates that may connect to the embedded router",
-        "Separated by commas. Empty: all of the authorities. This gateway's own must be among them."
+        "Separated by commas. Empty: all of the authorities. This gateway's own must be among them. Taking one out takes \
+         a restart."
     ),
     key!(
         websocket.enabled,

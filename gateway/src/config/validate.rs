@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use moor_wire::limits::{CLIENT_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX, NODE_BYTES_MAX, REGISTER_BATCH_MAX};
+use moor_wire::limits::{
+    CLIENT_BODY_BYTES_MAX, CONTROL_BODY_BYTES_MAX, NODE_BYTES_MAX, REGISTER_BATCH_MAX, TOKEN_BYTES_MIN,
+};
 use moor_wire::session::WORKERS_MAX;
 
 use super::value::{Auto, RouterChoice, is_host_and_port};
 use super::{Config, ConfigError, Credentials, resources};
 use crate::limits::{CHANNELS_PER_CONNECTION_MAX, ROOM_RUN_BYTES_MAX};
 
-/// Shortest token, bytes: what 128 bits of randomness need at the least.
-const TOKEN_BYTES_MIN: usize = 16;
 /// A delivery wraps the largest payload in a body and the body in a frame.
 const WRAPPING_BYTES: u32 = 2 * CONTROL_BODY_BYTES_MAX;
 

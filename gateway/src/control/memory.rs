@@ -64,12 +64,18 @@ impl Watch {
         if self.looked_ms.is_some_and(|looked| now_ms < looked + MEMORY_LOOK_MS) {
             return;
         }
-        self.looked_ms = Some(now_ms);
+        let is_first = self.looked_ms.replace(now_ms).is_none();
         let used_percent = match self.limit_bytes {
-            Some(limit) => percent(Usage::read_quick().resident_bytes, limit),
-            None => self.group.as_deref().map_or(0, group_percent).max(host_percent()),
+            Some(limit) => Some(percent(Usage::read_quick().resident_bytes, limit)),
+            None => self.group.as_deref().and_then(group_percent).max(host_percent()),
         };
-        self.judge(used_percent);
+        if is_first && used_percent.is_none() {
+            tracing::warn!(
+                "nobody watches the memory: memory.limit_mb is auto, and neither /proc/meminfo nor a limit of the \
+                 control group can be read; set memory.limit_mb"
+            );
+        }
+        self.judge(used_percent.unwrap_or(0));
     }
 
     fn judge(&mut self, used_percent: u64) {
@@ -107,9 +113,10 @@ fn group_of(groups: &str) -> Option<PathBuf> {
     Some(Path::new(GROUPS).join(path))
 }
 
-/// The fullest of a group and those it is in. Pages of files count only as far as they cannot be given back.
-fn group_percent(group: &Path) -> u64 {
-    let mut fullest = 0;
+/// The fullest of a group and those it is in; `None`: none of them has a limit. Pages of files count only as far as they
+/// cannot be given back.
+fn group_percent(group: &Path) -> Option<u64> {
+    let mut fullest = None;
     for group in group.ancestors().take_while(|group| group.starts_with(GROUPS)) {
         let read = |name: &str| fs::read_to_string(group.join(name)).unwrap_or_default();
         // "max" is no limit.
@@ -118,19 +125,16 @@ fn group_percent(group: &Path) -> u64 {
         let stat = read("memory.stat");
         let files =
             stat.lines().find_map(|line| line.strip_prefix("inactive_file ")?.parse().ok()).unwrap_or(0);
-        fullest = fullest.max(percent(current.saturating_sub(files), max));
+        fullest = fullest.max(Some(percent(current.saturating_sub(files), max)));
     }
     fullest
 }
 
-fn host_percent() -> u64 {
+/// Of the host's; `None`: it cannot be read, as where the service manager shows processes alone.
+fn host_percent() -> Option<u64> {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let (Some(total), Some(available)) =
-        (kilobytes(&memory, "MemTotal:"), kilobytes(&memory, "MemAvailable:"))
-    else {
-        return 0;
-    };
-    percent(total.saturating_sub(available), total)
+    let (total, available) = (kilobytes(&memory, "MemTotal:")?, kilobytes(&memory, "MemAvailable:")?);
+    Some(percent(total.saturating_sub(available), total))
 }
 
 #[cfg(test)]
@@ -165,7 +169,7 @@ mod tests {
         watch.look(0);
         let used = watch.used_percent().load(Relaxed);
         assert!((1..=100).contains(&used), "{used} %");
-        assert!(host_percent() >= 1);
+        assert!(host_percent() >= Some(1));
     }
 
     #[test]

@@ -138,19 +138,25 @@ impl<I: Io> Worker<I> {
         scope
     }
 
-    /// What a connected service may do.
+    /// What a connected service may do: what it could when it came.
     pub(super) fn scope(&self, slot: Slot) -> Scope {
-        // Where no file names services, all of them may do everything.
-        self.settings.access.services.as_ref()?;
         self.services.get(&slot)?.may.clone()
     }
 
-    /// Whether a service may do this to an app's accounts; answers it when it may not.
+    /// Whether a service may do this to an app's accounts; counted when it may not.
+    pub(super) fn has_right(&mut self, slot: Slot, app: &str, right: Right) -> bool {
+        let allowed = self.scope(slot).is_none_or(|service| service.allows(app, right));
+        if !allowed {
+            self.counters.add(Counter::ServicesDenied);
+        }
+        allowed
+    }
+
+    /// Likewise; answers it when it may not.
     pub(super) fn is_allowed(&mut self, slot: Slot, app: &str, right: Right, cookie: u64, now: Now) -> bool {
-        if self.scope(slot).is_none_or(|service| service.allows(app, right)) {
+        if self.has_right(slot, app, right) {
             return true;
         }
-        self.counters.add(Counter::ServicesDenied);
         let code = Code::Unauthorized;
         if right == Right::Query {
             let none = LookupResult { cookie, code: code as i32, ..LookupResult::default() };

@@ -56,8 +56,8 @@ pub struct RouterLink {
     lease_ms: u64,
     next_ping_ms: u64,
     heard_ms: u64,
-    /// Register batches unanswered.
-    unanswered: u32,
+    /// Register batches unanswered: of each, the sessions that no router has heard of yet.
+    unanswered: VecDeque<Vec<SessionHandle>>,
     batch: u32,
     /// Where the walk over all channels stands; `None`: done on this link.
     walk: Option<u32>,
@@ -84,7 +84,7 @@ impl RouterLink {
             lease_ms: LEASE_MS_DEFAULT,
             next_ping_ms: 0,
             heard_ms: 0,
-            unanswered: 0,
+            unanswered: VecDeque::new(),
             batch: 0,
             walk: None,
             synced: false,
@@ -140,7 +140,7 @@ impl RouterLink {
     pub fn next_ms(&self, now: Now) -> u64 {
         match self.state {
             State::Down { retry_ms } => retry_ms,
-            State::Up(_) if self.walk.is_some() && self.unanswered < REGISTER_UNANSWERED_MAX => now.0 + 10,
+            State::Up(_) if self.walk.is_some() && self.may_register() => now.0 + 10,
             State::Up(_) => self.next_ping_ms,
             State::Connecting | State::Greeting(_) => u64::MAX,
         }
@@ -151,6 +151,11 @@ impl RouterLink {
     pub fn is_flushed(&self, connections: &Chunked<Connection>) -> bool {
         self.departures.is_empty()
             && self.slot().is_none_or(|slot| connections.get(slot.0).is_none_or(|c| c.outbox.is_none()))
+    }
+
+    /// Whether the router has answered enough of what it was told.
+    fn may_register(&self) -> bool {
+        self.unanswered.len() < REGISTER_UNANSWERED_MAX
     }
 
     /// Whether there may be sessions that have not been announced on this link.
@@ -258,6 +263,14 @@ impl<I: Io> Worker<I> {
         }
         self.link.arrivals.clear();
         self.link.departures.clear();
+        // The router may not have heard of them: on the next link they are as new as they were on this one.
+        for session in std::mem::take(&mut self.link.unanswered).into_iter().flatten() {
+            if let Some((index, _)) = self.channels.resolve(session)
+                && let Some(entry) = self.channels.get_mut(index)
+            {
+                entry.registered_on = 0;
+            }
+        }
         self.link_retry(now);
     }
 
@@ -278,7 +291,7 @@ impl<I: Io> Worker<I> {
                 true
             }
             Some(Verb::Registered) => Registered::decode(body).is_ok_and(|_| {
-                self.link.unanswered = self.link.unanswered.saturating_sub(1);
+                self.link.unanswered.pop_front();
                 true
             }),
             Some(Verb::Welcome) => Welcome::decode(body).is_ok_and(|welcome| {
@@ -320,7 +333,7 @@ impl<I: Io> Worker<I> {
             link.lease_ms = u64::from(welcome.lease_ms);
         }
         link.next_ping_ms = now.0;
-        link.unanswered = 0;
+        link.unanswered.clear();
         link.walk = Some(0);
         link.synced = false;
         link.budget = f64::from(self.settings.register_per_s) / 10.0;
@@ -369,7 +382,7 @@ impl<I: Io> Worker<I> {
         self.link.budget = (self.link.budget + earned).min((pace / 10.0).max(1.0));
         let mut looks = REGISTER_WALK_PER_TURN_MAX;
         while self.link.has_news()
-            && self.link.unanswered < REGISTER_UNANSWERED_MAX
+            && self.link.may_register()
             && self.has_room_for_batch(slot)
         {
             let mut sessions = self.arrival_batch();
@@ -381,7 +394,8 @@ impl<I: Io> Worker<I> {
             }
             self.counters[Counter::Registered] += sessions.len() as u64;
             self.link.batch = self.link.batch.wrapping_add(1);
-            self.link.unanswered += 1;
+            let new = sessions.iter().filter(|session| session.is_new);
+            self.link.unanswered.push_back(new.map(|session| SessionHandle(session.session)).collect());
             self.queue_internal(slot, Verb::Register, &Register { batch: self.link.batch, sessions }, now);
         }
         if self.link.walk.is_none() && !self.link.synced {

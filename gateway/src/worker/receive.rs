@@ -14,6 +14,7 @@ use super::connection::{Connection, Phase, Receive, Role, Transport, low, low_ti
 use super::counters::Counter;
 use super::door::Notice;
 use super::io::Io;
+use super::timers::death_ms;
 use super::{Now, Worker};
 use crate::limits::{BUSY_FRAMES, BUSY_RECEIVES, CANCEL_CONNECTIONS_MAX, DEMOTIONS_PER_TURN_MAX};
 
@@ -98,8 +99,9 @@ impl<I: Io> Worker<I> {
             connection.hot = true;
             self.counters[Counter::ConnectionsHot] += 1;
             self.counters.add(Counter::RecvPromoted);
-            // The wheel looks at a hot connection early enough to notice that it has cooled.
-            self.file_in(slot, u64::from(hot.idle_ms), now);
+            // The wheel looks at a hot connection early enough to notice that it has cooled, and no later than at others.
+            let look_in = death_ms(connection.interval_ms).min(connection.send_stalls_in_ms(now.0));
+            self.file_in(slot, look_in.min(u64::from(hot.idle_ms)), now);
         }
     }
 

@@ -13,9 +13,9 @@ use moor_wire::Code;
 use moor_wire::frame::Header;
 use moor_wire::internal::{
     Broadcast, FLAG_WANT_OUTCOME, Hello, Kick, Lookup, NotHere, Outcome, Push, PushAccount, Role as PeerRole,
-    Stat, Stats, StatsResult, Verb, Welcome,
+    Stat, Stats, StatsResult, Verb, Welcome, refusal_of_pushed,
 };
-use moor_wire::limits::{INTERNAL_VERSION, SERVER_BODY_BYTES_MAX};
+use moor_wire::limits::INTERNAL_VERSION;
 use prost::Message;
 
 use super::access::Scope;
@@ -31,12 +31,21 @@ use crate::limits::JOB_TIMEOUT_MS;
 const SERVICE_INTERVAL_MS: u32 = 60_000;
 
 /// A connected service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Service {
     /// What it calls itself.
     node: String,
     /// What it may do.
     pub(super) may: Scope,
+    /// When it came to this worker, milliseconds.
+    pub(super) came_ms: u64,
+}
+
+impl Service {
+    /// One that has not said who it is.
+    pub const fn new(came_ms: u64) -> Self {
+        Self { node: String::new(), may: None, came_ms }
+    }
 }
 
 impl<I: Io> Worker<I> {
@@ -64,10 +73,10 @@ impl<I: Io> Worker<I> {
             },
             Some(Verb::PushAccount) => match PushAccount::parse(body) {
                 Ok(push) if !self.is_allowed(slot, push.app, Right::Push, push.cookie, now) => {}
-                Ok(push) if is_too_large(push.body) => {
-                    self.refuse_job(asker(push.cookie), Code::TooLarge, now);
-                }
                 Ok(push) => {
+                    if let Some(code) = refusal_of_pushed(push.kind, push.body) {
+                        return self.refuse_job(asker(push.cookie), code, now);
+                    }
                     let job = Job::PushAccount {
                         app: push.app.into(),
                         account: push.account.into(),
@@ -80,12 +89,14 @@ impl<I: Io> Worker<I> {
                 Err(error) => self.refuse_bytes(slot, Code::ProtocolError, &error.to_string(), now),
             },
             Some(Verb::Broadcast) => match Broadcast::parse(body) {
-                Ok(all) if !self.is_allowed(slot, all.app, Right::Broadcast, all.cookie, now) => {}
                 Ok(all) => {
                     let asker = asker(all.cookie);
                     let asker = if wants_outcome { asker } else { asker.for_nothing() };
-                    if is_too_large(all.body) {
-                        return self.refuse_job(asker, Code::TooLarge, now);
+                    if !self.has_right(slot, all.app, Right::Broadcast) {
+                        return self.refuse_job(asker, Code::Unauthorized, now);
+                    }
+                    if let Some(code) = refusal_of_pushed(all.kind, all.body) {
+                        return self.refuse_job(asker, code, now);
                     }
                     let job = Job::Broadcast {
                         app: all.app.into(),
@@ -165,7 +176,7 @@ impl<I: Io> Worker<I> {
 
     fn welcome(&mut self, slot: Slot, node: String, may: Scope, now: Now) {
         if let Some(service) = self.services.get_mut(&slot) {
-            *service = Service { node, may };
+            (service.node, service.may) = (node, may);
             tracing::debug!(worker = self.id.0, service = service.node, "service connected");
         }
         let connection = &mut self.connections[slot.0];
@@ -263,8 +274,8 @@ impl<I: Io> Worker<I> {
     }
 
     fn handle_service_push(&mut self, slot: Slot, push: &Push<'_>, want_outcome: bool, now: Now) {
-        if is_too_large(push.body) {
-            return self.answer_push(slot, push, Code::TooLarge, want_outcome, now);
+        if let Some(code) = refusal_of_pushed(push.kind, push.body) {
+            return self.answer_push(slot, push, code, want_outcome, now);
         }
         let owner = WorkerId(push.session.worker());
         let scope = self.scope(slot);
@@ -341,11 +352,6 @@ impl<I: Io> Worker<I> {
         self.queue_bytes(slot, &frame, now);
         self.pool.give_buffer(frame);
     }
-}
-
-/// Whether a body is longer than clients must expect: they would close the connection over it.
-const fn is_too_large(body: &[u8]) -> bool {
-    body.len() > SERVER_BODY_BYTES_MAX as usize
 }
 
 /// Compares a secret without telling by time where it differs.

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::connection::{Connection, Phase, Role};
 use super::counters::Counter;
+use super::door::Notice;
 use super::io::Io;
 use super::{Now, Worker};
 use crate::limits::{LINK_QUEUE_BYTES_MAX, SERVICE_QUEUE_BYTES_MAX};
@@ -60,7 +61,14 @@ impl<I: Io> Worker<I> {
                     return Queued::Dropped;
                 }
                 self.counters.add(Counter::SlowReadersClosed);
-                tracing::info!(worker = self.id.0, ?slot, "closing a peer that does not read");
+                if let Some(more) = self.door.notices.due(Notice::SlowReaders, now) {
+                    tracing::info!(
+                        worker = self.id.0,
+                        ?slot,
+                        more_since = more,
+                        "closing a peer that does not read"
+                    );
+                }
                 self.abort(slot, now);
                 return Queued::Gone;
             }

@@ -72,7 +72,6 @@ pub(super) const fn close_code(code: Code) -> CloseCode {
         Code::ProtocolError | Code::Version | Code::Invalid => CloseCode::PROTOCOL_ERROR,
         Code::TooLarge => CloseCode::TOO_LARGE,
         Code::Overloaded | Code::Unavailable => CloseCode::TRY_AGAIN_LATER,
-        Code::Draining => CloseCode::GOING_AWAY,
         _ => CloseCode::POLICY,
     }
 }

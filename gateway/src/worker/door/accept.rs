@@ -36,7 +36,9 @@ impl<I: Io> Worker<I> {
                 let counter =
                     if error == Errno::NFILE { Counter::AcceptTableFull } else { Counter::AcceptErrors };
                 self.counters.add(counter);
-                tracing::warn!(worker = self.id.0, %error, ?listener, "accepting pauses");
+                if let Some(more) = self.door.notices.due(Notice::AcceptErrors, now) {
+                    tracing::warn!(worker = self.id.0, %error, ?listener, more_since = more, "accepting pauses");
+                }
             }
         }
         let too_fast = paced && result.is_ok() && !self.door.accepts.owe(now.0);
@@ -113,10 +115,10 @@ impl<I: Io> Worker<I> {
     pub(in crate::worker) fn admit_service(&mut self, slot: Slot, now: Now) -> bool {
         let (code, detail) = if self.is_draining() {
             (Code::Draining, drain::ABOUT_TO_RESTART)
-        } else if self.services.len() >= SERVICES_MAX as usize {
+        } else if self.services.len() >= SERVICES_MAX as usize && !self.show_out_a_stranger(now) {
             (Code::Overloaded, "the worker has as many services as it may")
         } else {
-            self.services.insert(slot, Service::default());
+            self.services.insert(slot, Service::new(now.0));
             return true;
         };
         self.counters.add(Counter::ServicesRefused);
@@ -125,6 +127,23 @@ impl<I: Io> Worker<I> {
         }
         self.finish_with(slot, code, detail, now);
         false
+    }
+
+    /// Gives the place away that has been held for longest by one who has not said who it is: else those who never do would
+    /// keep the others out. False: all have.
+    fn show_out_a_stranger(&mut self, now: Now) -> bool {
+        let strangers =
+            self.services.iter().filter(|(slot, _)| self.connections[slot.0].phase == Phase::Greeting);
+        let Some(slot) = strangers.min_by_key(|(_, service)| service.came_ms).map(|(slot, _)| *slot) else {
+            return false;
+        };
+        self.counters.add(Counter::ServicesRefused);
+        if let Some(more) = self.door.notices.due(Notice::Services, now) {
+            let detail = "it did not say who it is, and another one came";
+            tracing::warn!(worker = self.id.0, detail, more_since = more, "a service is turned away");
+        }
+        self.abort(slot, now);
+        true
     }
 
     /// Whether it matters where a client comes from.
@@ -144,8 +163,12 @@ impl<I: Io> Worker<I> {
         self.clients > self.settings.connections_max || self.is_draining()
     }
 
-    /// Makes a slot hold a new connection.
+    /// Makes a slot hold a new connection. The kernel may say that it does before it says that the former one is closed: before
+    /// 6.15 what a multishot accept posts overtakes the completion of the close that made room for it.
     pub(in crate::worker) fn occupy(&mut self, slot: Slot, role: Role, now: Now) {
+        if self.connections.get(slot.0).is_some_and(|former| former.phase == Phase::Closing) {
+            self.vacate(slot);
+        }
         let connection = self.connections.occupy(slot.0);
         connection.role = role;
         connection.phase = Phase::Greeting;

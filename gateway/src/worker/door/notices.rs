@@ -30,9 +30,13 @@ pub enum Notice {
     Services,
     /// Memory is short.
     Memory,
+    /// The kernel refuses an accept.
+    AcceptErrors,
+    /// A peer does not read.
+    SlowReaders,
 }
 
-const COUNT: usize = Notice::Memory as usize + 1;
+const COUNT: usize = Notice::SlowReaders as usize + 1;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {

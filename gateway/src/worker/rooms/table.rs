@@ -14,7 +14,7 @@ use moor_wire::rooms::{Record, RoomState};
 
 use super::handout::Waiting;
 use super::lane::{Handout, Lane, Member};
-use crate::limits::{ROOM_COUNT_MS, ROOM_LANE_MEMBERS};
+use crate::limits::{ROOM_COUNT_MS, ROOM_LANE_MEMBERS, TICK_MS};
 use crate::worker::channels::ChannelIndex;
 use crate::worker::settings::RoomSettings;
 use crate::worker::wheel::NIL;
@@ -492,7 +492,9 @@ impl Rooms {
                 return false;
             };
             let told = if room.told_on == link { room.told } else { 0 };
-            let due_ms = if (told == 0) == room.is_empty() { room.told_ms + ROOM_COUNT_MS } else { 0 };
+            // All that fall due in a tick are told at its end: each telling looks at every room that has changed.
+            let later_ms = (room.told_ms + ROOM_COUNT_MS).next_multiple_of(TICK_MS);
+            let due_ms = if (told == 0) == room.is_empty() { later_ms } else { 0 };
             let is_news = told != room.count() || room.likes > 0;
             if is_news && (due_ms > now_ms || news.len() >= max) {
                 self.tell_ms = self.tell_ms.min(due_ms);
@@ -735,6 +737,19 @@ mod tests {
         assert!(rooms.has_news(3002));
         assert_eq!(counts(&mut rooms, 3002), [0]);
         assert_eq!((rooms.rooms_open(), rooms.members_open(), rooms.next_ms(true)), (0, 0, u64::MAX));
+    }
+
+    #[test]
+    fn counts_that_fall_due_in_a_tick_are_told_together() {
+        let mut rooms = Rooms::default();
+        for (name, now_ms) in [("one", 1001), ("other", 1050)] {
+            rooms.enter(ChannelIndex(1), "shop", name, None, &SETTINGS).unwrap();
+            assert_eq!(rooms.take_news(1, 100, now_ms).len(), 1);
+            rooms.enter(ChannelIndex(2), "shop", name, None, &SETTINGS).unwrap();
+        }
+        let due_ms = (1001 + ROOM_COUNT_MS).next_multiple_of(TICK_MS);
+        assert_eq!((rooms.take_news(1, 100, due_ms - 1).len(), rooms.next_ms(true)), (0, due_ms));
+        assert_eq!(rooms.take_news(1, 100, due_ms).len(), 2);
     }
 
     #[test]

@@ -250,6 +250,12 @@ fn a_service_reaches_its_own_app_and_no_other_on_any_worker() {
             expect(own, Code::Unauthorized),
             "broadcast: {name}"
         );
+        if !own {
+            let mut out = Vec::new();
+            all.put(&mut out, false);
+            bed.write(peer, &out);
+            assert_eq!(bed.read(peer).len(), 0, "a broadcast that asks for no answer: {name}");
+        }
         let lookup = Lookup { cookie: 4, app: app.into(), account: "alice".into() };
         let code = ask(&mut bed, peer, |out| internal::put_control(out, Verb::Lookup, &lookup));
         assert_eq!(code, expect(may_ask, Code::Unauthorized), "lookup: {name}");
@@ -274,6 +280,21 @@ fn a_service_may_kick_a_session_of_its_own_app() {
     }
     assert_eq!(kinds(&bed.read(client)), [Kind::Close]);
     assert_eq!(bed.counter(Counter::ServicesDenied), 2);
+}
+
+#[test]
+fn a_service_that_is_struck_off_may_not_do_more_than_before() {
+    let mut bed = bed(1);
+    let client = bed.client(0, "phone");
+    open(&mut bed, client, 1, "shop", "alice", &token("shop", "alice", 1000)).unwrap();
+    let peer = service(&mut bed, "bank").expect("welcome");
+    let none_named = Access { services: None, ..access() };
+    bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Access(none_named)).unwrap();
+    bed.settle();
+    let push =
+        PushAccount { cookie: 1, kind: Kind::Data.byte(), flags: 0, app: "shop", account: "alice", body: b"x" };
+    assert_eq!(ask(&mut bed, peer, |out| push.put(out)), Code::Unauthorized);
+    assert_eq!(bed.read(client).len(), 0);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use super::kernel::Socket;
 use crate::worker::counters::Counter;
 use crate::worker::drain;
 use crate::worker::io::Listener;
-use crate::worker::settings::Settings;
+use crate::worker::settings::{HotTier, Settings};
+use crate::worker::timers::death_ms;
 
 fn login_script() -> Vec<u8> {
     let mut script = Vec::new();
@@ -265,6 +266,33 @@ fn a_busy_connection_becomes_hot_and_cools_again() {
     bed.read(peer);
     bed.write(peer, &ping());
     assert_eq!(kinds(&bed.read(peer)), [Kind::Pong], "and it still talks");
+    bed.hang_up(peer);
+    bed.assert_clean();
+}
+
+#[test]
+fn a_busy_connection_that_dies_is_noticed_as_soon_as_an_idle_one() {
+    let mut bed = Bed::with(1, Settings { hot: HotTier { idle_ms: 600_000, ..settings().hot }, ..settings() });
+    bed.router(0);
+    let peer = bed.client(0, "phone");
+    burst(&mut bed, peer, 5);
+    assert_eq!(bed.counter(Counter::RecvPromoted), 1);
+    bed.advance(death_ms(HEARTBEAT_MS) + 200);
+    assert_eq!(bed.counter(Counter::HeartbeatLost), 1);
+}
+
+#[test]
+fn a_slot_that_is_given_out_before_it_is_said_to_be_free_holds_the_new_connection() {
+    let mut bed = Bed::new();
+    let former = bed.client(0, "phone");
+    bed.seats[0].kernel.borrow_mut().closes_overtaken = true;
+    bed.with_socket(former, |socket| socket.eof = true);
+    while bed.seats[0].kernel.borrow().sockets.contains_key(&former.slot.0) {
+        bed.turn();
+    }
+    let peer = bed.client(0, "pad");
+    assert_eq!(peer.slot, former.slot);
+    assert_eq!((bed.counter(Counter::LateCompletions), bed.seats[0].worker.clients), (1, 1));
     bed.hang_up(peer);
     bed.assert_clean();
 }

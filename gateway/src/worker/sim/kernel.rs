@@ -60,6 +60,8 @@ pub struct Kernel {
     pub router_listens: bool,
     /// Whether another worker's table has room for a descriptor.
     pub passes: bool,
+    /// What is accepted next into a slot is told before that its former connection is closed, as before 6.15.
+    pub closes_overtaken: bool,
     /// Workers woken, descriptors passed: for the bed to route.
     pub wakes: Vec<WorkerId>,
     pub passed: Vec<(WorkerId, u64, Socket)>,
@@ -70,6 +72,7 @@ pub struct Kernel {
     accepting: [Option<Token>; 2],
     listening: [bool; 2],
     done: VecDeque<Done>,
+    overtaken: Vec<Done>,
     /// Where sends were asked for, in this order.
     pub sends_asked: Vec<Slot>,
     /// Requests made, of any kind.
@@ -93,6 +96,7 @@ impl Kernel {
             send_bytes_max: usize::MAX,
             router_listens: true,
             passes: true,
+            closes_overtaken: false,
             wakes: Vec::new(),
             passed: Vec::new(),
             dialled: Vec::new(),
@@ -100,6 +104,7 @@ impl Kernel {
             accepting: [None; 2],
             listening: [true; 2],
             done: VecDeque::new(),
+            overtaken: Vec::new(),
             sends_asked: Vec::new(),
             requests: 0,
             accepts: 0,
@@ -124,6 +129,7 @@ impl Kernel {
     /// Lets every request complete that can, once each, and returns the completions.
     pub fn run(&mut self) -> Vec<Done> {
         self.run_accepts();
+        self.done.extend(self.overtaken.drain(..));
         let slots: Vec<u32> = self.sockets.keys().copied().collect();
         for slot in slots {
             self.run_recv(slot);
@@ -294,7 +300,8 @@ impl Io for SimIo {
             "closed with a request in flight: no FIN"
         );
         kernel.farewells.push(socket.outbound);
-        kernel.complete(Completion::Closed { token, result: Ok(()) });
+        let closed = Completion::Closed { token, result: Ok(()) };
+        if kernel.closes_overtaken { kernel.overtaken.push(closed) } else { kernel.complete(closed) }
     }
 
     fn reset(&mut self, slot: Slot, token: Token) {

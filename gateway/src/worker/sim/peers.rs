@@ -88,6 +88,28 @@ fn sessions_are_announced_in_batches_and_again_after_the_router_was_away() {
 }
 
 #[test]
+fn a_session_is_new_until_a_router_has_answered() {
+    let mut bed = Bed::new();
+    let router = bed.router(0);
+    grant(&mut bed, router);
+    let phone = bed.client(0, "phone");
+    bed.open(phone, 1, "alice");
+    bed.advance(300);
+    let told = bed.read(router);
+    let register = told.iter().find(|frame| frame.header.kind == Verb::Register.byte()).expect("it is announced");
+    assert!(decode::<Register>(register).sessions[0].is_new);
+    // Nobody answered. The next one answers, and the one after that.
+    for is_new in [true, false] {
+        let former = bed.dialled(0).unwrap();
+        bed.hang_up(former);
+        bed.advance(300);
+        let router = bed.router(0);
+        let told = grant(&mut bed, router);
+        assert_eq!(told.iter().map(|session| session.is_new).collect::<Vec<_>>(), [is_new]);
+    }
+}
+
+#[test]
 fn everything_is_announced_before_synced_is_said() {
     let mut bed = Bed::new();
     let peer = bed.client(0, "phone");
@@ -439,6 +461,32 @@ fn a_worker_has_so_many_services_however_they_come() {
 }
 
 #[test]
+fn who_does_not_say_who_it_is_keeps_no_service_out() {
+    let mut bed = Bed::with(1, settings());
+    let known = bed.service(0, None);
+    bed.read(known);
+    let strangers: Vec<Peer> = (1..SERVICES_MAX)
+        .map(|_| {
+            bed.advance(1);
+            bed.arrive(0, Listener::Internal).unwrap()
+        })
+        .collect();
+    for stranger in strangers {
+        assert!(bed.is_open(stranger));
+        let service = bed.service(0, None);
+        assert_eq!(verbs(&bed.read(service)), [Verb::Welcome]);
+        assert!(!bed.is_open(stranger), "the one that came first");
+    }
+    // All places are of those who have said it, the first among them.
+    bed.service(0, None);
+    assert_eq!(shown_out(&bed, 0), Code::Overloaded);
+    let mut ping = Vec::new();
+    internal::put_empty(&mut ping, Verb::Ping);
+    bed.write(known, &ping);
+    assert_eq!(verbs(&bed.read(known)), [Verb::Pong]);
+}
+
+#[test]
 fn a_service_that_moves_to_a_worker_that_drains_does_not_keep_it() {
     let mut bed = Bed::with(2, settings());
     bed.router(1);
@@ -580,6 +628,26 @@ fn what_no_client_would_take_is_refused_and_harms_nobody() {
     for peer in peers {
         assert_eq!(bed.read(peer).len(), 0);
     }
+}
+
+#[test]
+fn a_service_does_not_speak_for_the_gateway() {
+    let mut bed = Bed::with(1, settings());
+    let peer = bed.client(0, "here");
+    let session = SessionHandle(bed.open(peer, 1, "alice"));
+    let service = bed.service(0, None);
+    bed.read(service);
+    let (flags, body) = (Class::Normal.flags(), &b""[..]);
+    for kind in [Kind::GoAway, Kind::Error, Kind::Close, Kind::Ack, Kind::Opened, Kind::ReadMarks].map(Kind::byte) {
+        let mut out = Vec::new();
+        Push { cookie: 1, session, kind, flags, body }.put(&mut out, true);
+        PushAccount { cookie: 2, kind, flags, app: "shop", account: "alice", body }.put(&mut out);
+        internal::Broadcast { cookie: 3, kind, flags, app: "shop", body }.put(&mut out, true);
+        bed.write(service, &out);
+        let seen: Vec<_> = outcomes(&bed.read(service)).iter().map(|o| (o.cookie, o.code, o.reached)).collect();
+        assert_eq!(seen, [1, 2, 3].map(|cookie| (cookie, Code::Invalid, 0)), "kind {kind:#04x}");
+    }
+    assert_eq!(bed.read(peer).len(), 0);
 }
 
 #[test]
