@@ -1,7 +1,8 @@
 //! A kernel in memory that does what the fuzzer decides: which request completes next, how much of it, and how badly.
 //!
 //! It keeps what a real one promises and no more: a request completes once, a slot is used again only after it was
-//! closed, a multishot receive may end at any time. It panics when the worker asks for what no worker may ask for.
+//! closed, which may be told later than that it is used again, a multishot receive may end at any time. It panics when the
+//! worker asks for what no worker may ask for.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -109,6 +110,8 @@ pub struct Kernel {
     accepting: [Option<Token>; 2],
     listening: [bool; 2],
     done: VecDeque<Done>,
+    /// Of closes, told behind what comes into the slots next.
+    overtaken: Vec<Done>,
 }
 
 impl Kernel {
@@ -130,6 +133,7 @@ impl Kernel {
             accepting: [None; 2],
             listening: [true; 2],
             done: VecDeque::new(),
+            overtaken: Vec::new(),
         }
     }
 
@@ -157,6 +161,7 @@ impl Kernel {
             self.run_connect();
             self.run_accepts();
         }
+        self.done.extend(self.overtaken.drain(..));
         let slots: Vec<u32> = self.sockets.keys().copied().collect();
         for slot in slots {
             if !waits() {
@@ -349,7 +354,9 @@ impl Io for Hold {
         self.request(|kernel| {
             let socket = kernel.sockets.remove(&slot.0).expect("a close of a slot that is taken");
             assert!(!is_busy(&socket), "closed with a request in flight: no FIN");
-            kernel.complete(Completion::Closed { token, result: Ok(()) });
+            let closed = Completion::Closed { token, result: Ok(()) };
+            // Half of the slots are of an older kernel.
+            if slot.0 % 2 == 0 { kernel.overtaken.push(closed) } else { kernel.complete(closed) }
         });
     }
 
