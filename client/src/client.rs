@@ -6,10 +6,11 @@ use moor_wire::client::{Act, Class, GroupAnswer};
 use moor_wire::identity::NameError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Conversation, DialError, Event, Options, Sending, Target};
+use crate::core::{Conversation, DialError, Options, Sending, Target};
 use crate::dial::dial;
 use crate::driver::Driver;
-use crate::limits::{EVENTS_CHANNEL_MAX, REQUESTS_MAX};
+use crate::events::{Events, events};
+use crate::limits::REQUESTS_MAX;
 use crate::places::Places;
 use crate::tls::{Tls, TlsError};
 
@@ -80,18 +81,78 @@ pub enum ClientError {
 }
 
 pub(crate) enum Request {
-    Open { channel: u16, app: String, account: String, credential: Bytes, last_sync_id: Option<u64> },
-    Close { channel: u16 },
-    Submit { sending: Sending, channel: u16, client_id: Bytes, to: Whom, payload: Bytes, answer: Answer },
-    Enter { channel: u16, room: String, answer: Done },
-    Leave { channel: u16, room: String },
-    Like { channel: u16, room: String, count: u32 },
-    Acknowledge { channel: u16, sync_id: u64 },
-    AcknowledgeGroup { channel: u16, group: String, sync_id: u64 },
-    Group { channel: u16, group: String, act: Act, answer: oneshot::Sender<Result<GroupAnswer, ClientError>> },
-    MarkRead { channel: u16, conversation: Conversation, sync_id: u64, answer: Done },
-    LastSyncId { channel: u16, answer: oneshot::Sender<Option<u64>> },
-    Shutdown { done: oneshot::Sender<()> },
+    Open {
+        channel: u16,
+        app: String,
+        account: String,
+        credential: Bytes,
+        last_sync_id: Option<u64>,
+        groups: Vec<(String, u64)>,
+    },
+    Close {
+        channel: u16,
+    },
+    Submit {
+        sending: Sending,
+        channel: u16,
+        client_id: Bytes,
+        to: Whom,
+        payload: Bytes,
+        answer: Answer,
+    },
+    Enter {
+        channel: u16,
+        room: String,
+        last_id: Option<u64>,
+        answer: Done,
+    },
+    Leave {
+        channel: u16,
+        room: String,
+    },
+    Like {
+        channel: u16,
+        room: String,
+        count: u32,
+    },
+    Acknowledge {
+        channel: u16,
+        sync_id: u64,
+    },
+    AcknowledgeGroup {
+        channel: u16,
+        group: String,
+        sync_id: u64,
+    },
+    Group {
+        channel: u16,
+        group: String,
+        act: Act,
+        answer: oneshot::Sender<Result<GroupAnswer, ClientError>>,
+    },
+    MarkRead {
+        channel: u16,
+        conversation: Conversation,
+        sync_id: u64,
+        answer: Done,
+    },
+    LastSyncId {
+        channel: u16,
+        answer: oneshot::Sender<Option<u64>>,
+    },
+    GroupPositions {
+        channel: u16,
+        answer: oneshot::Sender<Vec<(String, u64)>>,
+    },
+    RoomLastId {
+        channel: u16,
+        room: String,
+        answer: oneshot::Sender<Option<u64>>,
+    },
+    NetworkChanged,
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Whom a message is for.
@@ -115,16 +176,13 @@ impl Client {
     /// Connects to the first of the addresses that listens, and stays connected: to the next one whenever a
     /// connection is lost, or to the one the server names.
     ///
-    /// The receiver gets everything the app should know. While the app does not take its events, reliable
+    /// [`Events`] has everything the app should know. While the app does not take its events, reliable
     /// messages wait, unacknowledged; transient messages and news of the connection are dropped once a thousand
     /// wait. Other calls work meanwhile. When it is dropped the client ends with the next event.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] when none listens at first; [`ClientError::Options`] when none would take this client.
-    pub async fn connect(
-        addresses: &[String],
-        options: Options,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+    pub async fn connect(addresses: &[String], options: Options) -> Result<(Self, Events), ClientError> {
         Self::connect_over(addresses, options, None).await
     }
 
@@ -133,12 +191,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Self::connect`]; [`ClientError::NotSecure`] when a server is there at first, but none that can be trusted;
-    /// [`ClientError::Tls`] when an address holds no name to ask for. Afterwards [`Event::NotConnected`] says so.
+    /// [`ClientError::Tls`] when an address holds no name to ask for. Afterwards [`Event::NotConnected`](crate::Event::NotConnected) says so.
     pub async fn connect_tls(
         addresses: &[String],
         options: Options,
         tls: Tls,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+    ) -> Result<(Self, Events), ClientError> {
         for address in addresses {
             tls.name_at(address)?;
         }
@@ -149,7 +207,7 @@ impl Client {
         addresses: &[String],
         options: Options,
         tls: Option<Tls>,
-    ) -> Result<(Self, mpsc::Receiver<Event>), ClientError> {
+    ) -> Result<(Self, Events), ClientError> {
         options.check()?;
         let mut failed = ClientError::Unreachable {
             addresses: addresses.join(", "),
@@ -162,7 +220,7 @@ impl Client {
             match (dial(address, tls.as_ref()).await, &mut failed) {
                 (Ok(stream), _) => {
                     let (requests, from_app) = mpsc::channel(REQUESTS_MAX);
-                    let (to_app, events) = mpsc::channel(EVENTS_CHANNEL_MAX);
+                    let (to_app, events) = events(options.auto_acknowledge);
                     let places = Places::new(addresses.to_vec(), index + 1, tls);
                     let driver = Driver::new(options, places, from_app, to_app);
                     tokio::spawn(driver.run(stream));
@@ -179,7 +237,7 @@ impl Client {
         Err(failed)
     }
 
-    /// Logs an account in on a channel; see [`Session::open`](crate::core::Session::open). [`Event::Opened`] or [`Event::Closed`] follows.
+    /// Logs an account in on a channel; see [`Session::open`](crate::core::Session::open). [`Event::Opened`](crate::Event::Opened) or [`Event::Closed`](crate::Event::Closed) follows.
     ///
     /// # Errors
     /// [`ClientError::Closed`].
@@ -191,18 +249,47 @@ impl Client {
         credential: Bytes,
         last_sync_id: Option<u64>,
     ) -> Result<(), ClientError> {
-        let (app, account) = (app.to_owned(), account.to_owned());
-        self.request(Request::Open { channel, app, account, credential, last_sync_id }).await
+        self.open_with_groups(channel, app, account, credential, last_sync_id, Vec::new()).await
     }
 
-    /// Enters a room on a channel; see [`Session::enter`](crate::core::Session::enter). [`Event::Room`] follows, again
+    /// [`Self::open`] with what the app holds of its groups from an earlier run; see [`Self::group_positions`].
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn open_with_groups(
+        &self,
+        channel: u16,
+        app: &str,
+        account: &str,
+        credential: Bytes,
+        last_sync_id: Option<u64>,
+        groups: Vec<(String, u64)>,
+    ) -> Result<(), ClientError> {
+        let (app, account) = (app.to_owned(), account.to_owned());
+        self.request(Request::Open { channel, app, account, credential, last_sync_id, groups }).await
+    }
+
+    /// Enters a room on a channel; see [`Session::enter`](crate::core::Session::enter). [`Event::Room`](crate::Event::Room) follows, again
     /// and again. Room events without a reliable message are dropped while the app does not take its events.
     ///
     /// # Errors
     /// [`ClientError::Room`], [`ClientError::Closed`].
     pub async fn enter(&self, channel: u16, room: &str) -> Result<(), ClientError> {
+        self.enter_room(channel, room, None).await
+    }
+
+    /// [`Self::enter`] of a room that the app was in before; see
+    /// [`Session::enter_behind`](crate::core::Session::enter_behind) and [`Self::room_last_id`].
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub async fn enter_behind(&self, channel: u16, room: &str, last_id: u64) -> Result<(), ClientError> {
+        self.enter_room(channel, room, Some(last_id)).await
+    }
+
+    async fn enter_room(&self, channel: u16, room: &str, last_id: Option<u64>) -> Result<(), ClientError> {
         let (answer, answered) = oneshot::channel();
-        self.request(Request::Enter { channel, room: room.to_owned(), answer }).await?;
+        self.request(Request::Enter { channel, room: room.to_owned(), last_id, answer }).await?;
         answered.await.map_err(|_| ClientError::Closed)?
     }
 
@@ -379,7 +466,7 @@ impl Client {
     }
 
     /// Says that the account has read a conversation up to `sync_id`. Kept until the router has it, which
-    /// [`Event::ReadMark`] tells; forgotten when the channel is closed for good.
+    /// [`Event::ReadMark`](crate::Event::ReadMark) tells; forgotten when the channel is closed for good.
     ///
     /// # Errors
     /// [`ClientError::Submit`] when the channel does not exist or was closed for good, the name is none, or 256 wait;
@@ -405,8 +492,40 @@ impl Client {
         answered.await.map_err(|_| ClientError::Closed)
     }
 
+    /// What a channel holds of its groups, to be kept for the next start's [`Self::open_with_groups`].
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn group_positions(&self, channel: u16) -> Result<Vec<(String, u64)>, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::GroupPositions { channel, answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)
+    }
+
+    /// The last reliable message of a room that was heard without a gap, whether its event is taken or not, for the next
+    /// [`Self::enter_behind`].
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn room_last_id(&self, channel: u16, room: &str) -> Result<Option<u64>, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::RoomLastId { channel, room: room.to_owned(), answer }).await?;
+        answered.await.map_err(|_| ClientError::Closed)
+    }
+
+    /// Says that the network is back, or another one, where the platform tells the app: a connection is tried soon, or
+    /// found out whether it still stands; see
+    /// [`Session::handle_network_change`](crate::core::Session::handle_network_change).
+    ///
+    /// # Errors
+    /// [`ClientError::Closed`].
+    pub async fn network_changed(&self) -> Result<(), ClientError> {
+        self.request(Request::NetworkChanged).await
+    }
+
     /// Ends in good order: what is processed is acknowledged, every channel is logged out. Unanswered messages
-    /// are forgotten. Dropping the handle does the same without waiting for it.
+    /// are forgotten; messages that the app has not taken by then are dropped and come again at the next login. Dropping
+    /// the handle does the same without waiting for it.
     pub async fn shutdown(self) {
         let (done, ended) = oneshot::channel();
         if self.request(Request::Shutdown { done }).await.is_ok() {

@@ -2,7 +2,7 @@
 //! the app, the server and the clock.
 //!
 //! It never makes the app wait for an event queue the app itself should empty, and never says a message is
-//! processed before the app's channel has it.
+//! processed before the app has taken it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -14,15 +14,15 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client::{Accepted, Answer, ClientError, Request, Whom};
 use crate::core::{Disconnect, Event, Options, Session};
 use crate::dial::Duplex;
+use crate::events::{EventsGiver, Place};
 use crate::limits::{EVENTS_MAX, EVENTS_WAITING_MAX, FAREWELL_MS, READ_BYTES, SLEEP_MS_MAX};
 use crate::link::{Happened, Link};
 use crate::places::Places;
 use moor_wire::client::{GroupAnswer, GroupRequest};
 
 pub(crate) struct Driver {
+    /// It never acknowledges by itself: where it should, the driver tells it what the app has taken.
     session: Session,
-    /// As the app asked for; the session itself is told by the driver, once the app's channel has a message.
-    auto_acknowledge: bool,
     places: Places,
     started: Instant,
     /// Whoever sends again under an id waits behind who did before: each sending is answered.
@@ -30,26 +30,17 @@ pub(crate) struct Driver {
     group_answers: HashMap<u64, (u16, oneshot::Sender<Result<GroupAnswer, ClientError>>)>,
     next_request: u64,
     from_app: mpsc::Receiver<Request>,
-    to_app: mpsc::Sender<Event>,
-    /// Events that have no place in the channel yet.
-    waiting: VecDeque<Event>,
+    to_app: EventsGiver,
 }
 
 /// What the loop woke up for.
 enum Step {
     Link(Happened),
-    /// The app's channel has an event, which stands for this place in a timeline; or time has passed.
-    Gave(Option<Place>),
+    /// The app has taken events, or time has passed.
+    Due,
     Request(Request),
     /// The app has dropped its end.
     Gone,
-}
-
-/// A place in an account's timeline or in a group's.
-struct Place {
-    channel: u16,
-    group: Option<String>,
-    sync_id: u64,
 }
 
 impl Driver {
@@ -57,13 +48,11 @@ impl Driver {
         options: Options,
         places: Places,
         from_app: mpsc::Receiver<Request>,
-        to_app: mpsc::Sender<Event>,
+        to_app: EventsGiver,
     ) -> Self {
-        let auto_acknowledge = options.auto_acknowledge;
         let options = Options { auto_acknowledge: false, ..options };
         Self {
             session: Session::new(options, fastrand::u64(..)),
-            auto_acknowledge,
             places,
             started: Instant::now(),
             answers: HashMap::new(),
@@ -71,7 +60,6 @@ impl Driver {
             next_request: 1,
             from_app,
             to_app,
-            waiting: VecDeque::new(),
         }
     }
 
@@ -86,31 +74,22 @@ impl Driver {
         self.session.handle_connected(self.now());
         let done = loop {
             self.maintain(&mut link);
-            let read = self.waiting.len() < EVENTS_MAX;
+            if self.to_app.is_abandoned() {
+                break None;
+            }
+            let read = self.to_app.waiting() < EVENTS_MAX;
             let sleep = self.sleep();
             let step = tokio::select! {
                 happened = link.happen(read, &mut buffer) => Step::Link(happened),
-                permit = self.to_app.reserve(), if !self.waiting.is_empty() => match permit {
-                    Ok(permit) => Step::Gave(self.waiting.pop_front().and_then(|event| {
-                        let processed = processed(&event);
-                        permit.send(event);
-                        processed
-                    })),
-                    Err(_) => Step::Gone,
-                },
+                () = self.to_app.taken() => Step::Due,
                 request = self.from_app.recv() => request.map_or(Step::Gone, Step::Request),
-                () = tokio::time::sleep(sleep) => Step::Gave(None),
+                () = tokio::time::sleep(sleep) => Step::Due,
             };
+            // Before anything is asked or ended: what the app had taken by then counts.
+            self.acknowledge(self.to_app.processed());
             match step {
                 Step::Link(happened) => self.handle_link(&mut link, happened, &buffer),
-                Step::Gave(Some(Place { channel, group, sync_id })) if self.auto_acknowledge => {
-                    let now = self.now();
-                    match group {
-                        None => self.session.acknowledge(channel, sync_id, now),
-                        Some(group) => self.session.acknowledge_group(channel, &group, sync_id, now),
-                    }
-                }
-                Step::Gave(_) => {}
+                Step::Due => {}
                 Step::Request(Request::Shutdown { done }) => break Some(done),
                 Step::Request(request) => self.handle_request(request),
                 Step::Gone => break None,
@@ -137,6 +116,17 @@ impl Driver {
             && let Some(piece) = self.session.poll_transmit(now)
         {
             wire.transmit(piece);
+        }
+    }
+
+    /// The app has taken what stands at these places.
+    fn acknowledge(&mut self, processed: Vec<Place>) {
+        let now = self.now();
+        for Place { channel, group, sync_id } in processed {
+            match group {
+                None => self.session.acknowledge(channel, sync_id, now),
+                Some(group) => self.session.acknowledge_group(channel, &group, sync_id, now),
+            }
         }
     }
 
@@ -168,13 +158,16 @@ impl Driver {
     fn handle_request(&mut self, request: Request) {
         let now = self.now();
         match request {
-            Request::Open { channel, app, account, credential, last_sync_id } => {
+            Request::Open { channel, app, account, credential, last_sync_id, groups } => {
                 self.forget(channel);
                 self.session.open(channel, &app, &account, credential, last_sync_id);
+                for (group, sync_id) in groups {
+                    self.session.resume_group(channel, &group, sync_id);
+                }
             }
             Request::Close { channel } => {
-                self.session.close(channel);
                 self.forget(channel);
+                self.session.close(channel);
             }
             Request::Submit { sending, channel, client_id, to, payload, answer } => {
                 let id = client_id.clone();
@@ -190,8 +183,12 @@ impl Driver {
                     Err(error) => drop(answer.send(Err(error.into()))),
                 }
             }
-            Request::Enter { channel, room, answer } => {
-                drop(answer.send(self.session.enter(channel, &room).map_err(Into::into)));
+            Request::Enter { channel, room, last_id, answer } => {
+                let entered = match last_id {
+                    None => self.session.enter(channel, &room),
+                    Some(last_id) => self.session.enter_behind(channel, &room, last_id),
+                };
+                drop(answer.send(entered.map_err(Into::into)));
             }
             Request::Leave { channel, room } => self.session.leave(channel, &room),
             Request::Like { channel, room, count } => self.session.like(channel, &room, count, now),
@@ -215,17 +212,25 @@ impl Driver {
                 drop(answer.send(marked.map_err(Into::into)));
             }
             Request::LastSyncId { channel, answer } => drop(answer.send(self.session.last_sync_id(channel))),
+            Request::GroupPositions { channel, answer } => {
+                drop(answer.send(self.session.group_positions(channel)));
+            }
+            Request::RoomLastId { channel, room, answer } => {
+                let _heard: bool = answer.send(self.session.room_last_id(channel, &room)).is_ok();
+            }
+            Request::NetworkChanged => self.session.handle_network_change(now),
             // Taken by the loop.
             Request::Shutdown { .. } => {}
         }
     }
 
     /// This login is over. Whoever waits for an answer is told, by the end of its answer's sender; messages the
-    /// app does not have stay unacknowledged, so that they come again.
+    /// app has not taken are dropped, unacknowledged, so that they come again.
     fn forget(&mut self, number: u16) {
         self.answers.retain(|(other, _), _| *other != number);
         self.group_answers.retain(|_, (other, _)| *other != number);
-        self.waiting.retain(|event| event.login() != Some(number));
+        let processed = self.to_app.forget(number);
+        self.acknowledge(processed);
     }
 
     /// Who has waited longest for the answer to a message.
@@ -240,7 +245,7 @@ impl Driver {
         answer
     }
 
-    /// Answers go to whoever waits for them, everything else waits for a place in the app's channel.
+    /// Answers go to whoever waits for them, everything else waits for the app to take it.
     fn take_events(&mut self) {
         while let Some(event) = self.session.poll_event(self.now()) {
             if let Event::Disconnected(Disconnect::SentAway { alternate, .. }) = &event
@@ -273,8 +278,8 @@ impl Driver {
             };
             match answered {
                 Some((answer, result)) => drop(answer.send(result)),
-                None if self.waiting.len() >= EVENTS_WAITING_MAX && may_be_dropped(&event) => {}
-                None => self.waiting.push_back(event),
+                None if self.to_app.waiting() >= EVENTS_WAITING_MAX && may_be_dropped(&event) => {}
+                None => self.to_app.give(event),
             }
         }
     }
@@ -282,6 +287,8 @@ impl Driver {
     /// Says what is left to say: acknowledgements and the end of every channel.
     async fn part(mut self, link: Link, done: Option<oneshot::Sender<()>>) {
         self.answers.clear();
+        let processed = self.to_app.forget_all();
+        self.acknowledge(processed);
         self.session.close_all();
         let last = self.session.poll_transmit(self.now()).unwrap_or_default();
         if let Link::Up(wire) = link {
@@ -296,19 +303,6 @@ impl Driver {
     }
 }
 
-/// The place in the timeline an event stands for, once the app has it.
-fn processed(event: &Event) -> Option<Place> {
-    match event {
-        Event::Message { channel, sync_id: Some(id), .. } => {
-            Some(Place { channel: *channel, group: None, sync_id: *id })
-        }
-        Event::GroupMessage { channel, group, sync_id, .. } => {
-            Some(Place { channel: *channel, group: Some(group.clone()), sync_id: *sync_id })
-        }
-        _ => None,
-    }
-}
-
 /// Transient messages carry no promise, and old news of the connection is worth nothing. Everything else is
 /// bounded: messages by the router's window, answers by the submits.
 fn may_be_dropped(event: &Event) -> bool {
@@ -320,6 +314,7 @@ fn may_be_dropped(event: &Event) -> bool {
         event,
         Event::Message { sync_id: None, .. }
             | Event::DeviceAck { .. }
+            | Event::Delayed { .. }
             | Event::Connected { .. }
             | Event::Disconnected(_)
             | Event::NotConnected { .. }

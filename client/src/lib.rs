@@ -25,6 +25,7 @@ pub mod client;
 pub mod core;
 mod dial;
 mod driver;
+mod events;
 pub mod limits;
 mod link;
 mod places;
@@ -32,5 +33,6 @@ pub mod tls;
 
 pub use client::{Accepted, Client, ClientError};
 pub use core::{Conversation, DialError, Event, Options, Sending, Session};
+pub use events::Events;
 pub use moor_wire::client::TrafficMarks;
 pub use tls::Tls;

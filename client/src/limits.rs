@@ -48,6 +48,8 @@ pub(crate) const ROOM_LIKES_MS: u64 = 500;
 /// Base and cap of the pause before a reconnect, milliseconds; the pause is random between zero and a bound that
 /// doubles from base to cap (full jitter).
 pub(crate) const RECONNECT_MS: (u64, u64) = (100, 30_000);
+/// Changes of the network hasten a try once in this time, milliseconds: whoever tells of them all the time must not try so.
+pub(crate) const NETWORK_CHANGE_MS: u64 = 5000;
 /// A connection that lasted this long was a good one: the next pause starts at the base again, milliseconds.
 pub(crate) const STABLE_MS: u64 = 5000;
 /// Longest absence a GOAWAY can ask for, milliseconds: a wrong number must not silence a device for weeks.
@@ -63,9 +65,7 @@ pub(crate) const EVENTS_MAX: usize = 4096;
 
 /// Requests of the app that the tokio face has not taken.
 pub(crate) const REQUESTS_MAX: usize = 256;
-/// Events of the tokio face that the app has not taken from its channel.
-pub(crate) const EVENTS_CHANNEL_MAX: usize = 1024;
-/// Events that wait for a place in that channel; above it transient messages and notices are dropped.
+/// Events of the tokio face that the app has not taken; above it transient messages and notices are dropped.
 pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
 /// Bytes that the kernel takes of the tokio face before it can send them.
 pub(crate) const SOCKET_UNSENT_BYTES: u32 = 16 * 1024;

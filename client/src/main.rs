@@ -14,8 +14,8 @@ fn main() -> ExitCode {
     let arguments = cli::Arguments::try_parse().unwrap_or_else(|wrong| refuse(&wrong));
     match cli::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has had enough, as `head` does.
-        Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
+        // What was asked is done, as far as anybody wanted to know.
+        Err(error) if cli::is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             if arguments.is_for_machines() {
                 eprintln!("{}", failure(&error.to_string()));
@@ -40,8 +40,4 @@ fn refuse(wrong: &clap::Error) -> ! {
 /// A failure for programs.
 fn failure(why: &str) -> serde_json::Value {
     serde_json::json!({ "error": why })
-}
-
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -82,6 +82,8 @@ fn what_cannot_go_together_is_wrong_before_anybody_is_dialled() {
     let (code, _, err) = moor(&["send", "--from", "bob", "--to", "alice", "--credential-file", "-", "-"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("standard input has either the credential or the messages"), "{err}");
+    let (code, _, err) = moor(&["send", "--from", "bob", "--to", "alice", "--id", "id-1", "-"]);
+    assert!(code == Some(1) && err.starts_with("moor: --id is of one message"), "{err}");
     let (code, _, err) = moor(&["token", "--account", "", "--key", "nowhere.pem"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("account") && !err.contains("nowhere.pem"), "{err}");

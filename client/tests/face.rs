@@ -7,9 +7,18 @@ use bytes::Bytes;
 use moor_client::core::{Disconnect, SubmitError};
 use moor_client::{Client, ClientError, Conversation, Event, Options};
 use moor_wire::Code;
-use moor_wire::client::{Act, Close, GoAway, GroupNothing, Kind, Opened, Submit, sync_id};
+use moor_wire::client::{
+    Act, Close, GoAway, GroupAck, GroupDelivery, GroupHead, GroupHeads, GroupNothing, GroupPosition, Kind,
+    Opened, RoomEnter, Submit, sync_id,
+};
 use prost::Message;
 use support::{Gateway, message, soon, start};
+
+/// A group of which this device has everything up to `acked`.
+fn heads(group: &str, acked: u64) -> GroupHeads {
+    let head = GroupHead { group: group.into(), head: acked, acked: Some(acked), ..GroupHead::default() };
+    GroupHeads { heads: vec![head] }
+}
 
 #[tokio::test]
 async fn messages_and_answers_survive_a_lost_connection_and_go_on_at_the_next_address() {
@@ -183,6 +192,108 @@ async fn shutting_down_says_what_is_left_to_say() {
     assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(1));
     peer.take(Kind::Close).await;
     assert_eq!(peer.next().await, None);
+}
+
+#[tokio::test]
+async fn only_what_the_app_has_taken_is_acknowledged() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    for id in 1..=500 {
+        peer.deliver(id).await;
+    }
+    let sending = client.send(1, "bob", Bytes::from("hi"));
+    let answering = async {
+        let submit = peer.take_submit().await;
+        peer.accepted(&submit).await;
+    };
+    // The client has read all of them, or it would not have the answer.
+    let (sent, ()) = tokio::join!(sending, answering);
+    sent.unwrap();
+    while message(&mut events).await != Some(10) {}
+    soon("the end", client.shutdown()).await;
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(10));
+    peer.take(Kind::Close).await;
+    assert_eq!(peer.next().await, None);
+    assert_eq!(events.recv().await, None, "it comes again at the next login");
+}
+
+#[tokio::test]
+async fn what_is_taken_is_acknowledged_while_the_app_goes_on() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    let entry = |sync_id| GroupDelivery { group: "team".into(), sync_id, ..GroupDelivery::default() };
+    peer.deliver(1).await;
+    peer.say(Kind::GroupHeads, 1, &heads("team", 1)).await;
+    peer.say(Kind::GroupDelivery, 1, &entry(2)).await;
+    assert_eq!(message(&mut events).await, Some(1));
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(1));
+    while !matches!(soon("an entry", events.recv()).await.unwrap(), Event::GroupMessage { sync_id: 2, .. }) {}
+    let acked = GroupAck::decode(peer.take(Kind::GroupAck).await.body).unwrap();
+    assert_eq!(acked.positions, [GroupPosition { group: "team".into(), sync_id: 2 }]);
+    drop(client);
+}
+
+#[tokio::test]
+async fn what_the_app_has_not_taken_of_a_login_ends_with_it() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    for id in 1..=20 {
+        peer.deliver(id).await;
+    }
+    while message(&mut events).await != Some(3) {}
+    // Answered behind what came before: all twenty wait for the app.
+    let (sent, ()) = tokio::join!(client.send(1, "bob", Bytes::from("hi")), async {
+        let submit = peer.take_submit().await;
+        peer.accepted(&submit).await;
+    });
+    sent.unwrap();
+    client.open(1, "shop", "carol", Bytes::new(), Some(0)).await.unwrap();
+    loop {
+        let frame = peer.next().await.unwrap();
+        match Kind::from_byte(frame.header.kind).unwrap() {
+            Kind::Ack => assert_eq!(sync_id(&frame.body), Some(3)),
+            Kind::Open => break,
+            _ => {}
+        }
+    }
+    peer.say(Kind::Opened, 1, &Opened { session: 8 }).await;
+    peer.deliver(1).await;
+    assert_eq!(message(&mut events).await, Some(1), "carol's, and none of alice's before it");
+    client.shutdown().await;
+    assert_eq!(sync_id(&peer.take(Kind::Ack).await.body), Some(1));
+}
+
+#[tokio::test]
+async fn a_change_of_the_network_is_asked_about_at_once() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    while !matches!(soon("the login", events.recv()).await.unwrap(), Event::Opened { .. }) {}
+    client.network_changed().await.unwrap();
+    peer.take(Kind::Ping).await;
+}
+
+#[tokio::test]
+async fn a_later_run_goes_on_where_the_app_was() {
+    let gateway = Gateway::new().await;
+    let (client, mut events) = start(&[&gateway], Options::new("phone")).await;
+    let (mut peer, _) = gateway.accept().await;
+    let groups = vec![("team".to_owned(), 5)];
+    client.open_with_groups(2, "shop", "bob", Bytes::new(), None, groups.clone()).await.unwrap();
+    client.enter_behind(2, "live", 3).await.unwrap();
+    peer.take(Kind::Open).await;
+    peer.say(Kind::Opened, 2, &Opened { session: 8 }).await;
+    let entered = RoomEnter::decode(peer.take(Kind::Enter).await.body).unwrap();
+    assert_eq!(entered.last_id, Some(3));
+    assert_eq!(client.group_positions(2).await.unwrap(), groups);
+    assert_eq!(client.room_last_id(2, "live").await.unwrap(), Some(3));
+    let entry = GroupDelivery { group: "team".into(), sync_id: 6, ..GroupDelivery::default() };
+    peer.say(Kind::GroupDelivery, 2, &entry).await;
+    while !matches!(soon("an entry", events.recv()).await.unwrap(), Event::GroupMessage { sync_id: 6, .. }) {}
+    assert_eq!(client.group_positions(2).await.unwrap(), [("team".to_owned(), 6)]);
 }
 
 #[tokio::test]

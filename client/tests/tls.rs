@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use moor_client::core::{CertificateProblem, DialError};
-use moor_client::{Client, ClientError, Event, Options, Tls};
+use moor_client::{Client, ClientError, Event, Events, Options, Tls};
 use moor_wire::client::{GoAway, Kind};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion, version};
 use support::{Gateway, Peer, message, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc::Receiver;
 use tokio_rustls::TlsAcceptor;
 
 const NAME: &str = "edge.example";
@@ -71,7 +70,7 @@ impl Authority {
 }
 
 /// The next failed try.
-async fn not_connected(events: &mut Receiver<Event>) -> (String, DialError) {
+async fn not_connected(events: &mut Events) -> (String, DialError) {
     loop {
         if let Event::NotConnected { address, why } = soon("a failed try", events.recv()).await.unwrap() {
             return (address, why);
@@ -107,7 +106,7 @@ async fn meet<T>(
     tls: Tls,
     config: &Arc<ServerConfig>,
     look: impl FnOnce(&ServerConnection) -> T,
-) -> (Client, Receiver<Event>, Peer, T) {
+) -> (Client, Events, Peer, T) {
     let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address.clone()).collect();
     let starting = async {
         let (client, events) = Client::connect_tls(&addresses, Options::new("phone"), tls).await.unwrap();

@@ -191,6 +191,7 @@ impl Bench {
                 | Event::RoomRefused { .. }
                 | Event::ReadMark { .. }
                 | Event::DeviceAck { .. }
+                | Event::Delayed { .. }
                 | Event::Connected { .. }
                 | Event::Disconnected(_)
                 | Event::NotConnected { .. }

@@ -36,7 +36,7 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     assert_eq!(out.trim(), "accepted as #1 of alice, as before");
 
     let mut alice = Listener::start(&[&at[..], &["--account", "alice"]].concat())?;
-    let session = alice.next("opened")?["session"].as_u64().context("a session")?;
+    let session = alice.next("opened")?["session"].as_str().context("a session")?.to_owned();
     assert_eq!(alice.next("message")?["text"], "hi");
     wait_for(Duration::from_secs(5), "the acknowledgement to arrive", || {
         let (_, out, _) = moor(&[&at[..], &["who", "alice", "--json"]].concat())?;
@@ -48,7 +48,6 @@ fn a_message_a_push_and_a_look_go_where_they_should() -> Result<()> {
     assert_eq!((code, out.trim()), (Some(0), "reached 1 session(s)"), "{err}");
     let pushed = alice.next("message")?;
     assert_eq!((&pushed["text"], &pushed["sync_id"]), (&Value::from("look up"), &Value::Null));
-    let session = session.to_string();
     let (code, _, err) = moor(&[&at[..], &["push", "--session", &session, "just you"]].concat())?;
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(alice.next("message")?["text"], "just you");

@@ -118,8 +118,12 @@ fn word(role: GroupRole) -> &'static str {
     }
 }
 
-/// A change of a group in words.
-pub fn describe(payload: &Bytes) -> String {
+/// What an entry of a group's timeline says: a message's payload, or a change in words.
+pub fn said(payload: &Bytes, is_event: bool) -> Bytes {
+    if is_event { describe(payload).into() } else { payload.clone() }
+}
+
+fn describe(payload: &Bytes) -> String {
     let Ok(event) = GroupEvent::decode(payload.clone()) else { return "(a change)".to_owned() };
     let mut words = Vec::new();
     if event.created {
@@ -222,18 +226,18 @@ pub fn history(history: &History, global: &Global) -> Result<(), Failure> {
             router.history(&global.app, &history.name, after, limit)?
         };
         for message in &pulled.messages {
-            let text =
-                if message.is_event { describe(&message.payload) } else { output::payload(&message.payload) };
+            let content = said(&message.payload, message.is_event);
+            let text = output::payload(&content);
             let group =
                 if message.group.is_empty() { String::new() } else { format!(" in {}", message.group) };
             let (time, said) =
                 (output::time(message.sent_at_ms), output::said(&message.from, &text, message.is_event));
             let line = format!("{time} #{}{group} {said}", message.sync_id);
             let object = json!({
-                "sync_id": message.sync_id, "from": message.from, "group": message.group, "text": text,
+                "sync_id": message.sync_id, "from": message.from, "group": message.group,
                 "sent_at_ms": message.sent_at_ms, "is_event": message.is_event,
             });
-            output::line(global, &line, &object)?;
+            output::line(global, &line, &output::message(object, &message.client_id, &content))?;
         }
         left = left.saturating_sub(pulled.messages.len() as u64);
         if pulled.through >= pulled.head || pulled.through <= after {

@@ -2,27 +2,63 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
 
 use super::{Failure, Global};
 
-/// Prints one answer at once, so that whoever reads a pipe sees it now.
+/// Prints one answer at once, so that whoever reads a pipe sees it now. For people it is one line, whatever others have said
+/// in it.
 pub fn line(global: &Global, text: &str, object: &Value) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     if global.json {
         writeln!(out, "{object}")?
     } else {
-        writeln!(out, "{text}")?
+        writeln!(out, "{}", printable(text))?
     }
     Ok(out.flush()?)
 }
 
-/// A payload as text: as it is when it is printable UTF-8, else its size.
+/// Control characters escaped: a terminal would obey them.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// A payload for people.
 pub fn payload(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') => text.to_owned(),
-        _ => format!("({} bytes)", bytes.len()),
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("({} bytes, not text)", bytes.len()),
     }
+}
+
+/// A message for machines, with nothing lost: `text` and `client_id` where they are text, else `payload_base64` and
+/// `client_id_base64`; neither of the latter where the sender gave no id.
+pub fn message(mut object: Value, client_id: &[u8], payload: &[u8]) -> Value {
+    let mut put = |name: &str, base64_name: &str, bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) => object[name] = json!(text),
+        Err(_) => object[base64_name] = json!(STANDARD.encode(bytes)),
+    };
+    put("text", "payload_base64", payload);
+    if !client_id.is_empty() {
+        put("client_id", "client_id_base64", client_id);
+    }
+    object
+}
+
+/// A session's handle for machines: a string, as it is longer than what a number of JSON holds everywhere.
+pub fn session(handle: u64) -> Value {
+    json!(handle.to_string())
+}
+
+/// A login for machines.
+pub fn opened(handle: u64) -> Value {
+    json!({ "event": "opened", "session": session(handle) })
 }
 
 /// Milliseconds since 1970 as a date and a time, UTC.
@@ -51,10 +87,20 @@ mod tests {
 
     #[test]
     fn terminals_are_not_told_control_characters() {
-        assert_eq!(payload(b"hi"), "hi");
-        assert_eq!(payload(b"\x1b[2J"), "(4 bytes)");
-        assert_eq!(payload(&[0xff]), "(1 bytes)");
+        assert_eq!(printable("gr\u{fc}n \u{1f600}"), "gr\u{fc}n \u{1f600}");
+        assert_eq!(printable("\x1b[2J\r\n\u{9b}"), "\\u{1b}[2J\\r\\n\\u{9b}");
+        assert_eq!(payload(b"a\rb"), "a\rb");
+        assert_eq!(payload(&[0xff, 0, 1, 2]), "(4 bytes, not text)");
     }
+
+    #[test]
+    fn machines_are_told_every_byte() {
+        assert_eq!(message(json!({}), b"", b"\x1b[2J"), json!({ "text": "\x1b[2J" }));
+        assert_eq!(message(json!({}), b"7", b""), json!({ "client_id": "7", "text": "" }));
+        let binary = json!({ "client_id_base64": "/w==", "payload_base64": "gAA=" });
+        assert_eq!(message(json!({}), &[0xff], &[0x80, 0]), binary);
+    }
+
     #[test]
     fn times_have_a_date_and_say_that_they_are_utc() {
         for (seconds, text) in [

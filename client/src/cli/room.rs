@@ -1,15 +1,15 @@
 //! `room enter`, `room publish`, `room stats`.
 
-use bytes::Bytes;
 use clap::{Args, Subcommand};
-use moor_client::core::RoomMessage;
-use moor_client::{Event, Options};
+use moor_client::core::{RoomError, RoomMessage};
+use moor_client::{Client, ClientError, Event, Events};
 use moor_router_client::Request;
+use moor_wire::identity::check_room;
 use serde_json::json;
 
 use super::labels::{Labels, show_marks};
 use super::service::router;
-use super::session::{final_refusal, print_hindrance};
+use super::session::{From, final_refusal, log_in, print_hindrance};
 use super::{Failure, Global, output};
 
 const CHANNEL: u16 = 1;
@@ -64,12 +64,26 @@ pub struct Stats {
     room: String,
 }
 
-/// Prints what is said in a room until `--count` or Ctrl-C.
+/// Prints what is said in a room until `--count` or Ctrl-C. Messages for the account itself are for whoever shows them.
 pub async fn enter(enter: &Enter, global: &Global) -> Result<(), Failure> {
-    let credential = Bytes::from(super::token::read_credential(global.credential_file.as_deref())?);
-    let (client, mut events) = global.target.connect(Options::new(&enter.device)).await?;
-    client.open(CHANNEL, &global.app, &enter.account, credential, None).await?;
-    client.enter(CHANNEL, &enter.room).await?;
+    check_room(&enter.room)?;
+    let (client, mut events) = log_in(&enter.device, &enter.account, From::Resume, false, global).await?;
+    let heard = print_room(&client, &mut events, enter, global).await;
+    client.shutdown().await;
+    heard
+}
+
+async fn print_room(
+    client: &Client,
+    events: &mut Events,
+    enter: &Enter,
+    global: &Global,
+) -> Result<(), Failure> {
+    match client.enter(CHANNEL, &enter.room).await {
+        // Its login was refused: an event says why.
+        Err(ClientError::Room(RoomError::NoChannel(_))) => {}
+        entered => entered?,
+    }
     if enter.like > 0 {
         client.like(CHANNEL, &enter.room, enter.like).await?;
     }
@@ -98,26 +112,26 @@ pub async fn enter(enter: &Enter, global: &Global) -> Result<(), Failure> {
             }
             Event::Opened { session, .. } => {
                 let line = format!("{} is in {} (session {session})", enter.account, enter.room);
-                output::line(global, &line, &json!({ "event": "opened", "session": session }))?;
+                output::line(global, &line, &output::opened(*session))?;
             }
             event => print_hindrance(event, global)?,
         }
     }
-    client.shutdown().await;
     Ok(())
 }
 
 fn print_message(message: &RoomMessage, global: &Global) -> Result<(), Failure> {
-    let RoomMessage { from, r#type: number, sent_at_ms, id, .. } = message;
-    let text = output::payload(&message.payload);
+    let RoomMessage { from, r#type: number, client_id, sent_at_ms, payload, id, .. } = message;
+    let text = output::payload(payload);
     let (shown, marks) = show_marks(&message.marks.clone().unwrap_or_default());
-    let place = if *id > 0 { format!(" #{id}") } else { String::new() };
+    let sync_id = (*id > 0).then_some(id);
+    let place = sync_id.map_or_else(String::new, |id| format!(" #{id}"));
     let line = format!("{}{place} {from}: {text}{shown}", output::time(*sent_at_ms));
     let object = json!({
-        "event": "message", "id": id, "type": number, "from": from, "sent_at_ms": sent_at_ms, "text": text,
+        "event": "message", "sync_id": sync_id, "type": number, "from": from, "sent_at_ms": sent_at_ms,
         "marks": marks,
     });
-    output::line(global, &line, &object)
+    output::line(global, &line, &output::message(object, client_id, payload))
 }
 
 /// Says something in a room.
@@ -129,7 +143,7 @@ pub fn publish(publish: &Publish, global: &Global) -> Result<(), Failure> {
         0 => format!("said in {room}"),
         id => format!("stored as #{id} of {room}"),
     };
-    output::line(global, &line, &json!({ "event": "accepted", "room": room, "id": sent.sync_id }))
+    output::line(global, &line, &json!({ "event": "accepted", "room": room, "sync_id": sent.sync_id }))
 }
 
 /// Shows a room's numbers.

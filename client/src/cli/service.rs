@@ -125,7 +125,7 @@ pub fn who(who: &Who, global: &Global) -> Result<(), Failure> {
             .iter()
             .map(|s| {
                 json!({
-                    "device": s.device, "gateway": s.gateway, "worker": s.worker, "session": s.session,
+                    "device": s.device, "gateway": s.gateway, "worker": s.worker, "session": output::session(s.session),
                     "internal": s.internal_address, "acked": s.acked,
                 })
             })

@@ -1,21 +1,21 @@
 //! `listen` and `send`: clients like any app.
 
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use moor_client::core::{DialError, Disconnect, Target};
-use moor_client::{Accepted, Client, ClientError, Conversation, Event, Options, Sending};
+use moor_client::{Accepted, Client, ClientError, Conversation, Event, Events, Options, Sending};
 use moor_wire::Code;
 use moor_wire::client::Class;
 use moor_wire::identity::{check_account, check_app, check_device};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::sync::mpsc::Receiver;
 
 use super::labels::{Labels, show_marks};
-use super::{Failure, Global, output};
+use super::{Failure, Global, is_broken_pipe, output};
 
 const CHANNEL: u16 = 1;
 
@@ -117,17 +117,18 @@ pub struct Send {
     text: String,
 }
 
-async fn log_in(
+/// Logs in without acknowledging anything: what a command does not show is delivered elsewhere, or to the next one.
+pub(super) async fn log_in(
     device: &str,
     account: &str,
     from: From,
-    auto_acknowledge: bool,
+    read_marks: bool,
     global: &Global,
-) -> Result<(Client, Receiver<Event>), Failure> {
+) -> Result<(Client, Events), Failure> {
     check_app(&global.app)?;
     check_account(account)?;
     check_device(device)?;
-    let options = Options { auto_acknowledge, read_marks: true, ..Options::new(device) };
+    let options = Options { auto_acknowledge: false, read_marks, ..Options::new(device) };
     let (client, events) = global.target.connect(options).await?;
     let last_sync_id = match from {
         From::Resume => None,
@@ -165,21 +166,27 @@ pub(super) fn final_refusal(event: &Event) -> Result<(), Failure> {
     }
 }
 
-/// What keeps a login from standing, and is tried again.
+/// What keeps a login from standing or a message from being taken, and is tried again.
 fn hindrance(event: &Event) -> Option<String> {
     match event {
         Event::Closed { code, reason, reopens: true, .. } => Some(format!("{code}{}", colon(reason))),
         Event::Disconnected(why) => Some(why.to_string()),
         Event::NotConnected { address, why } => Some(format!("no connection to {address}: {why}")),
+        Event::Delayed { code, detail, .. } if detail.is_empty() => Some(code.to_string()),
+        Event::Delayed { detail, .. } => Some(detail.clone()),
         _ => None,
     }
 }
 
 /// Until the account is logged in; where that takes too long, with what kept it last.
-async fn wait_for_login(events: &mut Receiver<Event>, account: &str, seconds: u64) -> Result<(), Failure> {
+async fn wait_for_login(
+    mut next: impl AsyncFnMut() -> Option<Event>,
+    account: &str,
+    seconds: u64,
+) -> Result<(), Failure> {
     let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
     let mut last = None;
-    while let Ok(event) = tokio::time::timeout_at(until, events.recv()).await {
+    while let Ok(event) = tokio::time::timeout_at(until, next()).await {
         let event = event.ok_or("the session ended")?;
         final_refusal(&event)?;
         if matches!(event, Event::Opened { .. }) {
@@ -221,8 +228,20 @@ fn colon(reason: &str) -> String {
 
 /// Prints messages until `--count` or Ctrl-C.
 pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
-    // A message counts as received when it has been printed.
-    let (client, mut events) = log_in(&listen.device, &listen.account, listen.from, false, global).await?;
+    let (client, mut events) = log_in(&listen.device, &listen.account, listen.from, true, global).await?;
+    let listened = print_events(&client, &mut events, listen, global).await;
+    // However it ended. Says the last acknowledgements, so that nothing printed is printed again.
+    client.shutdown().await;
+    listened
+}
+
+/// A message counts as received when it has been printed.
+async fn print_events(
+    client: &Client,
+    events: &mut Events,
+    listen: &Listen,
+    global: &Global,
+) -> Result<(), Failure> {
     let mut left = listen.count.unwrap_or(u64::MAX);
     while left > 0 {
         let event = tokio::select! {
@@ -237,8 +256,6 @@ pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
         }
         left -= u64::from(printed);
     }
-    // Says the last acknowledgements, so that nothing printed is printed again.
-    client.shutdown().await;
     Ok(())
 }
 
@@ -246,27 +263,28 @@ pub async fn listen(listen: &Listen, global: &Global) -> Result<(), Failure> {
 fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, Failure> {
     final_refusal(event)?;
     match event {
-        Event::Message { sync_id, from, sent_at_ms, payload, marks, .. } => {
+        Event::Message { sync_id, from, client_id, sent_at_ms, payload, marks, .. } => {
             let (text, (shown, marks)) = (output::payload(payload), show_marks(marks));
             let id = sync_id.map_or_else(|| "transient".to_owned(), |id| format!("#{id}"));
             let line = format!("{} {id} {from}: {text}{shown}", output::time(*sent_at_ms));
             let object = json!({
-                "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
-                "marks": marks,
+                "event": "message", "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "marks": marks,
             });
-            output::line(global, &line, &object)?;
+            output::line(global, &line, &output::message(object, client_id, payload))?;
             return Ok(true);
         }
-        Event::GroupMessage { group, sync_id, from, sent_at_ms, payload, is_event, marks, .. } => {
+        Event::GroupMessage {
+            group, sync_id, from, client_id, sent_at_ms, payload, is_event, marks, ..
+        } => {
             let (time, (shown, marks)) = (output::time(*sent_at_ms), show_marks(marks));
-            let text = if *is_event { super::group::describe(payload) } else { output::payload(payload) };
+            let said = super::group::said(payload, *is_event);
+            let text = output::payload(&said);
             let line = format!("{time} {group} #{sync_id} {}{shown}", output::said(from, &text, *is_event));
             let object = json!({
                 "event": if *is_event { "group_changed" } else { "group_message" },
-                "group": group, "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "text": text,
-                "marks": marks,
+                "group": group, "sync_id": sync_id, "from": from, "sent_at_ms": sent_at_ms, "marks": marks,
             });
-            output::line(global, &line, &object)?;
+            output::line(global, &line, &output::message(object, client_id, &said))?;
             return Ok(!is_event);
         }
         Event::GroupExpired { group, from, to, .. } => {
@@ -283,7 +301,7 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
                 "{} of {} listens as device {} (session {session})",
                 listen.account, global.app, listen.device
             );
-            output::line(global, &line, &json!({ "event": "opened", "session": session }))?;
+            output::line(global, &line, &output::opened(*session))?;
         }
         Event::Expired { from, to, .. } => {
             let line = format!("messages #{from} to #{to} are past retention");
@@ -308,6 +326,7 @@ fn print_event(event: &Event, listen: &Listen, global: &Global) -> Result<bool, 
         }
         Event::Connected { .. }
         | Event::Accepted { .. }
+        | Event::Delayed { .. }
         | Event::GroupAnswer { .. }
         | Event::Refused { .. }
         | Event::Room { .. }
@@ -324,9 +343,22 @@ pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
         (None, Some(group)) => Conversation::Group(group.clone()),
         (None, None) => return Err("say --peer ACCOUNT or --group NAME".into()),
     };
-    let (client, mut events) = log_in(&read.device, &read.account, From::Resume, false, global).await?;
+    let (client, mut events) = log_in(&read.device, &read.account, From::Resume, true, global).await?;
+    let marked = mark(&client, &mut events, read, conversation).await;
+    client.shutdown().await;
+    let sync_id = marked?;
+    output::line(global, &format!("read up to #{sync_id}"), &json!({ "event": "read", "sync_id": sync_id }))
+}
+
+/// Up to where the conversation is read now.
+async fn mark(
+    client: &Client,
+    events: &mut Events,
+    read: &Read,
+    conversation: Conversation,
+) -> Result<u64, Failure> {
     // Not before: a login that is refused says more than a channel that is not there.
-    wait_for_login(&mut events, &read.account, read.timeout).await?;
+    wait_for_login(async || events.recv().await, &read.account, read.timeout).await?;
     client.mark_read(CHANNEL, conversation.clone(), read.sync_id).await?;
     let stored = async {
         while let Some(event) = events.recv().await {
@@ -346,10 +378,7 @@ pub async fn read(read: &Read, global: &Global) -> Result<(), Failure> {
     let Ok(stored) = stored else {
         return Err(format!("the mark was not stored within {} s: see `moor stats`", read.timeout).into());
     };
-    let sync_id = stored?;
-    output::line(global, &format!("read up to #{sync_id}"), &json!({ "event": "read", "sync_id": sync_id }))?;
-    client.shutdown().await;
-    Ok(())
+    stored
 }
 
 /// Sends one message, or one a line.
@@ -359,102 +388,132 @@ pub async fn send(send: &Send, global: &Global) -> Result<(), Failure> {
             "standard input has either the credential or the messages: keep the credential in a file".into(),
         );
     }
-    let (client, mut events) = log_in(&send.device, &send.from, From::Resume, false, global).await?;
-    wait_for_login(&mut events, &send.from, send.timeout).await?;
-    // What arrives for the sender is not for this command; it stays unacknowledged and is delivered elsewhere.
-    let drain = tokio::spawn(async move { while events.recv().await.is_some() {} });
-    if send.text == "-" {
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
-        while let Some(line) = lines.next_line().await? {
-            send_one(&client, send, &line, None, global).await?;
-        }
-    } else {
-        send_one(&client, send, &send.text, send.id.as_deref(), global).await?;
+    if send.text == "-" && send.id.is_some() {
+        return Err("--id is of one message, and every line of standard input is one: leave it out".into());
     }
+    let (client, events) = log_in(&send.device, &send.from, From::Resume, false, global).await?;
+    let mut sender = Sender { client: &client, events, send, global };
+    let sent = sender.send_all().await;
     client.shutdown().await;
-    drain.abort();
-    Ok(())
+    sent
 }
 
-async fn send_one(
-    client: &Client,
-    send: &Send,
-    text: &str,
-    id: Option<&str>,
-    global: &Global,
-) -> Result<(), Failure> {
-    let class = match send.class {
-        ClassName::Reliable => None,
-        ClassName::Normal => Some(Class::Normal),
-        ClassName::Transient => Some(Class::Transient),
-    };
-    let (level, marks) = (send.labels.level, send.labels.marks()?);
-    let sending = Sending { class: class.unwrap_or_default(), level, marks };
-    if let Some(room) = &send.room {
-        return say_one(client, send, room, sending, text, id, global).await;
+/// A login that sends. What arrives for it is not for this command, and not acknowledged.
+struct Sender<'a> {
+    client: &'a Client,
+    events: Events,
+    send: &'a Send,
+    global: &'a Global,
+}
+
+impl Sender<'_> {
+    async fn send_all(&mut self) -> Result<(), Failure> {
+        let send = self.send;
+        wait_for_login(async || self.events.recv().await, &send.from, send.timeout).await?;
+        if send.text != "-" {
+            return self.send_one(&send.text, send.id.as_deref()).await;
+        }
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        let mut number = 0u64;
+        while let Some(line) = lines.next_line().await? {
+            number += 1;
+            let Err(error) = self.send_one(&line, None).await else { continue };
+            // Nobody reads the answers any more: no harm, unless there was more to say.
+            if is_broken_pipe(&*error) && lines.next_line().await?.is_some() {
+                let why = "nobody reads the answers any more";
+                return Err(format!("{why}: what follows line {number} was not sent").into());
+            }
+            return Err(error);
+        }
+        Ok(())
     }
-    let (to, name) = match (&send.to, &send.group) {
-        (Some(to), _) => (Target::Account(to.clone()), to),
-        (None, Some(group)) => (Target::Group(group.clone()), group),
-        (None, None) => return Err("say --to ACCOUNT, --group GROUP or --room ROOM".into()),
-    };
-    if class.is_some() {
-        let id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
-        client.send_to(sending, CHANNEL, id, to, Bytes::copy_from_slice(text.as_bytes())).await?;
-        let line = format!("on its way to whoever is logged in as {name}");
-        return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
+
+    async fn send_one(&mut self, text: &str, id: Option<&str>) -> Result<(), Failure> {
+        let (client, send, global) = (self.client, self.send, self.global);
+        let class = match send.class {
+            ClassName::Reliable => None,
+            ClassName::Normal => Some(Class::Normal),
+            ClassName::Transient => Some(Class::Transient),
+        };
+        let (level, marks) = (send.labels.level, send.labels.marks()?);
+        let sending = Sending { class: class.unwrap_or_default(), level, marks };
+        if let Some(room) = &send.room {
+            return self.say_one(room, sending, text, id).await;
+        }
+        let (to, name) = match (&send.to, &send.group) {
+            (Some(to), _) => (Target::Account(to.clone()), to),
+            (None, Some(group)) => (Target::Group(group.clone()), group),
+            (None, None) => return Err("say --to ACCOUNT, --group GROUP or --room ROOM".into()),
+        };
+        if class.is_some() {
+            let id = Bytes::copy_from_slice(uuid::Uuid::now_v7().as_bytes());
+            client.send_to(sending, CHANNEL, id, to, Bytes::copy_from_slice(text.as_bytes())).await?;
+            let line = format!("on its way to whoever is logged in as {name}");
+            return output::line(global, &line, &json!({ "event": "relayed", "to": send.to }));
+        }
+        let id = text_id(id);
+        let payload = Bytes::copy_from_slice(text.as_bytes());
+        let sent = client.send_to(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), to, payload);
+        let Accepted { sync_id, duplicate, .. } = self.answered(sent, &id, "stores it once").await?;
+        let again = if duplicate { ", as before" } else { "" };
+        let line = format!("accepted as #{sync_id} of {name}{again}");
+        let object = json!({
+            "event": "accepted", "to": name, "client_id": id, "sync_id": sync_id, "duplicate": duplicate,
+        });
+        output::line(global, &line, &object)
     }
-    let id = text_id(id);
-    let payload = Bytes::copy_from_slice(text.as_bytes());
-    let sent = client.send_to(sending, CHANNEL, Bytes::copy_from_slice(id.as_bytes()), to, payload);
-    let Accepted { sync_id, duplicate, .. } = answered(sent, send.timeout, &id, "stores it once").await?;
-    let again = if duplicate { ", as before" } else { "" };
-    let line = format!("accepted as #{sync_id} of {name}{again}");
-    let object =
-        json!({ "event": "accepted", "to": name, "id": id, "sync_id": sync_id, "duplicate": duplicate });
-    output::line(global, &line, &object)
-}
 
-/// Says one message in a room.
-async fn say_one(
-    client: &Client,
-    send: &Send,
-    room: &str,
-    sending: Sending,
-    text: &str,
-    id: Option<&str>,
-    global: &Global,
-) -> Result<(), Failure> {
-    let (id, payload) = (text_id(id), Bytes::copy_from_slice(text.as_bytes()));
-    let (client_id, to) = (Bytes::copy_from_slice(id.as_bytes()), (room, send.number));
-    let said = client.publish_with(sending, CHANNEL, client_id, to, payload);
-    let once = "stores it once if its type is reliable";
-    let Accepted { sync_id, duplicate, .. } = answered(said, send.timeout, &id, once).await?;
-    let again = if duplicate { ", as before" } else { "" };
-    let line = match sync_id {
-        0 => format!("said in {room}"),
-        sync_id => format!("stored as #{sync_id} of {room}{again}"),
-    };
-    let object =
-        json!({ "event": "accepted", "room": room, "id": id, "sync_id": sync_id, "duplicate": duplicate });
-    output::line(global, &line, &object)
-}
+    /// Says one message in a room.
+    async fn say_one(
+        &mut self,
+        room: &str,
+        sending: Sending,
+        text: &str,
+        id: Option<&str>,
+    ) -> Result<(), Failure> {
+        let (client, global) = (self.client, self.global);
+        let (id, payload) = (text_id(id), Bytes::copy_from_slice(text.as_bytes()));
+        let (client_id, to) = (Bytes::copy_from_slice(id.as_bytes()), (room, self.send.number));
+        let said = client.publish_with(sending, CHANNEL, client_id, to, payload);
+        let once = "stores it once if its type is reliable";
+        let Accepted { sync_id, duplicate, .. } = self.answered(said, &id, once).await?;
+        let again = if duplicate { ", as before" } else { "" };
+        let line = match sync_id {
+            0 => format!("said in {room}"),
+            sync_id => format!("stored as #{sync_id} of {room}{again}"),
+        };
+        let object = json!({
+            "event": "accepted", "room": room, "client_id": id, "sync_id": sync_id, "duplicate": duplicate,
+        });
+        output::line(global, &line, &object)
+    }
 
-/// The answer to a message, or what to do where none comes in time.
-async fn answered(
-    sent: impl Future<Output = Result<Accepted, ClientError>>,
-    seconds: u64,
-    id: &str,
-    once: &str,
-) -> Result<Accepted, Failure> {
-    let Ok(answer) = tokio::time::timeout(Duration::from_secs(seconds), sent).await else {
-        return Err(format!(
-            "the router did not take the message within {seconds} s; it may still have it: \
-             send it again with --id {id}, which {once}"
-        )
-        .into());
-    };
-    Ok(answer?)
+    /// The answer to a message; where none comes in time, what kept it last and what to do.
+    async fn answered(
+        &mut self,
+        sent: impl Future<Output = Result<Accepted, ClientError>>,
+        id: &str,
+        once: &str,
+    ) -> Result<Accepted, Failure> {
+        let seconds = self.send.timeout;
+        let late = tokio::time::sleep(Duration::from_secs(seconds));
+        let (mut sent, mut late) = (pin!(sent), pin!(late));
+        let mut last = None;
+        loop {
+            tokio::select! {
+                answer = &mut sent => return Ok(answer?),
+                Some(event) = self.events.recv() => last = hindrance(&event).or(last),
+                () = &mut late => {
+                    let why = last.map_or_else(String::new, |why| format!(": {why}"));
+                    return Err(format!(
+                        "the router did not take the message within {seconds} s{why}; it may still have it: \
+                         send it again with --id {id}, which {once}"
+                    )
+                    .into());
+                }
+            }
+        }
+    }
 }
 
 /// An id that is text, so that it can be given back with --id.
@@ -467,13 +526,12 @@ mod tests {
     use super::*;
 
     fn waiting(said: Vec<Event>) -> String {
-        let wait = async {
-            let (tell, mut events) = tokio::sync::mpsc::channel(8);
-            for event in said {
-                tell.send(event).await.unwrap();
-            }
-            wait_for_login(&mut events, "alice", 0).await.map_err(|error| error.to_string())
+        let mut said = said.into_iter();
+        let next = async || match said.next() {
+            Some(event) => Some(event),
+            None => std::future::pending().await,
         };
+        let wait = async { wait_for_login(next, "alice", 0).await.map_err(|error| error.to_string()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.unwrap().block_on(wait).unwrap_err()
     }

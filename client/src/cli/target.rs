@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use moor_client::core::{CertificateProblem, DialError};
-use moor_client::{Client, ClientError, Event, Options, Tls};
-use tokio::sync::mpsc::Receiver;
+use moor_client::{Client, ClientError, Events, Options, Tls};
 
 use super::Failure;
 
@@ -50,7 +49,7 @@ fn client_address(text: &str) -> Result<String, &'static str> {
 
 impl Target {
     /// A client that is connected.
-    pub async fn connect(&self, options: Options) -> Result<(Client, Receiver<Event>), Failure> {
+    pub async fn connect(&self, options: Options) -> Result<(Client, Events), Failure> {
         let (addresses, is_secure) = self.addresses()?;
         let connected = if is_secure {
             Client::connect_tls(&addresses, options, self.tls()?).await

@@ -109,6 +109,8 @@ struct Pending {
     /// On the wire: when it is sent again. Not on the wire: when it may be sent.
     due_ms: u64,
     in_flight: bool,
+    /// What the app was told of why it is not accepted yet.
+    delay: Option<(Code, String)>,
 }
 
 impl Pending {
@@ -118,7 +120,8 @@ impl Pending {
 
     fn new(sending: Sending, client_id: Bytes, payload: Bytes) -> Self {
         let (to, room) = (Target::Account(String::new()), String::new());
-        Self { sending, client_id, to, room, room_type: 0, payload, attempt: 0, due_ms: 0, in_flight: false }
+        let (room_type, attempt, due_ms, in_flight, delay) = (0, 0, 0, false, None);
+        Self { sending, client_id, to, room, room_type, payload, attempt, due_ms, in_flight, delay }
     }
 
     /// Says it; it is to be answered within [`ANSWER_MS`].
@@ -209,11 +212,16 @@ impl Channel {
         }
     }
 
-    pub(super) fn enter(&mut self, room: &str, out: &mut Vec<u8>) -> Result<(), RoomError> {
+    pub(super) fn enter(
+        &mut self,
+        room: &str,
+        last_id: Option<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RoomError> {
         if self.state == State::Closed {
             return Err(RoomError::NoChannel(self.number));
         }
-        if self.rooms.enter(room)? && self.is_open() {
+        if self.rooms.enter(room, last_id)? && self.is_open() {
             self.rooms.put_enter(room, self.number, out);
         }
         Ok(())
@@ -721,6 +729,12 @@ impl Channel {
             pending.attempt = pending.attempt.saturating_add(1);
             pending.in_flight = false;
             pending.due_ms = now + 1 + full_jitter(RETRY_MS.0, RETRY_MS.1, pending.attempt, rng);
+            let reason = (code, result.detail);
+            if pending.delay.as_ref() != Some(&reason) {
+                let (channel, client_id, detail) = (self.number, result.client_id, reason.1.clone());
+                events.push_back(Event::Delayed { channel, client_id, code, detail });
+                pending.delay = Some(reason);
+            }
             return;
         }
         if let Some(answered) = self.pending.remove(at) {

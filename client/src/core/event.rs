@@ -187,6 +187,18 @@ pub enum Event {
         /// Why the channel was closed.
         code: Code,
     },
+    /// A submit is not accepted for now, because its business level is switched off, say. It is kept and sent again; told
+    /// once for each reason.
+    Delayed {
+        /// On which channel.
+        channel: u16,
+        /// Which.
+        client_id: Bytes,
+        /// Why.
+        code: Code,
+        /// In words.
+        detail: String,
+    },
     /// A submit will not be accepted; it is forgotten.
     Refused {
         /// On which channel.
@@ -202,7 +214,8 @@ pub enum Event {
 
 impl Event {
     /// The channel whose present login this is about. It says nothing to whoever logs in there next, and would be
-    /// taken for theirs; what became of messages and requests is worth knowing even then.
+    /// taken for theirs; what became of messages and requests is worth knowing even then. One that is delayed is
+    /// forgotten with its channel.
     pub(crate) const fn login(&self) -> Option<u16> {
         match self {
             Self::Opened { channel, .. }
@@ -215,7 +228,8 @@ impl Event {
             | Self::Room { channel, .. }
             | Self::RoomRefused { channel, .. }
             | Self::ReadMark { channel, .. }
-            | Self::DeviceAck { channel, .. } => Some(*channel),
+            | Self::DeviceAck { channel, .. }
+            | Self::Delayed { channel, .. } => Some(*channel),
             Self::Connected { .. }
             | Self::Disconnected(_)
             | Self::NotConnected { .. }

@@ -38,8 +38,8 @@ pub use moor_wire::client::RoomMessage;
 pub use rooms::RoomError;
 
 use crate::limits::{
-    AGENT_BYTES_MAX, ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, PONG_MS_MIN,
-    RECONNECT_MS, STABLE_MS, UNSENT_BYTES_MAX,
+    AGENT_BYTES_MAX, ANSWER_MS, AWAY_MS_MAX, EVENTS_MAX, GREETING_MS, HEARTBEAT_MS_MIN, NETWORK_CHANGE_MS,
+    PONG_MS_MIN, RECONNECT_MS, STABLE_MS, UNSENT_BYTES_MAX,
 };
 use channel::Channel;
 use marks::Marks;
@@ -53,8 +53,8 @@ pub struct Options {
     pub agent: String,
     /// Longest heartbeat interval this client can keep, milliseconds; 0: the server's proposal.
     pub heartbeat_max_ms: u32,
-    /// True: a delivered message counts as processed once its event has been taken. False: the app calls
-    /// [`Session::acknowledge`].
+    /// True: a delivered message counts as processed once its event has been taken, from [`Session::poll_event`] or
+    /// [`Events::recv`](crate::Events::recv). False: the app calls [`Session::acknowledge`].
     pub auto_acknowledge: bool,
     /// Whether the app wants to know at each login what its account's other devices have read meanwhile.
     pub read_marks: bool,
@@ -118,6 +118,10 @@ pub struct Session {
     attempt: u32,
     /// From GOAWAY: when to come back.
     return_ms: Option<u64>,
+    /// The next try is at the time that a GOAWAY told.
+    is_sent_away: bool,
+    /// When the last try was due that a change of the network has hastened.
+    hastened_ms: Option<u64>,
     reader: FrameReader,
     out: Vec<u8>,
     events: VecDeque<Event>,
@@ -150,6 +154,8 @@ impl Session {
             state: State::Down { retry_ms: 0 },
             attempt: 0,
             return_ms: None,
+            is_sent_away: false,
+            hastened_ms: None,
             reader: frame_reader(),
             out: Vec::new(),
             events: VecDeque::new(),
@@ -276,7 +282,24 @@ impl Session {
     /// [`RoomError`].
     pub fn enter(&mut self, number: u16, room: &str) -> Result<(), RoomError> {
         let channel = numbered(&mut self.channels, number).ok_or(RoomError::NoChannel(number))?;
-        channel.enter(room, &mut self.out)
+        channel.enter(room, None, &mut self.out)
+    }
+
+    /// [`Self::enter`] of a room that the app was in before: reliable messages behind `last_id` are heard as well. In a
+    /// room that it is in already nothing changes.
+    ///
+    /// # Errors
+    /// As [`Self::enter`].
+    pub fn enter_behind(&mut self, number: u16, room: &str, last_id: u64) -> Result<(), RoomError> {
+        let channel = numbered(&mut self.channels, number).ok_or(RoomError::NoChannel(number))?;
+        channel.enter(room, Some(last_id), &mut self.out)
+    }
+
+    /// The last reliable message of a room that was heard without a gap, for the next [`Self::enter_behind`]; `None`
+    /// before the first was, and in rooms that the channel is not in.
+    #[must_use]
+    pub fn room_last_id(&self, number: u16, room: &str) -> Option<u64> {
+        self.channels.iter().find(|c| c.number == number)?.rooms.last_id(room)
     }
 
     /// Wants to hear it no more.
@@ -521,11 +544,29 @@ impl Session {
         let (base, cap) = RECONNECT_MS;
         let pause = full_jitter(base, cap, self.attempt, &mut self.rng);
         self.attempt = self.attempt.saturating_add(1);
+        self.is_sent_away = self.return_ms.is_some();
         let retry_ms = self.return_ms.take().unwrap_or(now + pause);
         self.state = State::Down { retry_ms };
         self.out.clear();
         for channel in &mut self.channels {
             channel.handle_disconnected(&mut self.events);
+        }
+    }
+
+    /// The network is back, or another one, as the platform tells. A try that was to wait long is made soon, unless a
+    /// GOAWAY said when to come back; its failure counts as ever. A connection that stands is asked whether it does.
+    /// Told all the time, it hastens a try every five seconds and keeps one PING on its way.
+    pub fn handle_network_change(&mut self, now: u64) {
+        match &mut self.state {
+            State::Down { retry_ms } if !self.is_sent_away => {
+                let soon_ms = self.hastened_ms.map_or(now, |last| now.max(last + NETWORK_CHANGE_MS));
+                if *retry_ms > soon_ms + RECONNECT_MS.0 {
+                    *retry_ms = soon_ms + self.rng.u64(0..=RECONNECT_MS.0);
+                    self.hastened_ms = Some(*retry_ms);
+                }
+            }
+            State::Live if self.pinged_ms.is_none() => self.ping(now),
+            _ => {}
         }
     }
 
@@ -582,11 +623,15 @@ impl Session {
                 // Two reasons to ask: the heartbeat, and an answer that should have come.
                 let suspicious = overdue && now >= self.heard_ms.saturating_add(ANSWER_MS);
                 if self.pinged_ms.is_none() && (suspicious || now >= self.ping_due_ms()) {
-                    (self.pinged_ms, self.is_ping_due) = (Some(now), true);
+                    self.ping(now);
                 }
             }
             _ => {}
         }
+    }
+
+    const fn ping(&mut self, now: u64) {
+        (self.pinged_ms, self.is_ping_due) = (Some(now), true);
     }
 
     /// The driver hangs up; the next try comes after the usual pause, or GOAWAY's.
@@ -628,6 +673,8 @@ impl Session {
             return Some(());
         }
         match kind {
+            // Else who may say something on one channel could end all of them.
+            Kind::Connected | Kind::GoAway | Kind::Error if number != 0 => return None,
             Kind::Connected => {
                 let connected = Connected::decode(frame.body.clone()).ok()?;
                 if self.state == State::Live {

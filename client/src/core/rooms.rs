@@ -75,8 +75,8 @@ impl Rooms {
         self.rooms.iter_mut().find(|room| room.name == name)
     }
 
-    /// Wants to be in a room. True when that is to be said.
-    pub(super) fn enter(&mut self, name: &str) -> Result<bool, RoomError> {
+    /// Wants to be in a room, of which the app has the reliable messages up to `last_id`. True when that is to be said.
+    pub(super) fn enter(&mut self, name: &str, last_id: Option<u64>) -> Result<bool, RoomError> {
         check_room(name)?;
         if self.get_mut(name).is_some() {
             return Ok(false);
@@ -86,7 +86,7 @@ impl Rooms {
         }
         self.rooms.push(Room {
             name: name.to_owned(),
-            last_id: None,
+            last_id,
             newest_id: 0,
             ack_due_ms: None,
             pull_due_ms: None,
@@ -94,6 +94,11 @@ impl Rooms {
             likes_due_ms: None,
         });
         Ok(true)
+    }
+
+    /// The last reliable message of a room that is here without a gap.
+    pub(super) fn last_id(&self, name: &str) -> Option<u64> {
+        self.rooms.iter().find(|room| room.name == name)?.last_id
     }
 
     /// Wants to be in it no more. True when that is to be said.

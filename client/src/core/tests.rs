@@ -6,6 +6,7 @@ use super::*;
 
 mod groups;
 mod marks;
+mod network;
 mod once;
 mod review;
 mod rooms;
@@ -219,6 +220,31 @@ fn a_submit_is_repeated_until_there_is_a_final_answer() {
     server.result("bad", Code::Invalid);
     assert!(server.events().iter().any(|e| matches!(e, Event::Refused { code: Code::Invalid, .. })));
     assert_eq!(server.session.unanswered(), 0);
+}
+
+#[test]
+fn why_a_submit_is_not_accepted_yet_is_told_once_for_each_reason() {
+    let mut server = Server::live();
+    server.submit("one");
+    let mut told = |code: Code, detail: &str| -> Vec<Event> {
+        let (client_id, detail) = (Bytes::from("one"), detail.to_owned());
+        let result = SubmitResult { client_id, code: code as i32, detail, ..SubmitResult::default() };
+        server.say(Kind::Ack, 1, &result);
+        server.events()
+    };
+    let delayed = |code: Code, detail: &str| {
+        let (client_id, detail) = (Bytes::from("one"), detail.to_owned());
+        vec![Event::Delayed { channel: 1, client_id, code, detail }]
+    };
+    assert_eq!(told(Code::Unavailable, "level 2 is off"), delayed(Code::Unavailable, "level 2 is off"));
+    assert_eq!(told(Code::Unavailable, "level 2 is off"), []);
+    assert_eq!(told(Code::Unavailable, "level 1 is off"), delayed(Code::Unavailable, "level 1 is off"));
+    assert_eq!(told(Code::Storage, ""), delayed(Code::Storage, ""));
+    assert!(matches!(told(Code::Ok, "")[..], [Event::Accepted { .. }]));
+    server.submit("two");
+    server.result("two", Code::Overloaded);
+    server.session.close(1);
+    assert_eq!(server.events(), [], "it is forgotten with its channel");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use moor_client::{Client, Event, Options};
+use moor_client::{Client, Event, Events, Options};
 use moor_wire::client::{
     Connected, Delivery, Kind, Open, Opened, Submit, SubmitResult, frame_reader, put_control,
 };
@@ -15,7 +15,6 @@ use prost::Message;
 use rustls::{ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::Receiver;
 use tokio_rustls::TlsAcceptor;
 
 /// Longest any step may take: far above what it takes, so that only a hang reaches it.
@@ -165,14 +164,14 @@ impl Peer {
     }
 }
 
-pub async fn start(addresses: &[&Gateway], options: Options) -> (Client, Receiver<Event>) {
+pub async fn start(addresses: &[&Gateway], options: Options) -> (Client, Events) {
     let addresses: Vec<_> = addresses.iter().map(|g| g.address.clone()).collect();
     let (client, events) = Client::connect(&addresses, options).await.unwrap();
     client.open(1, "shop", "alice", Bytes::new(), Some(0)).await.unwrap();
     (client, events)
 }
 
-pub async fn message(events: &mut Receiver<Event>) -> Option<u64> {
+pub async fn message(events: &mut Events) -> Option<u64> {
     loop {
         if let Event::Message { sync_id, .. } = soon("an event", events.recv()).await.unwrap() {
             return sync_id;

@@ -153,6 +153,31 @@ fn a_new_login_enters_again_and_says_what_it_has() {
 }
 
 #[test]
+fn who_comes_back_in_a_later_run_hears_what_is_missing() {
+    let mut server = Server::live();
+    server.session.enter_behind(1, "live", 3).unwrap();
+    let entered = |frames: &[Frame]| {
+        let enter = frames.iter().find(|frame| frame.header.kind == Kind::Enter.byte()).unwrap();
+        RoomEnter::decode(enter.body.clone()).unwrap().last_id
+    };
+    assert_eq!(entered(&server.sent()), Some(3));
+    server.batch(5, &[]);
+    let frames = server.pass(ROOM_SPREAD_MS);
+    let pull = frames.iter().find(|frame| frame.header.kind == Kind::RoomPull.byte()).unwrap();
+    assert_eq!(RoomPull::decode(pull.body.clone()).unwrap().after_id, 3);
+    let messages = vec![message(4), message(5)];
+    let pulled =
+        RoomPulled { room: "live".into(), messages, through_id: 5, newest_id: 5, ..RoomPulled::default() };
+    server.say(Kind::RoomPulled, 1, &pulled);
+    assert_eq!(server.heard(), [4, 5]);
+    assert_eq!(server.session.room_last_id(1, "live"), Some(5));
+    assert_eq!(server.session.room_last_id(1, "elsewhere"), None);
+    // One that it is in already is not entered again.
+    server.session.enter_behind(1, "live", 1).unwrap();
+    assert_eq!(server.session.room_last_id(1, "live"), Some(5));
+}
+
+#[test]
 fn likes_are_collected_rooms_are_left_and_what_is_wrong_is_told() {
     let mut server = Server::in_room();
     for _ in 0..3 {

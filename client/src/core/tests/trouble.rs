@@ -450,3 +450,17 @@ proptest! {
         prop_assert_eq!(seen.len() as u64, head, "nothing is lost");
     }
 }
+
+#[test]
+fn what_ends_the_connection_is_not_heard_on_a_channel() {
+    let away = GoAway { retry_min_ms: 60_000, retry_max_ms: 60_000, ..GoAway::default() };
+    let error = Error { code: Code::ProtocolError as i32, ..Error::default() };
+    let by = |say: &dyn Fn(&mut Server)| {
+        let mut server = Server::live();
+        say(&mut server);
+        server.events()
+    };
+    let garbled = [Event::Disconnected(Disconnect::Garbled)];
+    assert_eq!(by(&|server| server.say(Kind::GoAway, 1, &away)), garbled);
+    assert_eq!(by(&|server| server.say(Kind::Error, 1, &error)), garbled);
+}
