@@ -85,9 +85,7 @@ pub fn reload_internal_tls(workers: Remote, mut in_force: Option<Acceptor>) -> R
             Err(stays_on("TLS on the internal port", "internal_tls.certificate"))
         }
         Ok(None) => Ok("no TLS on the internal port".to_owned()),
-        Ok(Some(acceptor))
-            if !acceptor.is_mutual() && in_force.as_ref().is_some_and(Acceptor::is_mutual) =>
-        {
+        Ok(Some(acceptor)) if !acceptor.is_mutual() && in_force.as_ref().is_some_and(Acceptor::is_mutual) => {
             Err(stays_on("asking services for certificates", "internal_tls.authorities"))
         }
         Ok(Some(acceptor)) => {

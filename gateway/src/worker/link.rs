@@ -381,10 +381,7 @@ impl<I: Io> Worker<I> {
         let earned = pace * elapsed_ms as f64 / 1000.0;
         self.link.budget = (self.link.budget + earned).min((pace / 10.0).max(1.0));
         let mut looks = REGISTER_WALK_PER_TURN_MAX;
-        while self.link.has_news()
-            && self.link.may_register()
-            && self.has_room_for_batch(slot)
-        {
+        while self.link.has_news() && self.link.may_register() && self.has_room_for_batch(slot) {
             let mut sessions = self.arrival_batch();
             if sessions.is_empty() {
                 sessions = self.walk_batch(&mut looks);

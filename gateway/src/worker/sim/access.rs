@@ -291,8 +291,14 @@ fn a_service_that_is_struck_off_may_not_do_more_than_before() {
     let none_named = Access { services: None, ..access() };
     bed.mailboxes.of(WorkerId(0)).unwrap().try_put(Mail::Access(none_named)).unwrap();
     bed.settle();
-    let push =
-        PushAccount { cookie: 1, kind: Kind::Data.byte(), flags: 0, app: "shop", account: "alice", body: b"x" };
+    let push = PushAccount {
+        cookie: 1,
+        kind: Kind::Data.byte(),
+        flags: 0,
+        app: "shop",
+        account: "alice",
+        body: b"x",
+    };
     assert_eq!(ask(&mut bed, peer, |out| push.put(out)), Code::Unauthorized);
     assert_eq!(bed.read(client).len(), 0);
 }

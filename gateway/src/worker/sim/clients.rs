@@ -272,7 +272,8 @@ fn a_busy_connection_becomes_hot_and_cools_again() {
 
 #[test]
 fn a_busy_connection_that_dies_is_noticed_as_soon_as_an_idle_one() {
-    let mut bed = Bed::with(1, Settings { hot: HotTier { idle_ms: 600_000, ..settings().hot }, ..settings() });
+    let mut bed =
+        Bed::with(1, Settings { hot: HotTier { idle_ms: 600_000, ..settings().hot }, ..settings() });
     bed.router(0);
     let peer = bed.client(0, "phone");
     burst(&mut bed, peer, 5);

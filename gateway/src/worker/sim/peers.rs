@@ -96,7 +96,8 @@ fn a_session_is_new_until_a_router_has_answered() {
     bed.open(phone, 1, "alice");
     bed.advance(300);
     let told = bed.read(router);
-    let register = told.iter().find(|frame| frame.header.kind == Verb::Register.byte()).expect("it is announced");
+    let register =
+        told.iter().find(|frame| frame.header.kind == Verb::Register.byte()).expect("it is announced");
     assert!(decode::<Register>(register).sessions[0].is_new);
     // Nobody answered. The next one answers, and the one after that.
     for is_new in [true, false] {
@@ -638,13 +639,16 @@ fn a_service_does_not_speak_for_the_gateway() {
     let service = bed.service(0, None);
     bed.read(service);
     let (flags, body) = (Class::Normal.flags(), &b""[..]);
-    for kind in [Kind::GoAway, Kind::Error, Kind::Close, Kind::Ack, Kind::Opened, Kind::ReadMarks].map(Kind::byte) {
+    for kind in
+        [Kind::GoAway, Kind::Error, Kind::Close, Kind::Ack, Kind::Opened, Kind::ReadMarks].map(Kind::byte)
+    {
         let mut out = Vec::new();
         Push { cookie: 1, session, kind, flags, body }.put(&mut out, true);
         PushAccount { cookie: 2, kind, flags, app: "shop", account: "alice", body }.put(&mut out);
         internal::Broadcast { cookie: 3, kind, flags, app: "shop", body }.put(&mut out, true);
         bed.write(service, &out);
-        let seen: Vec<_> = outcomes(&bed.read(service)).iter().map(|o| (o.cookie, o.code, o.reached)).collect();
+        let seen: Vec<_> =
+            outcomes(&bed.read(service)).iter().map(|o| (o.cookie, o.code, o.reached)).collect();
         assert_eq!(seen, [1, 2, 3].map(|cookie| (cookie, Code::Invalid, 0)), "kind {kind:#04x}");
     }
     assert_eq!(bed.read(peer).len(), 0);
