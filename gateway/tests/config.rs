@@ -101,9 +101,13 @@ fn the_manual_agrees_with_the_code() {
     let mut manual = std::fs::read_to_string(&path).unwrap();
     let settings = renew(&mut manual, "settings", &config::keys_markdown());
     let counters = renew(&mut manual, "metrics", &metrics::metrics_markdown(COUNTERS));
+    let router = renew(&mut manual, "router-metrics", &moor_router::metrics_markdown());
     if std::env::var_os("MOOR_RENEW_DOCS").is_some() {
         std::fs::write(&path, manual).unwrap();
     } else {
-        assert!(!settings && !counters, "docs/operating.md is out of date: run with MOOR_RENEW_DOCS=1");
+        assert!(
+            !settings && !counters && !router,
+            "docs/operating.md is out of date: run with MOOR_RENEW_DOCS=1"
+        );
     }
 }

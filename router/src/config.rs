@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use moor_tls::peer::Files;
+use moor_wire::limits::TOKEN_BYTES_MIN;
 use serde::Deserialize;
 
 use crate::apps::{AppTables, Apps};
@@ -37,6 +38,17 @@ pub enum Driver {
     Epoll,
 }
 
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object each, for collectors.
+    Json,
+}
+
 /// Everything a router needs to know.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
@@ -65,6 +77,11 @@ pub struct RouterConfig {
     pub tls_names: Vec<String>,
     /// How the shard threads wait.
     pub driver: Driver,
+    /// What `moor-router` logs: a level or a filter; `None`: what RUST_LOG says, else info. An embedding process has a log of
+    /// its own.
+    pub log_level: Option<String>,
+    /// How a line of that log looks.
+    pub log_format: LogFormat,
     /// From so many members on a group's messages stay in the group's timeline and are not copied into each
     /// member's. May be changed with any restart: what was accepted before is spread as was decided then.
     pub group_read_threshold: u32,
@@ -179,6 +196,8 @@ impl Default for RouterConfig {
             tls: Files::default(),
             tls_names: Vec::new(),
             driver: Driver::Auto,
+            log_level: None,
+            log_format: LogFormat::Text,
             group_read_threshold: limits::GROUP_READ_THRESHOLD_DEFAULT,
             apps: Apps::default(),
             rooms: RoomSettings::default(),
@@ -212,8 +231,13 @@ impl RouterConfig {
         if self.node.is_empty() || self.node.len() > moor_wire::limits::NODE_BYTES_MAX {
             return wrong(format!("node has {} bytes: choose a name of 1 to 64 bytes", self.node.len()));
         }
-        if self.token.as_ref().is_some_and(String::is_empty) {
-            return wrong("token is empty: give it the output of `openssl rand -hex 32`".to_owned());
+        if let Some(token) = &self.token
+            && token.len() < TOKEN_BYTES_MIN
+        {
+            return wrong(format!(
+                "token has {} bytes: give it at least {TOKEN_BYTES_MIN}, such as the output of `openssl rand -hex 32`",
+                token.len()
+            ));
         }
         if self.tls.certificate.is_none() != self.tls.key.is_none() {
             return wrong("tls_certificate and tls_key belong together: set both or none".to_owned());
@@ -280,6 +304,10 @@ pub struct ConfigFile {
     pub tls_names: Option<Vec<String>>,
     /// See [`RouterConfig::driver`].
     pub driver: Option<Driver>,
+    /// See [`RouterConfig::log_level`].
+    pub log_level: Option<String>,
+    /// See [`RouterConfig::log_format`].
+    pub log_format: Option<LogFormat>,
     /// See [`RouterConfig::apps`].
     pub apps: Option<AppTables>,
     /// See [`RouterConfig::group_read_threshold`].
@@ -306,7 +334,7 @@ fn room_types<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<RoomTy
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 25] = [
     "listen",
     "data",
     "admin",
@@ -321,6 +349,8 @@ const KEYS: [&str; 23] = [
     "tls_authorities",
     "tls_names",
     "driver",
+    "log_level",
+    "log_format",
     "apps",
     "group_read_threshold",
     "room_types",
@@ -341,11 +371,22 @@ impl ConfigFile {
         let text = std::fs::read_to_string(path).map_err(|error| {
             StartError::Setting(format!("cannot read the configuration file {} ({error})", path.display()))
         })?;
-        Self::parse(&text).map_err(|detail| StartError::Setting(format!("{}: {detail}", path.display())))
+        let file = Self::parse(&text)
+            .map_err(|detail| StartError::Setting(format!("{}: {detail}", path.display())))?;
+        if file.token.is_some() {
+            moor_credentials::read_secret(path, "the token")
+                .map_err(|error| StartError::Setting(error.to_string()))?;
+        }
+        Ok(file)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+        // Not the error's own text, which quotes the line: that may be the token's.
+        let wrong = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            format!("line {}: {}", 1 + before.matches('\n').count(), error.message())
+        };
+        let table: toml::Table = text.parse().map_err(wrong)?;
         for key in table.keys() {
             if !KEYS.contains(&key.as_str()) {
                 let nearest = KEYS
@@ -359,7 +400,7 @@ impl ConfigFile {
             }
         }
         // Parsed from the text, not from the table, so that an error shows its line.
-        toml::from_str(text).map_err(|error| error.to_string())
+        toml::from_str(text).map_err(wrong)
     }
 
     /// Lays what the file says over `config`.
@@ -386,6 +427,8 @@ impl ConfigFile {
         lay(self.tls_authorities, &mut config.tls.authorities);
         lay(self.tls_names, &mut config.tls_names);
         lay(self.driver, &mut config.driver);
+        lay(self.log_level.map(Some), &mut config.log_level);
+        lay(self.log_format, &mut config.log_format);
         lay(self.group_read_threshold, &mut config.group_read_threshold);
         lay(self.room_types, &mut config.rooms.types);
         lay(self.room_buffer_members, &mut config.rooms.buffer_members);
@@ -401,6 +444,8 @@ impl ConfigFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::apps::DevicePolicy;
 
@@ -411,9 +456,28 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_read_from_a_private_file_alone_and_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("router.toml");
+        let read = |mode| {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            ConfigFile::read(&path).map(|file| file.token).map_err(|error| error.to_string())
+        };
+        std::fs::write(&path, "retention = 7\n").unwrap();
+        assert_eq!(read(0o644), Ok(None));
+        std::fs::write(&path, "token = \"0123456789abcdef\"\n").unwrap();
+        assert!(read(0o644).unwrap_err().contains("chmod 600"));
+        assert_eq!(read(0o600), Ok(Some("0123456789abcdef".to_owned())));
+        // The closing quote is missing.
+        std::fs::write(&path, "retention = 7\ntoken = \"0123456789abcdef\n").unwrap();
+        let error = read(0o600).unwrap_err();
+        assert!(error.contains("line 2") && !error.contains("0123456789"), "{error}");
+    }
+
+    #[test]
     fn every_key_is_known_to_both_lists_and_lands() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"d\"\nadmin = \"127.0.0.1:2\"\nshards = 2\nfsync = \"off\"\n\
-                    retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"t\"\ndriver = \"epoll\"\ngroup_read_threshold = 9\n\
+                    retention = 7\nretention_days = 30\nnode = \"n\"\ntoken = \"0123456789abcdef\"\ndriver = \"epoll\"\nlog_level = \"debug\"\nlog_format = \"json\"\ngroup_read_threshold = 9\n\
                     tls_certificate = \"c\"\ntls_key = \"k\"\ntls_authorities = [\"a\"]\ntls_names = [\"edge\"]\n\
                     room_types = \"5=normal/7\"\nroom_buffer_members = 3\nroom_buffer_ms = 4\nroom_buffer_messages = 5\n\
                     apps = { shop = { devices = \"latest\" } }\n\
@@ -424,7 +488,8 @@ mod tests {
         let mut config = RouterConfig::default();
         ConfigFile::parse(text).unwrap().apply_to(&mut config).unwrap();
         assert_eq!((config.shards, config.fsync, config.retention), (Some(2), Fsync::Off, 7));
-        assert_eq!((config.token.as_deref(), config.driver), (Some("t"), Driver::Epoll));
+        assert_eq!((config.token.as_deref(), config.driver), (Some("0123456789abcdef"), Driver::Epoll));
+        assert_eq!((config.log_level.as_deref(), config.log_format), (Some("debug"), LogFormat::Json));
         assert_eq!(config.group_read_threshold, 9);
         assert_eq!(config.retention_days, 30);
         assert_eq!(config.apps.of("shop").devices, DevicePolicy::Latest);
@@ -456,8 +521,10 @@ mod tests {
             config.check().err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert!(complaint(|_| {}).contains("10.0.0.7:7300, beyond loopback"));
-        assert_eq!(complaint(|config| config.token = Some("secret".into())), "");
-        assert!(complaint(|config| config.token = Some(String::new())).contains("token is empty"));
+        assert_eq!(complaint(|config| config.token = Some("0123456789abcdef".into())), "");
+        assert!(
+            complaint(|config| config.token = Some("0123456789abcde".into())).contains("token has 15 bytes")
+        );
         fn pair(config: &mut RouterConfig) {
             config.tls.certificate = Some("c".into());
             config.tls.key = Some("k".into());

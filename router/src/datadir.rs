@@ -1,10 +1,11 @@
 //! The data directory: one owner at a time, and what it was made for.
 //!
 //! Holds the lock file as long as it lives, and remembers the number of shards, which never changes because
-//! accounts are placed by it.
+//! accounts are placed by it. What lies in it are everybody's messages: it is made for its owner alone.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::StartError;
 
 const FORMAT: u32 = 1;
+/// What the group and everybody else may do with a file, of its mode.
+const OTHERS: u32 = 0o077;
 
 /// What `router.meta` says.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +42,14 @@ impl DataDir {
             move |source: io::Error| StartError::DataDirectory { path, source }
         };
         make_durably(path).map_err(unwritable(path))?;
+        let mode = fs::metadata(path).map_err(unwritable(path))?.permissions().mode();
+        if mode & OTHERS != 0 {
+            tracing::warn!(
+                "other users of this host can read the messages in {0} (mode {1:04o}); run: chmod 700 {0}",
+                path.display(),
+                mode & 0o7777
+            );
+        }
         let lock_path = path.join("router.lock");
         let lock = File::options()
             .create(true)
@@ -93,11 +104,11 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StartError> {
     }
 }
 
-/// Makes a directory and those above it that are missing, and syncs what each was made in: without that a power cut
+/// Makes a directory and those above it that are missing, for its owner alone, and syncs what each was made in: without that a power cut
 /// could take a new directory away with everything that had been synced inside.
 fn make_durably(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
-    fs::create_dir_all(path)?;
+    DirBuilder::new().recursive(true).mode(0o777 & !OTHERS).create(path)?;
     missing.into_iter().rev().try_for_each(sync_above)
 }
 
@@ -140,6 +151,14 @@ mod tests {
         fs::write(path.join("router.meta"), "format = 9\nshards = 3\n").unwrap();
         let error = DataDir::open(&path, None).unwrap_err();
         assert!(error.to_string().contains("format 9"), "{error}");
+    }
+
+    #[test]
+    fn it_is_made_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("deep/data");
+        let _open = DataDir::open(&path, None).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! it accepted, and three storage threads of one SQLite file.
 //!
 //! * [`port`]: a port that a killed process left is waited for, who has one is named
+//! * [`http_limits`]: an admin port's bounds
 //! * `gate`: who may connect, by token or certificate
 //! * `link`: connections, their HELLO, what each verb means
 //! * `lease`: links, their leases, incarnations of gateways
@@ -31,6 +32,8 @@ mod error;
 mod gate;
 mod group;
 mod hook;
+#[doc(hidden)]
+pub mod http_limits;
 mod lease;
 mod levels;
 mod limits;
@@ -43,10 +46,12 @@ mod queue;
 #[doc(hidden)]
 pub mod registry;
 mod rooms;
+mod seldom;
 mod shard;
 #[doc(hidden)]
 pub mod store;
 mod thread;
+mod threads;
 mod traffic;
 mod usage;
 
@@ -59,11 +64,13 @@ use moor_tls::peer::Files;
 
 pub use apps::{AppRules, AppTable, AppTables, Apps, DevicePolicy};
 pub use arrival::alarm::ArrivalSettings;
-pub use config::{ConfigFile, Driver, Fsync, OfflineSettings, RouterConfig, Telling};
+pub use config::{ConfigFile, Driver, Fsync, LogFormat, OfflineSettings, RouterConfig, Telling};
 pub use error::StartError;
 pub use hook::{Event, HookSettings};
 #[doc(hidden)]
 pub use lease::LinkId;
+#[doc(hidden)]
+pub use metrics::metrics_markdown;
 pub use rooms::{RoomSettings, RoomTypes};
 
 use crate::admin::Admin;
@@ -81,6 +88,7 @@ use crate::store::location::Embedded;
 use crate::store::retention::Retention;
 use crate::store::sqlite::SqliteStore;
 use crate::thread::{Mail, Seed, Shared};
+use crate::threads::Threads;
 
 #[doc(hidden)]
 pub use crate::thread::LocationHandle;
@@ -92,6 +100,8 @@ pub struct RouterHandle {
     report: Report,
     mailboxes: Vec<flume::Sender<Mail>>,
     threads: Vec<JoinHandle<()>>,
+    /// Those and the hook's.
+    running: Threads,
     admin: Option<Admin>,
     shared: Arc<Shared>,
     hook: Option<Hook>,
@@ -140,8 +150,7 @@ impl RouterHandle {
     /// True while every shard's thread and the hook's run. For health checks and watchdogs.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.threads.iter().all(|thread| !thread.is_finished())
-            && self.hook.as_ref().is_none_or(Hook::is_running)
+        self.running.ended().is_empty()
     }
 
     /// Stops: no new links, what was offered is committed and answered, files are closed. Blocks until done,
@@ -151,6 +160,7 @@ impl RouterHandle {
     }
 
     fn stop(&mut self) {
+        self.running.dismiss();
         for mailbox in self.mailboxes.drain(..) {
             // Fails only when the thread has ended already.
             mailbox.send(Mail::Stop).ok();
@@ -217,11 +227,13 @@ pub fn start_with(
         shard.arrival.open(report.arrival.apps.clone());
     }
     let epoch = clock::wall_ms();
+    let running = Threads::default();
     let hook = if config.telling.hook.is_empty() && config.telling.arrival.is_empty() {
         None
     } else {
         let watch = arrival::watch::new(&config.telling.arrival, &report);
-        Some(Hook::start(prepared, report.hook.clone(), &config.data, epoch, watch)?)
+        let token = running.add("router-hook");
+        Some(Hook::start(prepared, report.hook.clone(), &config.data, epoch, watch, token)?)
     };
     let shared = Arc::new(Shared {
         leases: Arc::new(LeaseTable::new(LEASE_MS)),
@@ -244,6 +256,7 @@ pub fn start_with(
         report,
         mailboxes: mailboxes.clone(),
         threads: Vec::new(),
+        running,
         admin: None,
         shared: Arc::clone(&shared),
         hook,
@@ -279,11 +292,12 @@ pub fn start_with(
             offline: config.telling.offline.clone(),
             interest: interest.clone(),
         };
-        handle.threads.push(spawn_shard(seed)?);
+        handle.threads.push(spawn_shard(seed, &handle.running)?);
     }
     // Last: who answers on /readyz is ready.
     if let Some(address) = config.admin {
-        handle.admin = Some(Admin::start(address, handle.report.clone(), listen_addr)?);
+        handle.admin =
+            Some(Admin::start(address, handle.report.clone(), listen_addr, handle.running.clone())?);
     }
     Ok(handle)
 }
@@ -305,12 +319,14 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     port::claim(address, open).map_err(|why| StartError::port(address, why))
 }
 
-fn spawn_shard(seed: Seed) -> Result<JoinHandle<()>, StartError> {
+fn spawn_shard(seed: Seed, threads: &Threads) -> Result<JoinHandle<()>, StartError> {
     let (ready, is_ready) = flume::bounded(1);
     let name = format!("router-{}", seed.index.0);
+    let running = threads.add(&name);
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
+            let _running = running;
             let run = std::panic::AssertUnwindSafe(|| thread::run(seed, &ready));
             if std::panic::catch_unwind(run).is_err() {
                 // A broken invariant of a shard: going on would serve some accounts and silently not others.

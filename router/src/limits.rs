@@ -68,14 +68,17 @@ pub const CROSSING_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const CROSSING_WORK_MAX: usize = 65_536;
 /// The same for what is said once on a link, before the link ends.
 pub const CROSSING_ONCE_MAX: usize = 2 * CROSSING_WORK_MAX;
+/// So long a shard's thread takes letters of one kind that lie there already, before what they led to is flushed and its
+/// links, its timers and the other kinds have their turn, milliseconds. Then it rests for one at most.
+pub const LETTERS_TURN_MS: u64 = 5;
 /// Parcels in a mailbox between two shard threads.
 pub const MAILBOX_PARCELS_MAX: usize = 1_024;
 
 /// Highest weight of an app.
 pub const APP_WEIGHT_MAX: u32 = 1_000;
-/// Submits that the store is kept supplied with: two commits' worth, so that one is ready when the other is done.
-/// What is beyond waits by app, where an app with little is not behind one with much.
-pub const STORE_AHEAD_MESSAGES: usize = COMMIT_OPS_MAX * 2;
+/// Submits, read marks, preferences and positions that the store is kept supplied with: two commits' worth, so that one is
+/// ready when the other is done. What is beyond waits by app, where an app with little is not behind one with much.
+pub const STORE_AHEAD_WRITES: usize = COMMIT_OPS_MAX * 2;
 /// Payload bytes of those.
 pub const STORE_AHEAD_BYTES: usize = COMMIT_BYTES_MAX * 2;
 /// What an app of weight 1 may hand over in its turn, bytes: some fifty short messages.
@@ -85,7 +88,8 @@ pub const TENANT_MESSAGE_BYTES: u64 = 256;
 /// What a stored message takes beside its payload and twice its names, bytes: both rows' heads, numbers and time. Files
 /// hold sums of it: another value needs a step of the schema that counts anew.
 pub const STORED_MESSAGE_BYTES: u64 = 48;
-/// Submits taken in and not yet answered, before new ones are refused as OVERLOADED.
+/// Submits, read marks, preferences and positions taken in and not yet written, before new ones are refused. Submits may
+/// use all of it, marks and preferences three quarters, positions one half.
 pub const WRITES_OUTSTANDING_MAX: usize = 32_768;
 /// Payload bytes of those.
 pub const WRITES_OUTSTANDING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -168,7 +172,7 @@ pub const SPREAD_QUEUE_BYTES_MAX: usize = 1024 * 1024;
 pub const SPREAD_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of messages and requests that wait for their groups to be read or changed, all groups together.
 pub const GROUPS_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// A round that is not confirmed by then is begun again.
+/// A round that is not confirmed by then is looked at: what was lost of it is begun again, what takes long waited for.
 pub const SPREAD_TIMEOUT_MS: u64 = 10_000;
 /// The pause after a round that failed.
 pub const SPREAD_RETRY_MS: u64 = 1_000;
@@ -178,8 +182,6 @@ pub const UNSPREAD_PAGE: usize = 1_024;
 pub const GROUPS_RESUMED_MAX: usize = 4 * UNSPREAD_PAGE;
 /// Positions in groups that wait to be sent to the groups' shards.
 pub const POSITIONS_WAITING_MAX: usize = 8_192;
-/// Positions handed to the store and not yet written; a disk that is further behind gets no more: messages wait behind them.
-pub const POSITIONS_OUTSTANDING_MAX: usize = 16_384;
 /// Questions about groups' heads of sessions that came, not yet answered by all shards; others are told without.
 pub const HEADS_OUTSTANDING_MAX: usize = 16_384;
 /// Accounts' groups read at a time to tell sessions again what they have not acknowledged; others are told in any order.
@@ -218,6 +220,9 @@ pub const ROOM_BUFFER_MESSAGES_MAX: u32 = 4_096;
 pub const ROOM_BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a batch from which droppable messages are left out; clients get far less.
 pub const ROOM_BATCH_DROPPABLE_BYTES_MAX: usize = 128 * 1024;
+/// So long what is said in a room that has just come to a shard waits for the store to say what there was before. Where
+/// the disk refuses it goes out then, and newcomers pull what they need not once the disk is back.
+pub const ROOM_HELD_MS: u64 = 1_000;
 /// From one telling of a room's numbers to the next where nothing is said, milliseconds. With messages they are told
 /// always.
 pub const ROOM_STATE_MS: u64 = 5_000;
@@ -236,8 +241,8 @@ pub const TRAFFIC_SERIES_MAX: usize = 1_000;
 /// Absent accounts that a shard remembers, some 200 bytes each and payloads. Beyond it the one whose time is nearest is
 /// told of at once and forgotten.
 pub const OFFLINE_ACCOUNTS_MAX: usize = 65_536;
-/// Groups of an absent account that wait to be told of, the account itself counted as one; beyond it the first is told of
-/// at once.
+/// Groups of an absent account that wait to be told of, the account itself counted as one, each as often as hooks tell its
+/// messages apart by their marks; beyond it the first is told of at once.
 pub const OFFLINE_GROUPS_MAX: usize = 16;
 /// Bytes of payloads that wait to be told with them; beyond it notices come without.
 pub const OFFLINE_PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -301,12 +306,14 @@ const _: () = assert!(LINK_QUEUE_BYTES_MAX < LINK_QUEUE_BYTES_HARD_MAX);
 const _: () = assert!(LINK_WRITE_BYTES_MAX < LINK_QUEUE_BYTES_MAX);
 const _: () = assert!(INTERNAL_BODY_BYTES_MAX as usize * 4 <= CROSSING_BYTES_MAX);
 const _: () = assert!((ANNOUNCE_SESSIONS_PER_TICK as usize) < LOCATION_CHANGES_WAITING_MAX);
-const _: () = assert!(STORE_AHEAD_MESSAGES * 4 <= WRITES_OUTSTANDING_MAX);
+const _: () = assert!(STORE_AHEAD_WRITES * 4 <= WRITES_OUTSTANDING_MAX);
 const _: () = assert!(STORE_AHEAD_BYTES * 2 <= WRITES_OUTSTANDING_BYTES_MAX);
 const _: () = assert!(RETENTION_STEP_MESSAGES.is_multiple_of(TRIM_SLICE_MESSAGES));
 // A batch and the message that fills it fit an internal frame.
 const _: () = assert!(ROOM_BATCH_BYTES_MAX * 2 <= INTERNAL_BODY_BYTES_MAX as usize);
 const _: () = assert!(ROOM_BATCH_DROPPABLE_BYTES_MAX <= ROOM_BATCH_BYTES_MAX);
+// What is told unasked is told of rooms that the store has spoken of, unless the disk refuses.
+const _: () = assert!(ROOM_HELD_MS < ROOM_STATE_MS);
 const _: () = assert!(ROOM_DROPPABLE_PER_S <= ROOM_PER_S_MAX);
 const _: () = assert!(CHECKPOINT_FRAMES < CHECKPOINT_FRAMES_HARD);
 const _: () = assert!(READ_MARKS_PAGE * (ACCOUNT_BYTES_MAX + 32) <= SERVER_BODY_BYTES_MAX as usize);

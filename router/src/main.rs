@@ -1,17 +1,19 @@
 //! `moor-router`: settings in, a running router until SIGTERM.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use moor_router::{ConfigFile, Driver, Fsync, RoomTypes, RouterConfig, RouterHandle, StartError};
+use moor_router::{ConfigFile, Driver, Fsync, LogFormat, RoomTypes, RouterConfig, RouterHandle, StartError};
 use moor_tls::peer::Files;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -91,6 +93,13 @@ struct Flags {
     /// Or until there are so many, 1 to 4,096. Default 256.
     #[arg(long, value_name = "N")]
     room_buffer_messages: Option<u32>,
+    /// What is logged on standard error: error, warn, info, debug, trace, or a filter such as info,moor_router=debug.
+    /// Default: what RUST_LOG says, else info.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// A line of the log for people (text) or an object for collectors (json). Default text.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
     /// Check the settings, say so and exit.
     #[arg(long)]
     check: bool,
@@ -107,8 +116,7 @@ Examples:
   moor-gateway --router 127.0.0.1:7300                 then: a gateway that uses it
 
 Signals: SIGTERM and SIGINT stop, SIGHUP reads the files of TLS again.
-Exit codes: 0 stopped by SIGTERM or SIGINT with everything flushed; 2 cannot start.
-Log level: RUST_LOG=debug.";
+Exit codes: 0 stopped by SIGTERM or SIGINT with everything flushed; 2 cannot start.";
 
 impl Flags {
     /// Defaults, then the file, then the flags.
@@ -133,6 +141,8 @@ impl Flags {
             tls_authorities: self.tls_authorities,
             tls_names: self.tls_names,
             driver: self.driver,
+            log_level: self.log_level,
+            log_format: self.log_format,
             group_read_threshold: self.group_read_threshold,
             // Tables: only in the file.
             apps: None,
@@ -151,9 +161,6 @@ impl Flags {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let flags = Flags::parse();
     let (check, announce) = (flags.check, flags.announce.is_some());
     match run(flags, check, announce) {
@@ -165,8 +172,29 @@ fn main() -> ExitCode {
     }
 }
 
+/// Sets the process's log up.
+fn log(config: &RouterConfig) -> Result<(), StartError> {
+    let filter = match &config.log_level {
+        Some(level) => EnvFilter::try_new(level).map_err(|error| {
+            StartError::Setting(format!(
+                "log_level is {level:?}, which is no filter ({error}): say error, warn, info, debug or trace"
+            ))
+        })?,
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    };
+    let colours = std::io::stderr().is_terminal();
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    match config.log_format {
+        LogFormat::Text => lines.init(),
+        LogFormat::Json => lines.json().init(),
+    }
+    Ok(())
+}
+
 fn run(flags: Flags, check: bool, announce: bool) -> Result<(), StartError> {
     let config = flags.settle()?;
+    log(&config)?;
     if check {
         if !config.tls.is_empty() {
             config.tls.acceptor()?;

@@ -117,13 +117,13 @@ metrics! {
     pushes_dropped_transient, Counter, "router_pushes_dropped_transient_total", "Pushes of class transient among them";
     levels_off, Gauge, "router_levels_off", "Business levels switched off: 1 is level 2, 2 is levels 1 and 2";
     degraded, Counter, "router_submits_degraded_total", "Messages refused because their business level is switched off";
-    quota_refused, Counter, "router_quota_refused_total", "Messages refused because their app had used up a quota";
-    made_way, Counter, "router_submits_made_way_total", "Messages refused because everything was full and their app had more waiting than another";
-    tenants_waiting, Gauge, "router_submits_waiting", "Messages that wait by app until the store has room";
+    quota_refused, Counter, "router_quota_refused_total", "Messages, changes of groups, read marks and preferences refused because their app had used up a quota";
+    made_way, Counter, "router_submits_made_way_total", "Writes refused because everything was full and their app had more waiting than another";
+    tenants_waiting, Gauge, "router_submits_waiting", "Messages, read marks, preferences and positions that wait by app until the store has room";
     devices_kicked, Counter, "router_devices_kicked_total", "Sessions closed because their app's policy does not let them beside a newer one";
     device_acks, Counter, "router_device_acks_total", "Acknowledgements told to an account's other devices";
     marks, Counter, "router_read_marks_total", "Read marks received from clients";
-    marks_refused, Counter, "router_read_marks_refused_total", "Read marks not stored because something was full or the disk refused";
+    marks_refused, Counter, "router_read_marks_refused_total", "Read marks not stored because a quota was used up, something was full or the disk refused";
     relays, Counter, "router_relays_total", "Messages of class normal or transient offered by clients and services";
     relays_reached, Counter, "router_relays_reached_total", "Sessions such messages were on their way to";
     relays_nobody, Counter, "router_relays_nobody_total", "Such messages answered NOT_FOUND: nobody was logged in";
@@ -132,6 +132,7 @@ metrics! {
     receipts, Counter, "router_receipts_total", "Receipts sent to services";
     links_overrun, Counter, "router_links_overrun_total", "Links of gateways ended because another shard had no room for what is said once on them";
     crossing_full, Counter, "router_crossing_full_total", "Turns in which another shard's mailbox was full";
+    crossing_refused, Counter, "router_crossing_refused_total", "Pieces of work refused or forgotten because too much waited to cross to their shard";
     loads, Counter, "router_store_loads_total", "Accounts loaded from the store";
     ranges, Counter, "router_store_ranges_total", "Ranges of messages read back from the store";
     read_errors, Counter, "router_store_read_errors_total", "Reads the store refused";
@@ -150,16 +151,28 @@ metrics! {
     group_messages, Counter, "router_group_messages_total", "Messages stored in groups' timelines";
     group_changes, Counter, "router_group_changes_total", "Changes of groups stored";
     group_refused, Counter, "router_group_requests_refused_total", "Requests about groups that were refused";
-    group_copies, Counter, "router_group_copies_total", "Copies of groups' entries stored in members' timelines";
+    group_copies, Counter, "router_group_copies_total", "Copies of groups' entries offered to members' timelines, again with each round that comes again";
     group_pushes, Counter, "router_group_pushes_total", "Entries of groups pushed to sessions from the group's timeline";
     group_rounds, Counter, "router_group_rounds_total", "Rounds in which entries were handed to members' shards";
-    group_round_failures, Counter, "router_group_round_failures_total", "Rounds that failed or were not confirmed in time, and came again";
+    group_round_failures, Counter, "router_group_round_failures_total", "Rounds that failed or were lost on their way, and came again";
+    group_rounds_late, Counter, "router_group_rounds_late_total", "Times a round was not confirmed within 10 s and was waited for on";
     group_heads, Counter, "router_group_heads_total", "Conversations that sessions were told they are behind in";
     group_acks, Counter, "router_group_acks_total", "Positions in groups acknowledged by devices";
-    positions_dropped, Counter, "router_group_positions_dropped_total", "Positions among them not stored because the disk was behind";
+    positions_dropped, Counter, "router_group_positions_dropped_total", "Positions among them not stored because the disk was behind or refused";
     pulls, Counter, "router_pulls_total", "Ranges asked for by clients and services";
     pulls_refused, Counter, "router_pulls_refused_total", "Ranges refused because too many were asked for";
-    writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages handed to the store and not yet answered";
+    writes_outstanding, Gauge, "router_store_writes_outstanding", "Messages, read marks, preferences and positions taken in and not yet written";
+}
+
+/// The table of metrics in docs/operating.md; those with labels stand where it says what they are about.
+#[must_use]
+pub fn metrics_markdown() -> String {
+    let mut text = String::from("| metric | kind | meaning |\n|---|---|---|\n");
+    Metrics::default().each(|name, help, kind, _| {
+        let kind = if kind == Kind::Counter { "counter" } else { "gauge" };
+        text.push_str(&format!("| `{name}` | {kind} | {help}. |\n"));
+    });
+    text
 }
 
 /// All shards' numbers, and those that have labels.

@@ -1,5 +1,5 @@
 //! Whose messages nobody fetches, and who has been told of: per account and interval one notice, and one for each of its
-//! groups. No I/O, no clock.
+//! groups. Where hooks choose messages by their marks, those that not the same hooks want are told apart. No I/O, no clock.
 //!
 //! The first message to an absent account is told at once; what comes within the interval is counted and told
 //! together at its end. Some news wait before they are told, and are forgotten when the account comes back
@@ -11,9 +11,10 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use moor_wire::client::TrafficMarks;
 
 use crate::config::{OfflineSettings, Telling};
-use crate::hook::{Cause, Event, Notice, Offline};
+use crate::hook::{Cause, Event, MarksWanted, Notice, Offline};
 use crate::limits::{
     OFFLINE_ACCOUNTS_MAX, OFFLINE_GROUPS_MAX, OFFLINE_PAYLOAD_BYTES_MAX, OFFLINE_TOLD_PER_TICK_MAX,
 };
@@ -24,6 +25,8 @@ use crate::metrics::Metrics;
 pub struct Interest {
     everywhere: Option<usize>,
     apps: HashMap<Box<str>, usize>,
+    /// Of the hooks that do not want messages of all marks, which they want.
+    marks: Vec<MarksWanted>,
 }
 
 impl Interest {
@@ -39,6 +42,9 @@ impl Interest {
                 let known = interest.apps.entry(app.as_str().into()).or_insert(bytes);
                 *known = bytes.max(*known);
             }
+            if hook.marks != MarksWanted::default() {
+                interest.marks.push(hook.marks.clone());
+            }
         }
         interest
     }
@@ -47,13 +53,19 @@ impl Interest {
     pub fn payload_bytes_max(&self, app: &str) -> Option<usize> {
         self.everywhere.max(self.apps.get(app).copied())
     }
+
+    /// Whether messages of these marks and of those are wanted by the same hooks.
+    fn is_same(&self, these: Option<&TrafficMarks>, those: Option<&TrafficMarks>) -> bool {
+        self.marks.iter().all(|wanted| wanted.matches(these) == wanted.matches(those))
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     app: Box<str>,
     account: Box<str>,
-    /// What is told when `due_ms` comes: one for the account's own messages and one for each group.
+    /// What is told when `due_ms` comes: one for the account's own messages and one for each group, each for those that the
+    /// same hooks want.
     pending: Vec<Offline>,
     /// When the interval, or the wait before the first notice, is over.
     due_ms: u64,
@@ -128,7 +140,35 @@ impl Ledger {
     }
 
     /// Takes news of an account. Its app's notices are wanted: the caller has asked.
-    pub fn handle_absence(&mut self, hash: u64, mut news: Offline, now_ms: u64) {
+    pub fn handle_absence(&mut self, hash: u64, news: Offline, now_ms: u64) {
+        self.handle_absences(hash, [news], now_ms);
+    }
+
+    /// Takes news of one account that came at once, and are told at once.
+    pub fn handle_absences(&mut self, hash: u64, all: impl IntoIterator<Item = Offline>, now_ms: u64) {
+        let mut due_ms = u64::MAX;
+        for news in all {
+            let wait_ms = if news.cause == Cause::Departed { self.settings.departure_ms } else { 0 };
+            due_ms = due_ms.min((now_ms + wait_ms).max(self.settled_ms));
+            self.collect(hash, news);
+        }
+        let Some(entry) = self.accounts.get_mut(&hash) else { return };
+        if !entry.is_told && due_ms < entry.due_ms {
+            entry.due_ms = due_ms;
+            if due_ms > now_ms {
+                self.due.push(Reverse((due_ms, hash)));
+            } else {
+                self.tell(hash, now_ms);
+            }
+        }
+        // Entries that came and went leave their times behind.
+        if self.due.len() > 4 * OFFLINE_ACCOUNTS_MAX {
+            self.due = self.accounts.iter().map(|(hash, entry)| Reverse((entry.due_ms, *hash))).collect();
+        }
+    }
+
+    /// Puts news to what is pending of the account.
+    fn collect(&mut self, hash: u64, mut news: Offline) {
         let is_known = self
             .accounts
             .get(&hash)
@@ -144,8 +184,6 @@ impl Ledger {
         if self.payload_bytes + bytes > OFFLINE_PAYLOAD_BYTES_MAX {
             news.payload = None;
         }
-        let wait_ms = if news.cause == Cause::Departed { self.settings.departure_ms } else { 0 };
-        let due_ms = (now_ms + wait_ms).max(self.settled_ms);
         let entry = self.accounts.entry(hash).or_insert_with(|| Entry {
             app: news.app.clone(),
             account: news.account.clone(),
@@ -154,7 +192,11 @@ impl Ledger {
             is_told: false,
         });
         self.payload_bytes -= payload_len(&entry.pending);
-        if let Some(pending) = entry.pending.iter_mut().find(|pending| pending.group == news.group) {
+        let is_alike = |pending: &&mut Offline| {
+            pending.group == news.group
+                && self.interest.is_same(pending.marks.as_deref(), news.marks.as_deref())
+        };
+        if let Some(pending) = entry.pending.iter_mut().find(is_alike) {
             self.metrics.offline_merged.increment();
             merge(pending, news);
         } else {
@@ -166,18 +208,6 @@ impl Ledger {
             entry.pending.push(news);
         }
         self.payload_bytes += payload_len(&entry.pending);
-        if !entry.is_told && due_ms < entry.due_ms {
-            entry.due_ms = due_ms;
-            if due_ms > now_ms {
-                self.due.push(Reverse((due_ms, hash)));
-            } else {
-                self.tell(hash, now_ms);
-            }
-        }
-        // Entries that came and went leave their times behind.
-        if self.due.len() > 4 * OFFLINE_ACCOUNTS_MAX {
-            self.due = self.accounts.iter().map(|(hash, entry)| Reverse((entry.due_ms, *hash))).collect();
-        }
     }
 
     /// An account has a session: what waits to be told reaches it by that.
@@ -477,6 +507,65 @@ mod tests {
         assert_eq!(rig.told().len(), 5, "early, to make room");
         rig.ledger.handle_present(1);
         assert_eq!((rig.later(INTERVAL_MS).len(), rig.ledger.payload_bytes), (0, 0));
+    }
+
+    #[test]
+    fn messages_that_not_the_same_hooks_want_are_told_apart() {
+        let marked = |release: &str| TrafficMarks { release: release.to_owned(), ..TrafficMarks::default() };
+        let hooks = r#"
+            [[hook]]
+            [[hook]]
+            marks = { release = ["canary", "beta"] }
+        "#;
+        let mut rig = Rig::new(0);
+        let telling: Telling = toml::from_str(hooks).unwrap();
+        rig.ledger.interest = Interest::new(&telling);
+        let news = |sync_id: u64, release: &str, cause: Cause| Offline {
+            app: "shop".into(),
+            account: "1".into(),
+            device: None,
+            group: None,
+            first_sync_id: sync_id,
+            last_sync_id: sync_id,
+            count: 1,
+            class: Class::Reliable,
+            sent_at_ms: None,
+            cause,
+            marks: Some(marked(release)).filter(|marks| !marks.release.is_empty()).map(Box::new),
+            payload: None,
+        };
+        let say = |rig: &mut Rig, sync_id, release| {
+            rig.ledger.handle_absence(1, news(sync_id, release, Cause::Absent), rig.now_ms);
+        };
+        say(&mut rig, 1, "");
+        assert_eq!(rig.told(), one(1, 1, 1, 1), "at once");
+        // A canary's message, and others behind it: its hook hears of it, and of none but it and its like.
+        for (sync_id, release) in [(2, "canary"), (3, ""), (4, "beta"), (5, "stable"), (6, "")] {
+            say(&mut rig, sync_id, release);
+        }
+        rig.now_ms += INTERVAL_MS;
+        rig.ledger.handle_tick(rig.now_ms);
+        let told = rig.ledger.take();
+        let of_canaries = |notice: &&Notice| telling.hook[1].wants(Event::Offline, notice);
+        let ids = |notice: &Notice| match notice {
+            Notice::Offline(offline) => (offline.first_sync_id, offline.last_sync_id, offline.count),
+            Notice::Alarm(alarm) => panic!("{alarm:?}"),
+        };
+        assert_eq!(told.iter().filter(of_canaries).map(ids).collect::<Vec<_>>(), [(2, 4, 2)]);
+        assert_eq!(told.iter().map(ids).collect::<Vec<_>>(), [(2, 4, 2), (3, 6, 3)]);
+        // What is left behind together is told together, before anything else of the account as well.
+        rig.now_ms += 10 * INTERVAL_MS;
+        rig.ledger.handle_tick(rig.now_ms);
+        let left =
+            [(7, "canary"), (8, "")].map(|(sync_id, release)| news(sync_id, release, Cause::Unacknowledged));
+        rig.ledger.handle_absences(1, left, rig.now_ms);
+        assert_eq!(rig.told(), [one(1, 7, 7, 1), one(1, 8, 8, 1)].concat());
+        // Where no hook chooses they are one.
+        rig.ledger.interest = Interest::default();
+        for (sync_id, release) in [(9, "canary"), (10, "")] {
+            say(&mut rig, sync_id, release);
+        }
+        assert_eq!(rig.later(INTERVAL_MS), one(1, 9, 10, 2));
     }
 
     #[test]

@@ -298,7 +298,10 @@ impl Outbox {
                 crossing.parcel.work.push(work);
                 Ok(())
             }
-            _ => Err(work),
+            _ => {
+                self.metrics.crossing_refused.increment();
+                Err(work)
+            }
         }
     }
 

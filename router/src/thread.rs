@@ -21,7 +21,7 @@ use crate::gate::Gate;
 use crate::hook::Inbox;
 use crate::lease::{LeaseTable, Link, ShardIndex};
 use crate::levels::Levels;
-use crate::limits::{LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
+use crate::limits::{LETTERS_TURN_MS, LINKS_PER_THREAD_MAX, STALL_MS, STOP_FLUSH_MS, TICK_MS};
 use crate::link;
 use crate::metrics::{Metrics, Report};
 use crate::offline::Interest;
@@ -297,16 +297,8 @@ async fn live(seed: Seed, ready: &flume::Sender<io::Result<()>>) {
     monoio::spawn(take_events(events, node.clone()));
     monoio::spawn(take_location_events(location_events, node.clone()));
     monoio::spawn(tick(node.clone()));
-    while let Ok(mail) = mailbox.recv_async().await {
-        let mut stop = !handle_mail(&mut node.borrow_mut(), mail);
-        while !stop && let Ok(mail) = mailbox.try_recv() {
-            stop = !handle_mail(&mut node.borrow_mut(), mail);
-        }
-        node.borrow_mut().flush();
-        if stop {
-            break;
-        }
-    }
+    take_letters(&mailbox, |mail| handle_mail(&mut node.borrow_mut(), mail), || node.borrow_mut().flush())
+        .await;
     stop(&node, &mailbox).await;
 }
 
@@ -349,30 +341,56 @@ async fn accept(listener: TcpListener, node: Rc<RefCell<Node>>) {
     }
 }
 
-async fn take_events(events: flume::Receiver<StoreEvent>, node: Rc<RefCell<Node>>) {
-    while let Ok(event) = events.recv_async().await {
-        let mut node = node.borrow_mut();
-        let now_ms = now_ms();
-        node.shard.handle_store(event, now_ms);
-        // A few more that are there already, then the links have their turn.
-        for _ in 0..8 {
-            let Ok(event) = events.try_recv() else { break };
-            node.shard.handle_store(event, now_ms);
+/// Takes letters until one says stop, which is `false`, or nobody is left to write any. What they lead to is flushed when
+/// no more of them lie there, and in between.
+async fn take_letters<T>(
+    letters: &flume::Receiver<T>,
+    mut handle: impl FnMut(T) -> bool,
+    mut flush: impl FnMut(),
+) {
+    let mut began_ms = now_ms();
+    loop {
+        let letter = match letters.try_recv() {
+            Ok(letter) => letter,
+            Err(_) => {
+                flush();
+                let Ok(letter) = letters.recv_async().await else { return };
+                began_ms = now_ms();
+                letter
+            }
+        };
+        if !handle(letter) {
+            return flush();
         }
-        node.flush();
+        if now_ms() >= began_ms + LETTERS_TURN_MS {
+            flush();
+            give_way().await;
+            began_ms = now_ms();
+        }
     }
 }
 
+/// Lets everything else on this thread have its turn. A receiver that is ready does not; a task that wakes itself is put
+/// at the head of monoio's queue (0.2.4), and while any is awake monoio looks neither at timers nor at what other threads
+/// have to say. So this one sleeps, to the next millisecond.
+async fn give_way() {
+    monoio::time::sleep(Duration::from_micros(1)).await;
+}
+
+async fn take_events(events: flume::Receiver<StoreEvent>, node: Rc<RefCell<Node>>) {
+    let handle = |event| {
+        node.borrow_mut().shard.handle_store(event, now_ms());
+        true
+    };
+    take_letters(&events, handle, || node.borrow_mut().flush()).await;
+}
+
 async fn take_location_events(events: flume::Receiver<LocationEvent>, node: Rc<RefCell<Node>>) {
-    while let Ok(event) = events.recv_async().await {
-        let mut node = node.borrow_mut();
-        node.shard.handle_location(event);
-        for _ in 0..64 {
-            let Ok(event) = events.try_recv() else { break };
-            node.shard.handle_location(event);
-        }
-        node.flush();
-    }
+    let handle = |event| {
+        node.borrow_mut().shard.handle_location(event);
+        true
+    };
+    take_letters(&events, handle, || node.borrow_mut().flush()).await;
 }
 
 async fn tick(node: Rc<RefCell<Node>>) {
@@ -448,4 +466,53 @@ impl MessageStore for Closed {
     }
 
     fn close(self: Box<Self>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn letters_that_never_end_leave_turns_to_tasks_timers_and_other_threads() {
+        let run = || async {
+            let (sender, letters) = flume::unbounded();
+            let (threads, from_threads) = flume::bounded(1);
+            let seen = Rc::new([(); 3].map(|()| Cell::new(false)));
+            let (task, timer, thread) = (seen.clone(), seen.clone(), seen.clone());
+            // A link's task, which is awake.
+            let (wake, awake) = flume::bounded(1);
+            monoio::spawn(async move { task[0].set(awake.recv_async().await.is_ok()) });
+            monoio::spawn(async move {
+                monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+                timer[1].set(true);
+            });
+            monoio::spawn(async move { thread[2].set(from_threads.recv_async().await.is_ok()) });
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(TICK_MS));
+                threads.send(()).ok();
+            });
+            sender.send(0).unwrap();
+            let (began_ms, flushes) = (now_ms(), Cell::new(0));
+            // Each leads to another one. Without turns for the others that goes on until the time is over.
+            let handle = |letter: u64| {
+                if letter == 1_000 {
+                    wake.send(()).unwrap();
+                }
+                sender.send(letter + 1).unwrap();
+                !seen.iter().all(Cell::get) && now_ms() < began_ms + 10_000
+            };
+            take_letters(&letters, handle, || flushes.set(flushes.get() + 1)).await;
+            assert_eq!(seen.each_ref().map(Cell::get), [true; 3]);
+            let turns = (now_ms() - began_ms) / LETTERS_TURN_MS;
+            assert!(flushes.get() > 1 && flushes.get() <= turns + 2, "{} in {turns} turns", flushes.get());
+        };
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build().unwrap();
+        runtime.block_on(run());
+        // Not every host lets a process have a ring.
+        if let Ok(mut runtime) = RuntimeBuilder::<IoUringDriver>::new().enable_timer().build() {
+            runtime.block_on(run());
+        }
+    }
 }

@@ -130,13 +130,13 @@ fn rand_seed() -> u64 {
 
 #[test]
 fn a_token_is_asked_for_where_one_is_set() {
-    let (_directory, router) = router(Some("secret"));
+    let (_directory, router) = router(Some("a-secret-of-the-test"));
     let mut peer = Peer::connect(router.listen_addr());
     put_control(&mut peer.out, Verb::Hello, &gateway_hello("g", 1, 0));
     peer.flush();
     assert_eq!(peer.expect_failure(), Code::Unauthorized);
     let mut peer = Peer::connect(router.listen_addr());
-    let hello = Hello { token: b"secret"[..].into(), ..gateway_hello("g", 1, 0) };
+    let hello = Hello { token: b"a-secret-of-the-test"[..].into(), ..gateway_hello("g", 1, 0) };
     put_control(&mut peer.out, Verb::Hello, &hello);
     peer.flush();
     peer.expect(Verb::Welcome);

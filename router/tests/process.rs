@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 
 use common::{Peer, RouterProcess, Who};
@@ -42,6 +43,32 @@ fn whoever_cannot_start_says_in_one_sentence_what_to_do() {
     let (code, text) = run(directory.path(), &["--listen", "127.0.0.1:0", "--shards", "3"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("made with 2 shard(s), not 3"), "{text}");
+}
+
+#[test]
+fn the_log_is_for_collectors_where_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    // Loudly said at start: other users of this host could read it.
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut router = RouterProcess::command(
+        directory.path(),
+        &["--listen", "127.0.0.1:0", "--log-level", "warn", "--log-format", "json"],
+    )
+    .stderr(std::process::Stdio::piped())
+    .stdout(std::process::Stdio::null())
+    .spawn()
+    .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(router.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    router.kill().unwrap();
+    router.wait().unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).expect(&line);
+    assert_eq!(line["level"], "WARN");
+    assert!(line["fields"]["message"].as_str().unwrap().contains("chmod 700"), "{line}");
+
+    let (code, text) = run(directory.path(), &["--log-level", "moor=loud"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("log_level") && text.contains("debug or trace"), "{text}");
 }
 
 /// strace shows what is flushed; that the admin port is in use ends the router behind it.

@@ -15,10 +15,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use moor_router::http_limits::Bounded;
 use prometheus_client::collector::Collector;
 use tokio::sync::oneshot;
 
-use super::http_limits::Bounded;
 use super::liveness::Liveness;
 use super::metrics::{CounterSource, Exposition};
 use super::stats;

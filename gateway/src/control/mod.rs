@@ -7,7 +7,6 @@ mod admin;
 mod banner;
 #[cfg(test)]
 mod fake;
-mod http_limits;
 mod lifecycle;
 mod liveness;
 pub mod logging;

@@ -27,5 +27,5 @@ mod thread;
 
 pub use inbox::Inbox;
 pub use notice::{Alarm, Cause, Notice, Offline, class_word};
-pub use settings::{Event, HookSettings};
+pub use settings::{Event, HookSettings, MarksWanted};
 pub use thread::{Hook, Prepared, report};

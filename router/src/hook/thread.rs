@@ -18,6 +18,7 @@ use super::settings::HookSettings;
 use crate::clock::{now_ms, wall_ms};
 use crate::error::StartError;
 use crate::limits::{HOOK_NOTICES_PER_TURN_MAX, HOOK_STOP_MS};
+use crate::threads::Running;
 
 /// Threads that look names up, at most: `getaddrinfo` blocks.
 const LOOKUP_THREADS_MAX: usize = 4;
@@ -67,13 +68,14 @@ pub fn report(prepared: &Prepared) -> HookReport {
 }
 
 impl Hook {
-    /// Starts the thread. Dead letters lie in `data` where the settings do not say otherwise.
+    /// Starts the thread, which holds `running`. Dead letters lie in `data` where the settings do not say otherwise.
     pub fn start(
         prepared: Prepared,
         report: HookReport,
         data: &Path,
         epoch: u64,
         watch: Watch,
+        running: Running,
     ) -> Result<Self, StartError> {
         let mut dead_letters = Vec::new();
         for (hook, _) in &prepared.0 {
@@ -106,17 +108,13 @@ impl Hook {
         let thread = std::thread::Builder::new()
             .name("router-hook".to_owned())
             .spawn(move || {
+                let _running = running;
                 runtime.block_on(turn.live(stopped, watch));
                 // A name being looked up may take its time; nobody waits for it.
                 runtime.shutdown_background();
             })
             .map_err(StartError::Thread)?;
         Ok(Self { inbox, stop, thread })
-    }
-
-    /// False when the thread has ended by a fault.
-    pub fn is_running(&self) -> bool {
-        !self.thread.is_finished()
     }
 
     /// Tells what is queued, for a moment; the rest becomes dead letters.

@@ -11,7 +11,7 @@ use moor_wire::client::{
 use moor_wire::identity::{account_hash, check_account, check_app, check_conversation, check_group};
 use moor_wire::internal::{
     Degrade, Group, History, Kick, Lookup, NotHere, Outcome, PushAccount, Register, Send, Stat, Stats,
-    StatsResult, Subscribe, Unregister, Up, Verb, put_control, put_empty,
+    StatsResult, Subscribe, Unregister, Up, Verb, put_control, put_empty, refusal_of_pushed,
 };
 use moor_wire::limits::{
     CLIENT_BODY_BYTES_MAX, CLIENT_ID_BYTES_MAX, LEVEL_MAX, REGISTER_BATCH_MAX, TRAFFIC_MARK_BYTES_MAX,
@@ -143,8 +143,8 @@ pub fn handle_service(
         Verb::PushAccount => {
             let all = PushAccount::parse(&body)?;
             let hash = key(all.app, all.account)?.hash;
-            if all.body.len() > moor_wire::limits::SERVER_BODY_BYTES_MAX as usize {
-                let outcome = Outcome { cookie: all.cookie, code: Code::TooLarge, reached: 0 };
+            if let Some(code) = refusal_of_pushed(all.kind, all.body) {
+                let outcome = Outcome { cookie: all.cookie, code, reached: 0 };
                 node.shard.outbox.put_local(link.id, Weight::Answer, |out| outcome.put(out));
                 return Ok(());
             }

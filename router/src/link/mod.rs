@@ -38,6 +38,7 @@ use crate::lease::{Link, Peer};
 use crate::limits::{CLOSE_LINGER_MS, HELLO_TIMEOUT_MS, KEEPALIVE_S, LEASE_MS, READ_BYTES};
 use crate::link::records::Records;
 use crate::outbox::{LinkOut, Weight};
+use crate::seldom::Seldom;
 use crate::thread::Node;
 
 /// Why a link is closed by us.
@@ -226,6 +227,9 @@ async fn write_all(mut half: OwnedWriteHalf<TcpStream>, out: Rc<LinkOut>, record
     half.shutdown().await.ok();
 }
 
+/// Whoever reaches the port can be refused as often as it likes.
+static REFUSED: Seldom = Seldom::new();
+
 /// A connection's whole life.
 pub async fn serve(stream: TcpStream, node: Rc<RefCell<Node>>) {
     // Frames are small and answers awaited; a socket that refuses the option still works.
@@ -271,14 +275,19 @@ pub async fn serve(stream: TcpStream, node: Rc<RefCell<Node>>) {
     match ending {
         Ok(()) if receiver.broken.is_some() => {
             node.borrow().metrics.links_refused.increment();
-            tracing::info!(error = receiver.broken.take().map(tracing::field::display), "link refused");
+            let error = receiver.broken.take().map(tracing::field::display);
+            if let Some(more) = REFUSED.due() {
+                tracing::info!(error, more_since = more, "link refused");
+            }
             out.close();
             receiver.linger().await;
         }
         Ok(()) => out.close(),
         Err(refusal) => {
             node.borrow().metrics.links_refused.increment();
-            tracing::info!(%refusal, "link refused");
+            if let Some(more) = REFUSED.due() {
+                tracing::info!(%refusal, more_since = more, "link refused");
+            }
             let failure = Failure { code: refusal.code.into(), detail: refusal.detail };
             out.put(Weight::Answer, |bytes| put_control(bytes, Verb::Failure, &failure)).ok();
             out.close();

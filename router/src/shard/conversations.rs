@@ -22,13 +22,14 @@ use crate::group::{MemberKey, NO_GROUP};
 use crate::hook::Cause;
 use crate::lease::{Link, ShardIndex};
 use crate::limits::{
-    GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_OUTSTANDING_MAX,
-    POSITIONS_WAITING_MAX, REMINDS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, RETRY_MS, WRITES_OUTSTANDING_MAX,
+    GROUPS_PER_ACCOUNT_MAX, HEADS_OUTSTANDING_MAX, HEADS_TIMEOUT_MS, POSITIONS_WAITING_MAX,
+    REMINDS_OUTSTANDING_MAX, RETRIES_PER_TURN_MAX, RETRY_MS,
 };
 use crate::outbox::Weight;
 use crate::registry::SessionIndex;
 use crate::shard::Shard;
 use crate::shard::spread::{Part, Spread, SpreadEntry};
+use crate::shard::submit::DETAIL;
 use crate::shard::work::{GroupAsk, Work};
 use crate::store::groups::{
     ConversationRow, GroupRead, GroupWrite, HeadsAsk, PositionSave, Preference, Purpose, VacancyAsk, Waiter,
@@ -37,6 +38,9 @@ use crate::store::{AccountKey, Entry, Origin, Read, Slot, Submit, Write};
 
 /// A session as it was: its slot and generation.
 type SessionKey = (SessionIndex, u32);
+
+/// Whose position in a group it is: the group, the member, its device.
+type Place = (AccountKey, Box<str>, Box<str>);
 
 /// How far a group was pushed to a session that has not acknowledged it.
 #[derive(Debug)]
@@ -66,8 +70,8 @@ pub struct Conversations {
     due: BinaryHeap<Reverse<(u64, SessionIndex, u32)>>,
     /// By session and group, until the next flush.
     positions: HashMap<(SessionIndex, u32, u64), PositionSave>,
-    /// Positions of members of groups here that the store has not written.
-    positions_outstanding: usize,
+    /// The newest of each position of members of groups here that waits for the store.
+    newest: HashMap<Place, u64>,
     /// Sessions whose accounts' groups are being read to tell them again what they have not acknowledged.
     reminds_outstanding: usize,
     heads: HashMap<SessionKey, HeadsWait>,
@@ -99,15 +103,15 @@ impl Shard {
     }
 
     pub(super) fn handle_spread(&mut self, spread: &Spread, now_ms: u64) {
-        let part = Part::new(spread);
+        let part = &spread.part;
         let mut shared = Vec::new();
         for entry in spread.entries.iter() {
             if entry.event.is_some() {
-                self.spread_event(spread, entry, &part, now_ms);
+                self.spread_event(spread, entry, part, now_ms);
             }
             if entry.entry.is_copied() {
                 for member in spread.members.iter().filter(|member| member.since <= entry.sync_id) {
-                    self.spread_copy(spread, entry, member, &part, now_ms);
+                    self.spread_copy(spread, entry, member, part, now_ms);
                 }
             } else {
                 shared.push(entry);
@@ -279,15 +283,40 @@ impl Shard {
         }
     }
 
+    /// One write for each place, however often it moves until its turn has come. What a disk that is behind does not take
+    /// is lost, like what finds no way here.
     pub(super) fn handle_positions(&mut self, saves: Vec<PositionSave>) {
-        // What a disk that is behind does not take is lost, like what finds no way here.
-        let room = POSITIONS_OUTSTANDING_MAX.saturating_sub(self.conversations.positions_outstanding);
-        self.metrics.positions_dropped.add(saves.len().saturating_sub(room) as u64);
-        let writes =
-            saves.into_iter().take(room).map(|save| Write::Group(Box::new(GroupWrite::Position(save))));
-        let before = self.writes.len();
-        self.writes.extend(writes);
-        self.conversations.positions_outstanding += self.writes.len() - before;
+        for PositionSave { key, member, device, acked } in saves {
+            let place = (key, member, device);
+            if let Some(newest) = self.conversations.newest.get_mut(&place) {
+                *newest = acked.max(*newest);
+                continue;
+            }
+            let app = self.open_tenant(&place.0.app);
+            let Some(app) = app.filter(|app| self.has_place(*app, Weight::Transient)) else {
+                self.metrics.positions_dropped.increment();
+                continue;
+            };
+            self.conversations.newest.insert(place.clone(), acked);
+            let (key, member, device) = place;
+            let save = PositionSave { key, member, device, acked };
+            self.put_write(app, Write::Group(Box::new(GroupWrite::Position(save))));
+        }
+    }
+
+    /// A write as it leaves its app's backlog: a position is the newest of its place.
+    pub(super) fn take_newest(&mut self, write: Write) -> Write {
+        let Write::Group(group) = write else { return write };
+        let group = match *group {
+            GroupWrite::Position(PositionSave { key, member, device, acked }) => {
+                let place = (key, member, device);
+                let acked = self.conversations.newest.remove(&place).unwrap_or(acked);
+                let (key, member, device) = place;
+                GroupWrite::Position(PositionSave { key, member, device, acked })
+            }
+            other => other,
+        };
+        Write::Group(Box::new(group))
     }
 
     /// A session came. Entries by which its account joins a group may have been pushed just before, and the membership
@@ -417,15 +446,6 @@ impl Shard {
         }
     }
 
-    /// Looks where a session that came, or was announced again, is behind.
-    pub(super) fn look_at_conversations(&mut self, index: SessionIndex) {
-        let Some(session) = self.registry.session(index) else { return };
-        let slot = Slot { index, generation: session.generation() };
-        let Some(key) = self.key_of(session.account) else { return };
-        let read = GroupRead::Conversations { key, purpose: Purpose::Login { session: slot } };
-        self.reads.push(Read::Group(Box::new(read)));
-    }
-
     pub(super) fn handle_conversations(
         &mut self,
         key: &AccountKey,
@@ -537,34 +557,47 @@ impl Shard {
                 let Ok(priority) = u8::try_from(wish.priority) else {
                     return self.refuse_ask(&ask, Code::Invalid, "a priority is 0 to 255");
                 };
-                // A mark's part of the room: it can wait longer than a message.
-                if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX)
-                {
-                    return self.refuse_ask(&ask, Code::Overloaded, "too much waits for the disk");
+                if self.is_stopping {
+                    return self.refuse_ask(&ask, Code::Unavailable, "the router is stopping");
                 }
-                self.writes_outstanding += 1;
+                let app = match self.try_quota(&key.app, 0, self.now_ms) {
+                    Ok(app) => app,
+                    Err((code, detail)) => return self.refuse_ask(&ask, code, detail),
+                };
+                // A mark's part of the room: it can wait longer than a message.
+                if !self.has_place(app, Weight::Normal) {
+                    return self.refuse_ask(&ask, Code::Overloaded, DETAIL);
+                }
                 let (group, is_muted) = (ask.request.group.as_str().into(), wish.is_muted);
                 let preference = Preference { key, group, priority, is_muted, origin: ask.origin, id };
                 let write = GroupWrite::Preference(Box::new(preference));
-                self.writes.push(Write::Group(Box::new(write)));
+                self.put_write(app, Write::Group(Box::new(write)));
             }
             _ => self.refuse_ask(&ask, Code::Invalid, "nothing is asked for"),
         }
     }
 
-    /// A row of a group is written, or why it is not.
+    /// The store has written a row of a group, or says why it has not.
     pub(super) fn handle_row(&mut self, waiter: Waiter, outcome: Result<bool, (Code, Arc<str>)>) {
+        // What a group's spreading leads to did not wait by app: its entries had.
+        if !matches!(waiter, Waiter::Part(_)) {
+            self.leave_store(0);
+        }
+        self.row_done(waiter, outcome);
+    }
+
+    /// A row of a group is written, or why it is not.
+    pub(super) fn row_done(&mut self, waiter: Waiter, outcome: Result<bool, (Code, Arc<str>)>) {
         match waiter {
             Waiter::Part(part) => part.finish(outcome.is_ok(), &mut self.outbox),
             Waiter::Preference(preference) => self.preference_done(*preference, outcome),
-            Waiter::Position => self.conversations.positions_outstanding -= 1,
+            Waiter::Position => self.metrics.positions_dropped.add(u64::from(outcome.is_err())),
         }
     }
 
     /// How an account wants a group treated is written. Whom to tell of a message is decided where the group's members are
     /// known.
     fn preference_done(&mut self, preference: Preference, outcome: Result<bool, (Code, Arc<str>)>) {
-        self.writes_outstanding -= 1;
         let Preference { key, group, is_muted, origin, id, .. } = preference;
         let outcome = outcome.and_then(|is_member| {
             if !is_member {

@@ -14,7 +14,6 @@ use crate::shard::work::Work;
 impl Shard {
     /// Another shard's queue is full.
     pub fn refuse_crossing(&mut self, work: Work) {
-        self.metrics.crossing_full.increment();
         match work {
             Work::Submit(submit) => {
                 self.metrics.refused_overload.increment();

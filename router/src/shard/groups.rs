@@ -126,8 +126,7 @@ impl Shard {
                 &key,
                 matches!(&waiting, Waiting::Ask(ask) if matches!(ask.request.act, Some(Act::Create(_)))),
             );
-            let owed = self.storage.owed(&key.app);
-            self.groups.open(key, owed, !is_used);
+            self.groups.open(key, !is_used);
         }
         let Some(state) = self.groups.states.get_mut(&key) else { return };
         if is_used {
@@ -299,7 +298,10 @@ impl Shard {
                     GroupAnswer { id: ask.request.id, sync_id: state.head, ..GroupAnswer::default() };
                 self.answer_group(&ask.origin, answer);
             }
-            Ok(Some(event)) => self.change_group(key, *ask, event, now_ms),
+            Ok(Some(event)) => match self.try_quota(&key.app, event.encoded_len(), now_ms) {
+                Ok(_) => self.change_group(key, *ask, event, now_ms),
+                Err((code, detail)) => self.refuse_ask(&ask, code, detail),
+            },
         }
     }
 
@@ -460,7 +462,7 @@ impl Shard {
         let Some(state) = self.groups.states.get_mut(&key) else {
             return self.enter_group(key, Waiting::Look, now_ms);
         };
-        state.owed.add(copies_bytes);
+        self.storage.owe(&mut state.owed, &key.app, copies_bytes);
         state.head = state.head.max(stored.sync_id);
         state.floor = state.floor.max(stored.floor);
         let entry = spread_entry(key.group().unwrap_or_default(), state.floor, message);

@@ -12,7 +12,7 @@ use moor_wire::internal::{Push, Up};
 use prost::Message as _;
 
 use crate::lease::Link;
-use crate::limits::{READ_MARKS_PAGE, WRITES_OUTSTANDING_MAX};
+use crate::limits::READ_MARKS_PAGE;
 use crate::outbox::Weight;
 use crate::shard::Shard;
 use crate::store::marks::{Asker, Mark, MarkSave, Marked};
@@ -50,29 +50,24 @@ impl Shard {
         }
         let Ok(mark) = ReadMark::decode(up.body) else { return };
         self.metrics.marks.increment();
+        let quota = if self.is_stopping { None } else { self.try_quota(&key.app, 0, self.now_ms).ok() };
         // Not answered, so the client says it again: a mark can wait longer than a message.
-        if self.is_stopping || self.writes_outstanding >= Weight::Normal.share(WRITES_OUTSTANDING_MAX) {
+        let Some(app) = quota.filter(|app| self.has_place(*app, Weight::Normal)) else {
             self.metrics.marks_refused.increment();
             return;
-        }
-        self.writes_outstanding += 1;
+        };
         let kind = ConversationKind::try_from(mark.kind).unwrap_or_default() as u32;
         let mark = Mark { kind, conversation: mark.conversation.into(), sync_id: mark.sync_id, version: 0 };
-        self.writes.push(Write::Mark(Box::new(MarkSave { key, mark, asker })));
-    }
-
-    pub(super) fn forget_mark(&mut self) {
-        self.writes_outstanding -= 1;
-        self.metrics.marks_refused.increment();
+        self.put_write(app, Write::Mark(Box::new(MarkSave { key, mark, asker })));
     }
 
     pub(super) fn handle_marked(&mut self, marked: Vec<Marked>) {
         for Marked { save, outcome } in marked {
+            self.leave_store(0);
             let Ok(saved) = outcome else {
-                self.forget_mark();
+                self.metrics.marks_refused.increment();
                 continue;
             };
-            self.writes_outstanding -= 1;
             let body = saved.mark.body().encode_to_vec();
             let MarkSave { key, asker, .. } = *save;
             let account = self.registry.find(&key.app, &key.account, key.hash).filter(|_| saved.is_news);

@@ -88,7 +88,7 @@ pub struct Shard {
     reads: Vec<Read>,
     writes_outstanding: usize,
     writes_outstanding_bytes: usize,
-    /// Submits and their payload bytes that the store has.
+    /// Writes that had waited by app and their payload bytes, as far as the store has them.
     in_store: (usize, usize),
     tenants: Tenants,
     storage: Storage,
@@ -214,6 +214,7 @@ impl Shard {
                 }
             }
         }
+        self.supply_store();
         self.run_ready_groups(now_ms);
     }
 
@@ -331,20 +332,7 @@ impl Shard {
     /// The store's queue was full: submits are refused, positions saved later by the next acknowledgement.
     pub fn handle_writes_refused(&mut self, writes: Vec<Write>) {
         for write in writes {
-            match write {
-                Write::Submit(submit) => {
-                    self.take_from_store(&submit);
-                    self.metrics.refused_overload.increment();
-                    self.answer(&submit, Code::Overloaded, None, "the store's queue is full");
-                }
-                Write::Group(write) => {
-                    if let Some(waiter) = write.into_waiter() {
-                        self.handle_row(waiter, Err((Code::Overloaded, "the store's queue is full".into())));
-                    }
-                }
-                Write::Mark(_) => self.forget_mark(),
-                Write::Cursor(_) => {}
-            }
+            self.take_back(write);
         }
         self.run_ready_groups(self.now_ms);
     }

@@ -182,10 +182,20 @@ impl Shard {
     /// The store has said which of what a device left behind is to be told of; nothing: it refused.
     pub(super) fn tell_left_behind(&mut self, left: &Left, found: &GroupFound) {
         self.left_outstanding -= 1;
-        let mut news = left.news.clone();
-        if let GroupFound::Left { first, last, count } = *found {
-            (news.first_sync_id, news.last_sync_id, news.count) = (first, last, count);
-        }
+        let news = &left.news;
+        let told = match found {
+            GroupFound::Left(parts) => parts
+                .iter()
+                .map(|part| Offline {
+                    first_sync_id: part.first,
+                    last_sync_id: part.last,
+                    count: part.count,
+                    marks: part.marks.clone(),
+                    ..news.clone()
+                })
+                .collect(),
+            _ => vec![news.clone()],
+        };
         let account = self.registry.find(&left.key.app, &left.key.account, left.key.hash);
         let session = self.registry.session(left.session.index);
         let is_over = match news.cause {
@@ -196,8 +206,8 @@ impl Shard {
             // Somebody has come meanwhile.
             _ => account.is_some_and(|account| self.is_listening(account)),
         };
-        if news.count > 0 && !is_over {
-            self.offline.handle_absence(left.key.hash, news, self.now_ms);
+        if !is_over {
+            self.offline.handle_absences(left.key.hash, told, self.now_ms);
         }
     }
 

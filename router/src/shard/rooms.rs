@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use moor_wire::Code;
 use moor_wire::client::{Class, Kind, RoomMessage, RoomPulled};
 use moor_wire::identity::{ROOM_MARK, room_of};
@@ -22,8 +22,9 @@ use prost::Message as _;
 
 use crate::lease::Link;
 use crate::limits::{
-    ROOM_BATCH_BYTES_MAX, ROOM_BATCH_DROPPABLE_BYTES_MAX, ROOM_PULLS_OUTSTANDING_MAX, ROOM_RECENT_BYTES_MAX,
-    ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX, ROOMS_REFUSED_LOG_MS, SWEEP_ROOMS_PER_TICK,
+    ROOM_BATCH_BYTES_MAX, ROOM_BATCH_DROPPABLE_BYTES_MAX, ROOM_HELD_MS, ROOM_PULLS_OUTSTANDING_MAX,
+    ROOM_RECENT_BYTES_MAX, ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX, ROOMS_REFUSED_LOG_MS,
+    SWEEP_ROOMS_PER_TICK,
 };
 use crate::outbox::Weight;
 use crate::rooms::{RoomSettings, RoomType};
@@ -125,6 +126,9 @@ struct Room {
     dropped: u64,
     /// When the batch goes out, milliseconds.
     due_ms: u64,
+    /// Until then what is said waits for what the store has of the room: to a newcomer the first batch says what there was
+    /// before it came. 0: that is known.
+    held_ms: u64,
     /// True exactly when the room stands in the list of those that collect.
     is_collecting: bool,
     paces: Vec<Pace>,
@@ -156,7 +160,9 @@ impl Room {
         may
     }
 
-    fn remember(&mut self, message: RoomMessage) {
+    fn remember(&mut self, mut message: RoomMessage) {
+        // Not with all that was read with it. The payload is an allocation of its own: it was encoded with the type.
+        message.client_id = Bytes::copy_from_slice(&message.client_id);
         self.recent_bytes += message.payload.len();
         self.recent.push_back(message);
         while self.recent.len() > ROOM_RECENT_MAX || self.recent_bytes > ROOM_RECENT_BYTES_MAX {
@@ -230,6 +236,7 @@ impl Rooms {
             messages: 0,
             dropped: 0,
             due_ms: u64::MAX,
+            held_ms: now_ms + ROOM_HELD_MS,
             is_collecting: false,
             paces: Vec::new(),
             recent: VecDeque::new(),
@@ -421,6 +428,7 @@ impl Shard {
         let Some(room) = self.rooms.get_mut(index) else { return };
         room.state.newest_id = room.state.newest_id.max(stored.sync_id);
         room.floor_id = room.floor_id.max(stored.floor);
+        room.held_ms = 0;
         room.remember(message.clone());
         self.collect(index, Class::Reliable, |out| put_record(out, Class::Reliable, &message), now_ms);
     }
@@ -436,15 +444,16 @@ impl Shard {
             room.dropped += 1;
             return;
         }
-        let is_first = room.messages == 0;
+        let (is_first, is_held) = (room.messages == 0, now_ms < room.held_ms);
         put(&mut room.batch);
         room.messages += 1;
-        let is_full = room.messages >= messages_max || room.batch.len() >= ROOM_BATCH_BYTES_MAX;
-        if is_full || room.state.online < buffer_members {
+        let is_full = room.batch.len() >= ROOM_BATCH_BYTES_MAX;
+        let is_due = room.messages >= messages_max || room.state.online < buffer_members;
+        if is_full || is_due && !is_held {
             return self.flush_room(index, now_ms);
         }
         if is_first {
-            room.due_ms = now_ms + buffer_ms;
+            room.due_ms = if is_held { room.held_ms } else { now_ms + buffer_ms };
             if !std::mem::replace(&mut room.is_collecting, true) {
                 self.rooms.collecting.push(index);
             }
@@ -509,9 +518,11 @@ impl Shard {
         let Some(index) = self.rooms.find(key) else { return };
         let Some(room) = self.rooms.get_mut(index) else { return };
         room.floor_id = room.floor_id.max(extent.floor);
-        if extent.head > room.state.newest_id {
-            room.state.newest_id = extent.head;
-            // Whoever was there before is told what there is.
+        room.held_ms = 0;
+        let is_news = extent.head > room.state.newest_id;
+        room.state.newest_id = room.state.newest_id.max(extent.head);
+        // Whoever was there before is told what there is, and hears what has waited for it.
+        if is_news || room.messages > 0 {
             self.push_batch(index, now_ms);
         }
     }

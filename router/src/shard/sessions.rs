@@ -11,10 +11,14 @@ use crate::lease::Link;
 use crate::limits::{SESSIONS_PER_ACCOUNT_MAX, SESSIONS_PER_DEVICE_MAX};
 use crate::outbox::Weight;
 use crate::registry::{AccountIndex, NewSession, Reading, SessionIndex};
+use crate::seldom::Seldom;
 use crate::shard::Shard;
 use crate::shard::credit::Credit;
 use crate::store::groups::{GroupFound, Purpose};
 use crate::store::{CursorSave, Found, Read, Slot, StoreError, Write};
+
+/// A disk that fails refuses one read after the other.
+static READ_REFUSED: Seldom = Seldom::new();
 
 impl Shard {
     pub(super) fn handle_register(
@@ -83,10 +87,12 @@ impl Shard {
         {
             session.place(position, owner.floor, owner.head);
             self.pump(account);
-            self.look_at_conversations(index);
-            return false;
+        } else {
+            session.set_placed(false);
         }
-        session.set_placed(false);
+        // Also of one that is known: where it is behind in its groups stands in the store, and the batch is answered when
+        // that is read, so that no more sessions are asked for than batches are open.
+        let Some(session) = self.registry.session(index) else { return false };
         let session = Slot { index, generation: session.generation() };
         let Some(key) = self.key_of(account) else { return false };
         self.metrics.loads.increment();
@@ -218,7 +224,9 @@ impl Shard {
             Ok(found) => found,
             Err(error) => {
                 self.metrics.read_errors.increment();
-                tracing::error!(%error, "the store refused a read");
+                if let Some(more) = READ_REFUSED.due() {
+                    tracing::error!(%error, more_since = more, "the store refused a read");
+                }
                 match read {
                     Read::Extent { link, cookie, key } => {
                         self.find_sessions(link, cookie, key, None, Code::Storage);

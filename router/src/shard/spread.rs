@@ -1,7 +1,7 @@
 //! What travels between the shard of a group and those of its members.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 use bytes::Bytes;
 use moor_wire::client::GroupEvent;
@@ -17,10 +17,8 @@ use crate::store::{AccountKey, Entry};
 pub struct Spread {
     /// The group.
     pub key: Arc<AccountKey>,
-    /// Its shard, which waits for [`Work::SpreadDone`].
-    pub home: ShardIndex,
-    /// Of the round.
-    pub ticket: u64,
+    /// What the group's shard waits for.
+    pub part: Arc<Part>,
     /// In the order of the timeline.
     pub entries: Arc<[SpreadEntry]>,
     /// The group's members on that shard.
@@ -57,6 +55,9 @@ impl SpreadEntry {
 }
 
 /// One shard's part of a round. Finished when everything it led to is on disk.
+///
+/// It is held by whatever is still to be done of it, and by the group's shard, which so can tell one that takes long from
+/// one that was lost.
 #[derive(Debug)]
 pub struct Part {
     home: ShardIndex,
@@ -67,15 +68,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// The part of a spread, with one thing to do: to look at it.
-    pub fn new(spread: &Spread) -> Arc<Self> {
-        Arc::new(Self {
-            home: spread.home,
-            key: spread.key.clone(),
-            ticket: spread.ticket,
-            remaining: AtomicU32::new(1),
-            is_failed: AtomicBool::new(false),
-        })
+    /// A part of the round `ticket` of a group of shard `home`, with one thing to do: to look at it.
+    pub fn new(home: ShardIndex, key: Arc<AccountKey>, ticket: u64) -> Arc<Self> {
+        Arc::new(Self { home, key, ticket, remaining: AtomicU32::new(1), is_failed: AtomicBool::new(false) })
     }
 
     /// One more thing to wait for.
@@ -88,6 +83,18 @@ impl Part {
         self.remaining.load(Ordering::Acquire) == 0
     }
 
+    /// Whether everything of it is done; false also where it was lost, `None` as long as somebody has it to do. For the
+    /// group's shard alone.
+    pub fn outcome(self: &Arc<Self>) -> Option<bool> {
+        let is_left = Arc::strong_count(self) == 1;
+        // Whoever let go of it meanwhile is seen to have finished it before.
+        fence(Ordering::Acquire);
+        match self.is_over() {
+            true => Some(!self.is_failed.load(Ordering::Relaxed)),
+            false => is_left.then_some(false),
+        }
+    }
+
     /// One thing is done, or cannot be. With the last one the group's shard is told.
     pub fn finish(&self, is_done: bool, outbox: &mut Outbox) {
         if !is_done {
@@ -96,7 +103,7 @@ impl Part {
         if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
             let is_done = !self.is_failed.load(Ordering::Relaxed);
             let work = Work::SpreadDone { key: self.key.clone(), ticket: self.ticket, is_done };
-            // Lost when that shard's queue is full: the round's time runs out, and it comes again.
+            // Lost when that shard's queue is full: it looks for itself when the round's time is over.
             drop(outbox.cross(self.home, work));
         }
     }

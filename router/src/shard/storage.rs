@@ -52,6 +52,12 @@ impl Totals {
         }
     }
 
+    /// How many apps it knows. For tests.
+    #[cfg(test)]
+    pub fn apps(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     /// What an app's messages take. For tests.
     #[cfg(test)]
     pub fn taken(&self, app: &str) -> u64 {
@@ -62,22 +68,19 @@ impl Totals {
 /// What copies of a group's entries will take in its members' timelines: charged since the entries were accepted.
 #[derive(Debug, Default)]
 pub struct Owed {
-    total: Total,
+    /// Its app's; `None` until an entry is stored, so that a group that somebody makes up leaves nothing behind.
+    total: Option<Total>,
     bytes: u64,
 }
 
 impl Owed {
-    /// An entry more is stored.
-    pub fn add(&mut self, bytes: u64) {
-        self.total.add(bytes);
-        self.bytes += bytes;
-    }
-
     /// So much of it is in the members' timelines.
     pub fn settle(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        self.total.remove(bytes);
+        if let Some(total) = &self.total {
+            total.remove(bytes);
+        }
     }
 }
 
@@ -115,9 +118,10 @@ impl Storage {
         self.by_app[at].get_or_insert_with(|| Taken { stored: 0, pending: 0, total: totals.of(name) })
     }
 
-    /// Nothing owed yet by a group of an app.
-    pub(super) fn owed(&self, app: &str) -> Owed {
-        Owed { total: self.totals.of(app), bytes: 0 }
+    /// An entry more of a group is stored, whose copies will take so much.
+    pub(super) fn owe(&self, owed: &mut Owed, app: &str, bytes: u64) {
+        owed.total.get_or_insert_with(|| self.totals.of(app)).add(bytes);
+        owed.bytes += bytes;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages coming in: from the offer to the answer.
+//! Messages coming in, from the offer to the answer; and the way of all that waits by app to the store.
 
 use bytes::Bytes;
 use moor_wire::Code;
@@ -9,15 +9,19 @@ use prost::Message as _;
 
 use crate::arrival::State;
 use crate::limits::{
-    STORE_AHEAD_BYTES, STORE_AHEAD_MESSAGES, WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX,
+    STORE_AHEAD_BYTES, STORE_AHEAD_WRITES, WRITES_OUTSTANDING_BYTES_MAX, WRITES_OUTSTANDING_MAX,
 };
 use crate::outbox::{Outbox, Weight};
 use crate::registry::AppIndex;
+use crate::shard::tenants::payload_bytes;
 use crate::shard::{Shard, storage};
+use crate::store::groups::GroupWrite;
 use crate::store::{Origin, Stored, Submit, Write, Written};
 
 /// Said when a shard holds all that it may hold.
-const DETAIL: &str = "too many messages wait for the disk";
+pub(super) const DETAIL: &str = "too much waits for the disk";
+/// Said when it knows as many apps as it may.
+const APPS_DETAIL: &str = "the router knows no more apps";
 
 /// Tells the sender what became of its message.
 pub fn answer(
@@ -90,81 +94,145 @@ impl Shard {
         }
         // Copies and changes are the router's own: the message they stem from was counted.
         let is_own = matches!(submit.origin, Origin::Spread { .. } | Origin::Change { .. });
-        let app = if is_own { self.open_tenant(&submit) } else { self.take_quota(&submit, now_ms) };
-        let Some(app) = app else { return };
+        let app = if is_own {
+            self.open_tenant(&submit.to.app).ok_or((Code::Limit, APPS_DETAIL))
+        } else {
+            self.try_quota(&submit.to.app, submit.payload.len(), now_ms)
+        };
+        let app = match app {
+            Ok(app) => app,
+            Err((code, detail)) => return self.answer(&submit, code, None, detail),
+        };
         if !self.take_room(app, &submit) {
             return self.answer(&submit, Code::Storage, None, storage::DETAIL);
         }
-        if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
-            || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
-        {
-            self.metrics.refused_overload.increment();
-            let Some(other) = self.tenants.make_room(app) else {
-                self.forget_pending(&submit);
-                return self.answer(&submit, Code::Overloaded, None, DETAIL);
-            };
-            self.metrics.made_way.increment();
-            self.forget_outstanding(&other);
-            self.answer(&other, Code::Overloaded, None, DETAIL);
-        }
-        self.writes_outstanding += 1;
-        self.writes_outstanding_bytes += submit.payload.len();
-        self.tenants.put(app, submit);
-        self.supply_store();
+        self.put_write(app, Write::Submit(submit));
     }
 
-    /// The app of a message that no quota is asked about.
-    fn open_tenant(&mut self, submit: &Submit) -> Option<AppIndex> {
-        let app = self.registry.intern_app(&submit.to.app);
-        match app {
-            Some(app) => self.tenants.open(app, || self.apps.of(&submit.to.app)),
-            None => self.answer(submit, Code::Limit, None, "the router knows no more apps"),
+    /// Where an app's writes wait; `None`: the router knows no more apps.
+    pub(super) fn open_tenant(&mut self, app: &str) -> Option<AppIndex> {
+        let index = self.registry.intern_app(app)?;
+        self.tenants.open(index, || self.apps.of(app));
+        Some(index)
+    }
+
+    /// Takes something with so many bytes of payload out of an app's quotas, or says why it is refused.
+    pub(super) fn try_quota(
+        &mut self,
+        app: &str,
+        bytes: usize,
+        now_ms: u64,
+    ) -> Result<AppIndex, (Code, &'static str)> {
+        let index = self.registry.intern_app(app).ok_or((Code::Limit, APPS_DETAIL))?;
+        match self.tenants.try_take(index, || self.apps.of(app), bytes, now_ms) {
+            Ok(()) => Ok(index),
+            Err(quota) => {
+                self.metrics.quota_refused.increment();
+                Err((Code::Overloaded, quota.detail()))
+            }
         }
-        app
     }
 
     /// The app of a message, which one of its quotas may refuse.
     pub(super) fn take_quota(&mut self, submit: &Submit, now_ms: u64) -> Option<AppIndex> {
-        let Some(app) = self.registry.intern_app(&submit.to.app) else {
-            self.answer(submit, Code::Limit, None, "the router knows no more apps");
-            return None;
-        };
-        let rules = || self.apps.of(&submit.to.app);
-        if let Err(quota) = self.tenants.try_take(app, rules, submit.payload.len(), now_ms) {
-            self.metrics.quota_refused.increment();
-            self.answer(submit, Code::Overloaded, None, quota.detail());
-            return None;
+        match self.try_quota(&submit.to.app, submit.payload.len(), now_ms) {
+            Ok(app) => Some(app),
+            Err((code, detail)) => {
+                self.answer(submit, code, None, detail);
+                None
+            }
         }
-        Some(app)
+    }
+
+    /// Whether a write that is no message may wait: within its weight's part of the room, and beyond that as long as
+    /// another app has more waiting.
+    pub(super) fn has_place(&self, app: AppIndex, weight: Weight) -> bool {
+        self.writes_outstanding < weight.share(WRITES_OUTSTANDING_MAX) || self.tenants.has_less(app)
+    }
+
+    /// Lets a write wait behind those of its app, which has been opened. Where everything is full, the newest of an app
+    /// with more makes way, or it is refused itself.
+    pub(super) fn put_write(&mut self, app: AppIndex, write: Write) {
+        if self.writes_outstanding >= WRITES_OUTSTANDING_MAX
+            || self.writes_outstanding_bytes >= WRITES_OUTSTANDING_BYTES_MAX
+        {
+            let Some(other) = self.tenants.make_room(app) else {
+                let write = self.take_newest(write);
+                return self.refuse_write(write, DETAIL);
+            };
+            self.metrics.made_way.increment();
+            let other = self.take_newest(other);
+            self.forget_outstanding(payload_bytes(&other));
+            self.refuse_write(other, DETAIL);
+        }
+        self.writes_outstanding += 1;
+        self.writes_outstanding_bytes += payload_bytes(&write);
+        self.tenants.put(app, write);
+        self.supply_store();
     }
 
     /// Hands the store what it has room for, app by app.
     pub(super) fn supply_store(&mut self) {
-        while self.in_store.0 < STORE_AHEAD_MESSAGES
+        while self.in_store.0 < STORE_AHEAD_WRITES
             && self.in_store.1 < STORE_AHEAD_BYTES
-            && let Some(submit) = self.tenants.take_next()
+            && let Some(write) = self.tenants.take_next()
         {
             self.in_store.0 += 1;
-            self.in_store.1 += submit.payload.len();
-            self.writes.push(Write::Submit(submit));
+            self.in_store.1 += payload_bytes(&write);
+            let write = self.take_newest(write);
+            self.writes.push(write);
         }
     }
 
-    fn forget_outstanding(&mut self, submit: &Submit) {
+    const fn forget_outstanding(&mut self, payload_bytes: usize) {
         self.writes_outstanding -= 1;
-        self.writes_outstanding_bytes -= submit.payload.len();
-        self.forget_pending(submit);
+        self.writes_outstanding_bytes -= payload_bytes;
     }
 
-    pub(super) fn take_from_store(&mut self, submit: &Submit) {
+    /// The store is done with something that had waited for it.
+    pub(super) const fn leave_store(&mut self, payload_bytes: usize) {
         self.in_store.0 -= 1;
-        self.in_store.1 -= submit.payload.len();
-        self.forget_outstanding(submit);
+        self.in_store.1 -= payload_bytes;
+        self.forget_outstanding(payload_bytes);
+    }
+
+    /// The store's queue was full.
+    pub(super) fn take_back(&mut self, write: Write) {
+        let has_waited = match &write {
+            Write::Submit(_) | Write::Mark(_) => true,
+            Write::Group(group) => matches!(**group, GroupWrite::Preference(_) | GroupWrite::Position(_)),
+            Write::Cursor(_) => false,
+        };
+        if has_waited {
+            self.leave_store(payload_bytes(&write));
+        }
+        self.refuse_write(write, "the store's queue is full");
+    }
+
+    /// A write is not taken: whoever waits for it is told.
+    fn refuse_write(&mut self, write: Write, detail: &'static str) {
+        match write {
+            Write::Submit(submit) => {
+                self.metrics.refused_overload.increment();
+                self.forget_pending(&submit);
+                self.answer(&submit, Code::Overloaded, None, detail);
+            }
+            // Not answered, so the client says it again.
+            Write::Mark(_) => self.metrics.marks_refused.increment(),
+            Write::Group(write) => {
+                if let Some(waiter) = write.into_waiter() {
+                    self.row_done(waiter, Err((Code::Overloaded, detail.into())));
+                }
+            }
+            // The next acknowledgement says it again.
+            Write::Cursor(_) => {}
+        }
     }
 
     pub(super) fn handle_written(&mut self, written: Vec<Written>, now_ms: u64) {
         for Written { submit, outcome } in written {
-            self.take_from_store(&submit);
+            self.leave_store(submit.payload.len());
+            self.forget_pending(&submit);
             match outcome {
                 Ok(stored) => {
                     if !stored.is_duplicate {
@@ -193,6 +261,5 @@ impl Shard {
                 }
             }
         }
-        self.supply_store();
     }
 }

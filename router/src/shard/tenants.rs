@@ -1,16 +1,16 @@
-//! Apps beside each other: what each may offer, and whose messages go to the store next.
+//! Apps beside each other: what each may offer, and whose writes go to the store next.
 //!
-//! Quotas refuse at the door. What has come in waits by app, and the store is kept supplied by deficit round
-//! robin over the apps that have something waiting, in proportion to their weights: an app's messages wait for
-//! its own backlog and for their share of the others', never for all of it. When there is no room left, the
-//! newest message of the longest backlog makes way for one of an app that has less.
+//! Quotas refuse at the door. What has come in (messages, read marks, preferences, positions in groups) waits by app, and
+//! the store is kept supplied by deficit round robin over the apps that have something waiting, in proportion to their
+//! weights: an app's writes wait for its own backlog and for their share of the others', never for all of it. When there is
+//! no room left, the newest write of the longest backlog makes way for one of an app that has less.
 
 use std::collections::VecDeque;
 
 use crate::apps::AppRules;
 use crate::limits::{TENANT_MESSAGE_BYTES, TENANT_QUANTUM_BYTES};
 use crate::registry::AppIndex;
-use crate::store::Submit;
+use crate::store::Write;
 
 /// Tokens that come back with time: a second's worth may be taken at once.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ struct Tenant {
     messages: Bucket,
     bytes: Bucket,
     weight: u64,
-    waiting: VecDeque<Box<Submit>>,
+    waiting: VecDeque<Write>,
     /// Bytes it may still hand over in its turn.
     deficit: u64,
 }
@@ -87,8 +87,14 @@ pub struct Tenants {
     longest: Option<AppIndex>,
 }
 
-fn cost(submit: &Submit) -> u64 {
-    submit.payload.len() as u64 + TENANT_MESSAGE_BYTES
+/// What of a write is as long as its sender likes.
+pub fn payload_bytes(write: &Write) -> usize {
+    if let Write::Submit(submit) = write { submit.payload.len() } else { 0 }
+}
+
+/// A mark, a preference or a position is a row like a message without payload.
+fn cost(write: &Write) -> u64 {
+    payload_bytes(write) as u64 + TENANT_MESSAGE_BYTES
 }
 
 impl Tenants {
@@ -100,7 +106,7 @@ impl Tenants {
         self.by_app.get(usize::from(app.0))?.as_ref()
     }
 
-    /// Makes sure that an app's messages can be put.
+    /// Makes sure that an app's writes can be put.
     pub fn open(&mut self, app: AppIndex, rules: impl FnOnce() -> AppRules) {
         self.entry(app, rules);
     }
@@ -143,20 +149,20 @@ impl Tenants {
         Ok(())
     }
 
-    /// Messages that wait, of all apps.
+    /// Writes that wait, of all apps.
     pub const fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// True when an app has messages waiting.
+    /// True when an app has something waiting.
     pub fn is_behind(&self, app: AppIndex) -> bool {
         self.get(app).is_some_and(|tenant| !tenant.waiting.is_empty())
     }
 
-    /// Puts a message behind those of its app, which has been asked with [`Self::try_take`] before.
-    pub fn put(&mut self, app: AppIndex, submit: Box<Submit>) {
+    /// Puts a write behind those of its app, which has been opened.
+    pub fn put(&mut self, app: AppIndex, write: Write) {
         let Some(tenant) = self.get_mut(app) else { return };
-        tenant.waiting.push_back(submit);
+        tenant.waiting.push_back(write);
         let is_first = tenant.waiting.len() == 1;
         self.waiting += 1;
         if is_first {
@@ -173,18 +179,28 @@ impl Tenants {
         app.waiting.len() as u64 * other.weight > (other.waiting.len() as u64 + more) * app.weight
     }
 
-    /// The message that makes room for one of `app`: the newest of an app with a longer backlog, if there is one.
-    pub fn make_room(&mut self, app: AppIndex) -> Option<Box<Submit>> {
-        let longest = self.longest.filter(|longest| self.is_longer(*longest, app, 1))?;
-        let waiting = &mut self.get_mut(longest)?.waiting;
-        // Its last one stays, so that who is active has something waiting.
-        let submit = if waiting.len() > 1 { waiting.pop_back()? } else { return None };
-        self.waiting -= 1;
-        Some(submit)
+    /// An app with a longer backlog than this one's with one more, if there is one.
+    fn longer_than(&self, app: AppIndex) -> Option<AppIndex> {
+        self.longest.filter(|longest| self.is_longer(*longest, app, 1))
     }
 
-    /// The message whose turn it is.
-    pub fn take_next(&mut self) -> Option<Box<Submit>> {
+    /// True when another app has more waiting, for its weight.
+    pub fn has_less(&self, app: AppIndex) -> bool {
+        self.longer_than(app).is_some()
+    }
+
+    /// The write that makes room for one of `app`: the newest of an app with a longer backlog, if there is one.
+    pub fn make_room(&mut self, app: AppIndex) -> Option<Write> {
+        let longest = self.longer_than(app)?;
+        let waiting = &mut self.get_mut(longest)?.waiting;
+        // Its last one stays, so that who is active has something waiting.
+        let write = if waiting.len() > 1 { waiting.pop_back()? } else { return None };
+        self.waiting -= 1;
+        Some(write)
+    }
+
+    /// The write whose turn it is.
+    pub fn take_next(&mut self) -> Option<Write> {
         loop {
             let app = *self.active.front()?;
             let Some(tenant) = self.get_mut(app) else {
@@ -203,14 +219,14 @@ impl Tenants {
                 continue;
             }
             tenant.deficit -= cost;
-            let submit = tenant.waiting.pop_front();
+            let write = tenant.waiting.pop_front();
             if tenant.waiting.is_empty() {
                 // What is left of a turn is not saved up.
                 tenant.deficit = 0;
                 self.active.pop_front();
             }
             self.waiting -= 1;
-            return submit;
+            return write;
         }
     }
 }

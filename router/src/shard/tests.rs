@@ -140,6 +140,18 @@ impl Rig {
         }
     }
 
+    /// Lets the store do the submits it was handed.
+    fn settle_writes(&mut self, mut submits: usize) {
+        let events = self.store.events();
+        while submits > 0 {
+            let event = events.recv().unwrap();
+            if let StoreEvent::Written(written) = &event {
+                submits -= written.len();
+            }
+            self.shard.handle_store(event, self.now_ms);
+        }
+    }
+
     fn later(&mut self, ms: u64) {
         self.now_ms += ms;
         self.shard.handle_tick(self.now_ms);
@@ -754,6 +766,40 @@ fn who_goes_with_messages_unacknowledged_is_told_of_unless_it_comes_back() {
 }
 
 #[test]
+fn what_a_device_leaves_behind_is_told_with_its_marks() {
+    let marked = |release: &str| TrafficMarks { release: release.to_owned(), ..TrafficMarks::default() };
+    for cause in [Cause::Unacknowledged, Cause::Departed] {
+        let mut rig = Rig::new(1000);
+        let telling: Telling =
+            toml::from_str("[[hook]]\n[[hook]]\nmarks = { release = [\"canary\"] }").unwrap();
+        let settings = OfflineSettings { interval_ms: 60_000, departure_ms: 10_000, settle_ms: 0 };
+        rig.shard.tell_offline(settings, Interest::new(&telling), rig.now_ms);
+        let (wire, sender) = (rig.link("east", 1), rig.link("west", 1));
+        rig.register(&wire, 1, "phone", None);
+        for (id, release) in [(1, "canary"), (2, ""), (3, "canary"), (4, "stable")] {
+            let marks = Some(marked(release)).filter(|_| !release.is_empty());
+            rig.offer_marked(&sender, id, 10, marks);
+        }
+        rig.settle();
+        if cause == Cause::Departed {
+            rig.unregister(&wire, 1);
+        }
+        for wait_ms in [5_000, 10_000, 20_000, 20_000] {
+            rig.later(wait_ms);
+        }
+        let told = rig.shard.take_notices().into_iter().map(|notice| match notice {
+            Notice::Offline(news) => {
+                let release = news.marks.map_or(String::new(), |marks| marks.release);
+                (news.cause, news.first_sync_id, news.last_sync_id, news.count, release)
+            }
+            Notice::Alarm(alarm) => panic!("{alarm:?}"),
+        });
+        let canaries = (cause, 1, 3, 2, "canary".to_owned());
+        assert_eq!(told.collect::<Vec<_>>(), [canaries, (cause, 2, 4, 2, "stable".to_owned())]);
+    }
+}
+
+#[test]
 fn a_dead_gateway_s_accounts_are_absent_and_a_lingering_one_s_are_not_yet() {
     let mut rig = Rig::new(1000);
     rig.tell_offline();
@@ -897,4 +943,38 @@ fn what_a_former_link_announced_and_comes_late_moves_nobody_back() {
     rig.later(50);
     rig.submit(&sender, 1);
     assert_eq!(wire.delivered(1), [2], "it is still there");
+}
+
+#[test]
+fn a_batch_of_sessions_announced_again_is_answered_when_the_store_has_told_of_all_of_them() {
+    let mut rig = Rig::new(1000);
+    let former = rig.link("east", 1);
+    for session in 1..=3 {
+        rig.register(&former, session, "phone", None);
+    }
+    rig.leases.close(&former.link);
+    let mut wire = rig.link("east", 1);
+    let registration = |session: u64| Registration {
+        session,
+        app: "shop".into(),
+        account: "alice".into(),
+        device: "phone".into(),
+        last_sync_id: None,
+        is_new: false,
+    };
+    let sessions: Vec<_> = (1..=3).map(|session| (alice().hash, registration(session))).collect();
+    let credit = Credit::new(wire.link.clone(), Answer::Registered { batch: 2 }, sessions.len());
+    rig.shard.apply(Work::Register { link: wire.link.clone(), sessions, credit }, rig.now_ms);
+    // A gateway that comes again announces all it has: its batches wait for each other, not in the store's queue.
+    assert_eq!(wire.bodies(Verb::Registered).len(), 0);
+    let reads = rig.shard.take_reads();
+    assert_eq!(reads.len(), 3);
+    rig.store.try_read(reads).unwrap();
+    let events = rig.store.events();
+    while wire.bodies(Verb::Registered).is_empty() {
+        let event = events.recv_timeout(std::time::Duration::from_secs(5)).unwrap();
+        rig.shard.handle_store(event, rig.now_ms);
+    }
+    rig.submit(&former, 1);
+    assert_eq!(wire.delivered(1), [1], "on the new link");
 }

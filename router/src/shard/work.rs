@@ -221,7 +221,9 @@ impl Work {
         match self {
             Self::Submit(submit) | Self::Relay { submit, .. } => submit.payload.len(),
             Self::Room(RoomWork::Publish { submit, .. }) => submit.payload.len(),
+            Self::Room(RoomWork::Run { run, .. }) => run.bytes(),
             Self::PushAccount { body, .. } => body.len(),
+            Self::Marks { up, .. } | Self::GroupAck { up, .. } => up.len(),
             Self::Group { ask, .. } => ask.request.encoded_len(),
             _ => 0,
         }

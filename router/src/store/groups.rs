@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use moor_wire::client::{GroupEvent, GroupHead, GroupRole};
+use moor_wire::client::{GroupDelivery, GroupEvent, GroupHead, GroupRole, TrafficMarks};
 use moor_wire::identity::group_of_account;
 use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -22,7 +22,7 @@ use crate::registry::SessionIndex;
 use crate::shard::spread::Part;
 use crate::store::reader::{find_account, find_message, read_range};
 use crate::store::schema::{rowid, signed, sync_id, unsigned};
-use crate::store::{AccountKey, Entry, Found, Origin, Slot, StoreError, Stored};
+use crate::store::{AccountKey, Entry, Found, Marks, Origin, Slot, StoreError, Stored};
 
 /// A write beside a timeline.
 #[derive(Debug)]
@@ -209,6 +209,19 @@ pub struct Left {
     pub news: Offline,
 }
 
+/// Those of them that have the same marks.
+#[derive(Debug)]
+pub struct LeftBehind {
+    /// The marks.
+    pub marks: Marks,
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// How many.
+    pub count: u64,
+}
+
 /// A question of a group's shard to those of its members to be.
 #[derive(Debug)]
 pub struct VacancyAsk {
@@ -340,15 +353,8 @@ pub enum GroupFound {
     Heads(Vec<GroupHead>),
     /// An account that is in as many groups as it may be.
     Vacancy(Option<Box<str>>),
-    /// What is to be told of.
-    Left {
-        /// The first of them.
-        first: u64,
-        /// The last.
-        last: u64,
-        /// How many; 0: nothing is.
-        count: u64,
-    },
+    /// What is to be told of, by its marks.
+    Left(Vec<LeftBehind>),
     /// A message that was stored before; `None`: it was not.
     Sent(Option<Stored>),
     /// Where a range begins.
@@ -519,20 +525,38 @@ fn find_left(snapshot: &Connection, left: &Left) -> rusqlite::Result<Found> {
     let muted = conversations(snapshot, account)?.into_iter().filter(|row| row.is_muted);
     let muted: HashSet<String> = muted.map(|row| row.group).collect();
     let begin = first.max((last + 1).saturating_sub(LEFT_MESSAGES_MAX));
-    let mut statement = snapshot
-        .prepare_cached("SELECT id, sender, entry FROM messages WHERE id >= ?1 AND id <= ?2 ORDER BY id")?;
+    let mut statement = snapshot.prepare_cached(
+        "SELECT id, sender, entry, marks, payload FROM messages WHERE id >= ?1 AND id <= ?2 ORDER BY id",
+    )?;
     let mut rows = statement.query(params![rowid(account, begin), rowid(account, last)])?;
-    let (mut told, mut count) = ((first < begin).then_some((first, begin - 1)), begin - first);
+    // Those that nobody looks at count as messages without marks.
+    let unseen = LeftBehind { marks: None, first, last: begin - 1, count: begin - first };
+    let mut parts: Vec<LeftBehind> = Some(unseen).filter(|unseen| unseen.count > 0).into_iter().collect();
     while let Some(row) = rows.next()? {
         let (id, sender): (i64, String) = (row.get(0)?, row.get(1)?);
-        let is_muted = group_of_account(&sender).is_some_and(|group| muted.contains(group));
-        if !is_muted && Entry::from_number(row.get(2)?) != Entry::Quiet {
-            told = Some((told.map_or(sync_id(id), |(first, _)| first), sync_id(id)));
-            count += 1;
+        let group = group_of_account(&sender);
+        if group.is_some_and(|group| muted.contains(group)) || Entry::from_number(row.get(2)?) == Entry::Quiet
+        {
+            continue;
+        }
+        let marks = match group {
+            // They lie in what was copied.
+            Some(_) => {
+                let copied = row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?;
+                GroupDelivery::decode(copied).ok().and_then(|copied| copied.marks)
+            }
+            None => {
+                let marks = row.get_ref(3)?.as_blob_or_null().map_err(rusqlite::Error::from)?;
+                marks.and_then(|marks| TrafficMarks::decode(marks).ok())
+            }
+        };
+        let (id, marks) = (sync_id(id), marks.map(Box::new));
+        match parts.iter_mut().find(|part| part.marks == marks) {
+            Some(part) => (part.last, part.count) = (id, part.count + 1),
+            None => parts.push(LeftBehind { marks, first: id, last: id, count: 1 }),
         }
     }
-    let (first, last) = told.unwrap_or((first, last));
-    Ok(Found { group: GroupFound::Left { first, last, count }, ..Found::nothing() })
+    Ok(Found { group: GroupFound::Left(parts), ..Found::nothing() })
 }
 
 fn find_vacancy(snapshot: &Connection, ask: &VacancyAsk) -> rusqlite::Result<Found> {

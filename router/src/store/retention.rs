@@ -4,7 +4,7 @@
 //! accounts, so that those nobody writes to lose them too. Where an app's storage is limited the walk also removes what is
 //! too many: an app that may store nothing more would keep it for ever. Both remove in slices: no commit waits long.
 
-use moor_wire::identity::account_hash;
+use moor_wire::identity::{account_hash, group_of_account, room_of};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::limits::{
@@ -121,7 +121,17 @@ pub fn trim_excess(
 }
 
 /// Of the messages `from..to` of an account, how many no device has acknowledged. Positions reach the file a moment late.
-pub fn unacknowledged(connection: &Connection, account: i64, from: u64, to: u64) -> rusqlite::Result<u64> {
+/// What groups and rooms keep is none of it: devices acknowledge that elsewhere.
+pub fn unacknowledged(
+    connection: &Connection,
+    account: i64,
+    name: &str,
+    from: u64,
+    to: u64,
+) -> rusqlite::Result<u64> {
+    if group_of_account(name).is_some() || room_of(name).is_some() {
+        return Ok(0);
+    }
     let acked: Option<i64> = connection
         .prepare_cached("SELECT MAX(acked) FROM cursors WHERE account = ?1")?
         .query_row(params![account], |row| row.get(0))?;
@@ -228,7 +238,7 @@ fn save_floor(
         Some((_, freed)) => *freed += bytes,
         None => step.freed.push((app.as_str().into(), bytes)),
     }
-    match unacknowledged(connection, id, before, extent.floor)? {
+    match unacknowledged(connection, id, &account, before, extent.floor)? {
         0 => {}
         count => step.expired.push((app, count)),
     }
@@ -303,6 +313,21 @@ mod tests {
         // Several slices of one account; head and floor meet where nothing is left.
         assert_eq!(walk.step(&connection, since(1_000)).unwrap().removed, 6 + 696);
         assert_eq!(extents(&connection), [(10, 11, 0), (0, 1, 0), (3, 4, 0), (700, 701, 0)]);
+    }
+
+    #[test]
+    fn what_goes_of_groups_and_rooms_is_not_told_as_unacknowledged() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = file(&directory, &[3, 4, 5]);
+        connection
+            .execute_batch(
+                "UPDATE accounts SET account = char(1) || 'friends' WHERE id = 1;
+                 UPDATE accounts SET account = char(2) || 'live' WHERE id = 2;
+                 INSERT INTO cursors VALUES (3, 'phone', 2);",
+            )
+            .unwrap();
+        let step = Walk::default().step(&connection, since(u64::MAX)).unwrap();
+        assert_eq!((step.removed, step.expired), (3 + 4 + 5, vec![("shop".to_owned(), 3)]));
     }
 
     #[test]

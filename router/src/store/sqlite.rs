@@ -23,6 +23,7 @@ use crate::limits::{
     RETENTION_STEP_MS, TRIM_SLICE_MESSAGES, WRITES_OUTSTANDING_MAX,
 };
 use crate::metrics::Metrics;
+use crate::seldom::Seldom;
 use crate::store::checkpoint::{self, Progress};
 use crate::store::groups::{self, GroupWrite, RowDone};
 use crate::store::marks::{self, MarkSave, Marked, Saved};
@@ -32,6 +33,9 @@ use crate::store::{
     AccountKey, CursorSave, Extent, Full, MessageStore, Read, StoreError, StoreEvent, Stored, Submit, Write,
     Written, reader, usage,
 };
+
+/// A full disk refuses one commit after the other.
+static COMMIT_REFUSED: Seldom = Seldom::new();
 
 /// A handle on the three threads of one file.
 #[derive(Debug)]
@@ -80,6 +84,7 @@ impl SqliteStore {
             heads: HashMap::default(),
             touched: Vec::new(),
             usage: usage::Changes::default(),
+            removed: Removed::default(),
             metrics: metrics.clone(),
         };
         let checkpoint_thread = checkpointer.thread().clone();
@@ -161,7 +166,20 @@ struct Committer {
     touched: Vec<u64>,
     /// Of the open transaction.
     usage: usage::Changes,
+    removed: Removed,
     metrics: Arc<Metrics>,
+}
+
+/// What the open transaction removes: counted when it is committed.
+#[derive(Debug, Default)]
+struct Removed {
+    messages: u64,
+    /// Those among them that were too old.
+    aged: u64,
+    /// Positions of devices.
+    positions: u64,
+    /// Messages that went before any device acknowledged them: of which app, how many, when.
+    expired: Vec<(Box<str>, u64, u64)>,
 }
 
 /// What became of the submits, of the marks and of the rows of groups of a commit, each in their order.
@@ -204,10 +222,8 @@ fn bytes_of(batch: &[Write]) -> usize {
 
 /// Counts messages that went before any device acknowledged them.
 fn count_expired(metrics: &Metrics, app: &str, count: u64, at_ms: u64) {
-    if count > 0 {
-        let slot = metrics.arrival.apps().find_or_insert(app);
-        metrics.arrival.count(slot, Class::Reliable, State::Expired, count, at_ms / 1000, at_ms / 1000);
-    }
+    let slot = metrics.arrival.apps().find_or_insert(app);
+    metrics.arrival.count(slot, Class::Reliable, State::Expired, count, at_ms / 1000, at_ms / 1000);
 }
 
 impl Committer {
@@ -339,7 +355,14 @@ impl Committer {
             }
             Err(error) => {
                 self.metrics.commit_failures.increment();
-                tracing::error!(%error, writes = batch.len(), "the disk refused a commit; nothing of it was acknowledged");
+                if let Some(more) = COMMIT_REFUSED.due() {
+                    tracing::error!(
+                        %error,
+                        writes = batch.len(),
+                        more_since = more,
+                        "the disk refused a commit; nothing of it was acknowledged"
+                    );
+                }
                 self.roll_back();
                 self.cut_off();
                 Err(StoreError(error.to_string().into()))
@@ -352,6 +375,7 @@ impl Committer {
         self.heads.clear();
         self.touched.clear();
         self.usage.clear();
+        self.removed = Removed::default();
         // SQLite ends the transaction itself on some errors; then there is nothing left to roll back.
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
@@ -388,7 +412,18 @@ impl Committer {
         self.save_heads()?;
         self.usage.save(&self.connection)?;
         self.connection.execute_batch("COMMIT")?;
+        self.count_removed();
         Ok((places, saved, rows))
+    }
+
+    fn count_removed(&mut self) {
+        let Removed { messages, aged, positions, expired } = std::mem::take(&mut self.removed);
+        self.metrics.trimmed.add(messages);
+        self.metrics.trimmed_age.add(aged);
+        self.metrics.devices_forgotten.add(positions);
+        for (app, count, at_ms) in expired {
+            count_expired(&self.metrics, &app, count, at_ms);
+        }
     }
 
     fn write_group(&mut self, group: &GroupWrite) -> rusqlite::Result<bool> {
@@ -456,7 +491,7 @@ impl Committer {
             let trimmed = trim_excess(&self.connection, head.id, &mut head.extent, self.retention.messages)?;
             head.oldest_ms = 0;
             freed_bytes += trimmed.bytes;
-            self.metrics.trimmed.add(trimmed.removed);
+            self.removed.messages += trimmed.removed;
         }
         if let Some(age_ms) = self.retention.age_ms {
             let before_ms = submit.sent_at_ms.saturating_sub(age_ms);
@@ -464,13 +499,16 @@ impl Committer {
                 let trimmed = trim_expired(&self.connection, head.id, &mut head.extent, before_ms)?;
                 head.oldest_ms = trimmed.oldest_ms;
                 freed_bytes += trimmed.bytes;
-                self.metrics.trimmed.add(trimmed.removed);
-                self.metrics.trimmed_age.add(trimmed.removed);
+                self.removed.messages += trimmed.removed;
+                self.removed.aged += trimmed.removed;
             }
         }
         if head.extent.floor > oldest {
-            let expired = unacknowledged(&self.connection, head.id, oldest, head.extent.floor)?;
-            count_expired(&self.metrics, &submit.to.app, expired, submit.sent_at_ms);
+            let (name, floor) = (&submit.to.account, head.extent.floor);
+            let expired = unacknowledged(&self.connection, head.id, name, oldest, floor)?;
+            if expired > 0 {
+                self.removed.expired.push((submit.to.app.clone(), expired, submit.sent_at_ms));
+            }
         }
         self.usage.add(&submit.to.app, submit.stored_bytes(), freed_bytes);
         Ok(Ok(Stored { sync_id: next, floor: head.extent.floor, is_duplicate: false, freed_bytes }))
@@ -522,7 +560,7 @@ impl Committer {
                      SELECT device FROM cursors WHERE account = ?1 ORDER BY acked DESC, device LIMIT -1 OFFSET ?2)",
             )?
             .execute(params![head.id, DEVICES_PER_ACCOUNT_MAX - 1])?;
-        self.metrics.devices_forgotten.add(forgotten as u64);
+        self.removed.positions += forgotten as u64;
         self.connection
             .prepare_cached("INSERT INTO cursors (account, device, acked) VALUES (?1, ?2, ?3)")?
             .execute(params![head.id, cursor.device, signed(cursor.acked)])?;

@@ -1,5 +1,5 @@
 //! Rounds: entries of a group's timeline on their way to the members' shards, in order, one round at a time. The next begins
-//! when every shard has confirmed the last; one that failed goes out again.
+//! when every shard has confirmed the last; one that failed goes out again, one that takes long is waited for.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::limits::{
     GROUPS_PER_TICK_MAX, SPREAD_COPIES_MAX, SPREAD_PUSHES_MAX, SPREAD_RETRY_MS, SPREAD_TIMEOUT_MS,
 };
 use crate::shard::Shard;
-use crate::shard::spread::{Spread, SpreadEntry};
+use crate::shard::spread::{Part, Spread, SpreadEntry};
 use crate::shard::work::Work;
 use crate::store::groups::{GroupRead, GroupWrite};
 use crate::store::{AccountKey, Entry, Message, Read, Write};
@@ -102,6 +102,7 @@ impl Shard {
         let mut round = Round {
             ticket,
             through,
+            parts: Vec::new(),
             waiting: 0,
             is_failed: false,
             due_ms: now_ms + SPREAD_TIMEOUT_MS,
@@ -111,19 +112,20 @@ impl Shard {
             if members.is_empty() && !has_event {
                 continue;
             }
+            let part = Part::new(self.index, state.key.clone(), ticket);
             let spread = Spread {
                 key: state.key.clone(),
-                home: self.index,
-                ticket,
+                part: part.clone(),
                 entries: entries.clone(),
                 members: members.clone(),
             };
             let shard = ShardIndex(u16::try_from(shard).unwrap_or(u16::MAX));
             match self.outbox.cross(shard, Work::Spread(Box::new(spread))) {
-                Ok(()) => round.waiting += 1,
+                Ok(()) => round.parts.push(part),
                 Err(_) => round.is_failed = true,
             }
         }
+        round.waiting = round.parts.len();
         let is_over = round.waiting == 0;
         state.round = Some(round);
         if is_over {
@@ -142,7 +144,7 @@ impl Shard {
         let Some(round) = self.groups.states.get_mut(key).and_then(|state| state.round.as_mut()) else {
             return;
         };
-        // Of a round whose time had run out.
+        // Of a round that was over by its time, or lost in part.
         if round.ticket != ticket {
             return;
         }
@@ -151,6 +153,21 @@ impl Shard {
         if round.waiting == 0 {
             self.finish_round(key, now_ms);
         }
+    }
+
+    /// The time of a round is over. Confirmations that were lost are made up for, and what was lost on its way fails.
+    /// What only takes long is waited for: offered again it would be behind itself.
+    fn look_at_round(&mut self, key: &AccountKey, now_ms: u64) {
+        let Some(round) = self.groups.states.get_mut(key).and_then(|state| state.round.as_mut()) else {
+            return;
+        };
+        let mut outcomes = round.parts.iter().map(Part::outcome);
+        let Some(is_done) = outcomes.try_fold(true, |all, one| Some(one? && all)) else {
+            round.due_ms = now_ms + SPREAD_TIMEOUT_MS;
+            return self.metrics.group_rounds_late.increment();
+        };
+        round.is_failed |= !is_done;
+        self.finish_round(key, now_ms);
     }
 
     pub(super) fn finish_round(&mut self, key: &AccountKey, now_ms: u64) {
@@ -178,17 +195,14 @@ impl Shard {
         self.metrics.groups_resumed.set(self.groups.resumed as u64);
     }
 
-    /// A round whose time ran out or whose pause is over, a cursor to be kept, a group nobody needs.
+    /// A round whose time is over or whose pause is over, a cursor to be kept, a group nobody needs.
     fn look_at_group(&mut self, key: &AccountKey, now_ms: u64) {
         let Some(state) = self.groups.states.get_mut(key) else { return };
         state.wake_ms = u64::MAX;
         save_spread(state, &mut self.writes);
         let is_stuck = state.changing.as_ref().is_some_and(|c| c.submit.is_some() && now_ms >= c.due_ms);
-        if let Some(round) = &mut state.round
-            && now_ms >= round.due_ms
-        {
-            round.is_failed = true;
-            self.finish_round(key, now_ms);
+        if state.round.as_ref().is_some_and(|round| now_ms >= round.due_ms) {
+            self.look_at_round(key, now_ms);
         } else if state.retry_ms > 0 && now_ms >= state.retry_ms {
             state.retry_ms = 0;
             self.start_round(key, now_ms);

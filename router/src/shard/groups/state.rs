@@ -14,7 +14,7 @@ use crate::limits::{
     CURSOR_FLUSH_MS, GROUP_IDLE_MS, SPREAD_BYTES_MAX, SPREAD_ENTRIES_MAX, SPREAD_QUEUE_BYTES_MAX,
     SPREAD_QUEUES_BYTES_MAX,
 };
-use crate::shard::spread::SpreadEntry;
+use crate::shard::spread::{Part, SpreadEntry};
 use crate::shard::storage::Owed;
 use crate::shard::work::{GroupAsk, PullAsk};
 use crate::store::{AccountKey, Origin, Submit};
@@ -62,6 +62,8 @@ pub(super) struct Changing {
 pub(super) struct Round {
     pub(super) ticket: u64,
     pub(super) through: u64,
+    /// What each shard was handed.
+    pub(super) parts: Vec<Arc<Part>>,
     /// Shards that have not confirmed.
     pub(super) waiting: usize,
     pub(super) is_failed: bool,
@@ -119,13 +121,7 @@ impl Drop for GroupState {
 }
 
 impl GroupState {
-    fn new(
-        key: Arc<AccountKey>,
-        number: u64,
-        all_queued: Rc<Cell<usize>>,
-        owed: Owed,
-        is_resumed: bool,
-    ) -> Self {
+    fn new(key: Arc<AccountKey>, number: u64, all_queued: Rc<Cell<usize>>, is_resumed: bool) -> Self {
         Self {
             key,
             group: None,
@@ -149,7 +145,7 @@ impl GroupState {
             number,
             lists: Vec::new(),
             all_queued,
-            owed,
+            owed: Owed::default(),
         }
     }
 
@@ -273,9 +269,9 @@ impl Groups {
     }
 
     /// A group that nothing is known of yet.
-    pub(super) fn open(&mut self, key: Arc<AccountKey>, owed: Owed, is_resumed: bool) {
+    pub(super) fn open(&mut self, key: Arc<AccountKey>, is_resumed: bool) {
         let number = self.agenda.number();
-        let state = GroupState::new(key.clone(), number, self.queued.clone(), owed, is_resumed);
+        let state = GroupState::new(key.clone(), number, self.queued.clone(), is_resumed);
         self.resumed += usize::from(is_resumed);
         self.states.insert(key, state);
     }
@@ -317,7 +313,7 @@ impl Groups {
     /// One without members, as if it had been read.
     pub fn open_empty(&mut self, key: AccountKey, now_ms: u64) {
         let key = Arc::new(key);
-        self.open(key.clone(), Owed::default(), false);
+        self.open(key.clone(), false);
         if let Some(state) = self.states.get_mut(&key) {
             (state.is_loaded, state.group, state.used_ms) = (true, Some(Group::default()), now_ms);
         }

@@ -29,6 +29,13 @@ pub struct Run {
     dropped: u64,
 }
 
+impl Run {
+    /// What its messages take.
+    pub fn bytes(&self) -> usize {
+        self.records.len()
+    }
+}
+
 /// The runs of one turn, by room.
 pub type Runs = HashMap<AccountKey, Run>;
 
@@ -66,11 +73,10 @@ impl Shard {
         for (key, run) in std::mem::take(&mut self.rooms.runs) {
             self.metrics.room_runs.increment();
             let shard = self.shard_of(key.hash);
-            if let Err(work) = self.outbox.cross(shard, Work::Room(RoomWork::Run { key, run })) {
-                self.metrics.crossing_full.increment();
-                if let Work::Room(RoomWork::Run { run, .. }) = work {
-                    self.metrics.room_limited.add(run.numbers.len() as u64);
-                }
+            if let Err(Work::Room(RoomWork::Run { run, .. })) =
+                self.outbox.cross(shard, Work::Room(RoomWork::Run { key, run }))
+            {
+                self.metrics.room_limited.add(run.numbers.len() as u64);
             }
         }
     }

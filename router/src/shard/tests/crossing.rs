@@ -96,15 +96,28 @@ fn messages_that_wait_to_cross_are_bounded_by_their_bytes() {
             copies_bytes: 0,
         }))
     };
+    // What clients say beside messages, as long as a frame.
+    let up = || (wire.link.clone(), 1, Bytes::from_static(&[7; 65_536]));
+    let marks = |_| {
+        let (link, hash, up) = up();
+        Work::Marks { link, hash, up }
+    };
+    let group_ack = |_| {
+        let (link, hash, up) = up();
+        Work::GroupAck { link, hash, up }
+    };
     let fit = CROSSING_BYTES_MAX as u64 / 65_536;
-    for id in 0..fit {
-        outbox.cross(THERE, message(id)).unwrap();
+    for says in [&message as &dyn Fn(u64) -> Work, &marks, &group_ack] {
+        for id in 0..fit {
+            outbox.cross(THERE, says(id)).unwrap();
+        }
+        assert!(outbox.cross(THERE, says(fit)).is_err());
+        // What has no payload still crosses, and messages again once the parcel is gone.
+        outbox.cross(THERE, Work::Positions(Vec::new())).unwrap();
+        outbox.dispatch(|_, _| Ok(()));
+        outbox.cross(THERE, says(fit)).unwrap();
+        outbox.dispatch(|_, _| Ok(()));
     }
-    assert!(outbox.cross(THERE, message(fit)).is_err());
-    // What has no payload still crosses, and messages again once the parcel is gone.
-    outbox.cross(THERE, Work::Positions(Vec::new())).unwrap();
-    outbox.dispatch(|_, _| Ok(()));
-    outbox.cross(THERE, message(fit)).unwrap();
 }
 
 #[test]

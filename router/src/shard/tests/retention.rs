@@ -82,3 +82,36 @@ fn what_the_walk_writes_to_the_log_is_copied_also_where_nobody_writes() {
     assert!(metrics.checkpoints.get() > 0, "{} removed", metrics.trimmed.get());
     Box::new(store).close();
 }
+
+#[test]
+fn what_groups_and_rooms_kept_does_not_count_as_messages_that_expired() {
+    let mut rig = Rig::new(10);
+    let sender = rig.link("east", 1);
+    let offer = |rig: &mut Rig, to: &str, id: u64| {
+        let submit = Submit {
+            to: AccountKey::new("shop", to),
+            from: "bob".into(),
+            client_id: Bytes::copy_from_slice(&id.to_be_bytes()),
+            payload: Bytes::from_static(b"hi"),
+            sent_at_ms: 1,
+            origin: Origin::Service { link: sender.link.clone(), cookie: id },
+            entry: crate::store::Entry::Personal,
+            marks: None,
+            copies_bytes: 0,
+        };
+        rig.store.try_write(vec![Write::Submit(Box::new(submit))]).unwrap();
+        rig.store.events().recv().unwrap();
+    };
+    for to in ["\u{1}friends", "\u{2}live"] {
+        for id in 0..30 {
+            offer(&mut rig, to, id);
+        }
+    }
+    let removed = rig.metrics.trimmed.get();
+    assert!(removed >= 2 * 19, "{removed}");
+    assert_eq!(rig.arrivals().0[4], 0);
+    for id in 0..30 {
+        offer(&mut rig, "alice", id);
+    }
+    assert_eq!(rig.arrivals().0[4], rig.metrics.trimmed.get() - removed);
+}

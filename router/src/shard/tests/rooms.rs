@@ -8,13 +8,29 @@ use moor_wire::rooms::{RoomPush, RoomState};
 use super::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::limits::{ROOM_DROPPABLE_PER_S, ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX};
+use crate::limits::{
+    CROSSING_BYTES_MAX, ROOM_DROPPABLE_PER_S, ROOM_HELD_MS, ROOM_RECENT_MAX, ROOM_STATE_MS, ROOMS_MAX,
+};
 use crate::rooms::RoomSettings;
 use crate::shard::rooms::{Pull, RoomWork};
 
 fn room(name: &str) -> AccountKey {
     let account = room_account(name);
     AccountKey { hash: account_hash("shop", &account), app: "shop".into(), account: account.into() }
+}
+
+fn submit(to: &AccountKey, wire: &Wire, id: u64, payload: Bytes) -> Box<Submit> {
+    Box::new(Submit {
+        to: to.clone(),
+        from: "bob".into(),
+        client_id: Bytes::copy_from_slice(&id.to_be_bytes()),
+        payload,
+        sent_at_ms: 5,
+        origin: Origin::Service { link: wire.link.clone(), cookie: id },
+        entry: crate::store::Entry::Personal,
+        marks: None,
+        copies_bytes: 0,
+    })
 }
 
 /// What a worker was sent: state, dropped, and class, id and payload of each message.
@@ -64,20 +80,15 @@ impl Rig {
     }
 
     fn publish(&mut self, wire: &Wire, number: u32, payload: &[u8]) {
-        self.next_id += 1;
-        let submit = Box::new(Submit {
-            to: room("live"),
-            from: "bob".into(),
-            client_id: Bytes::copy_from_slice(&self.next_id.to_be_bytes()),
-            payload: payload.to_vec().into(),
-            sent_at_ms: 5,
-            origin: Origin::Service { link: wire.link.clone(), cookie: self.next_id },
-            entry: crate::store::Entry::Personal,
-            marks: None,
-            copies_bytes: 0,
-        });
-        self.shard.apply(Work::Room(RoomWork::Publish { submit, number }), self.now_ms);
+        self.offer_to_room(wire, number, payload);
         self.settle();
+    }
+
+    /// The same, and the store has not been asked yet.
+    fn offer_to_room(&mut self, wire: &Wire, number: u32, payload: &[u8]) {
+        self.next_id += 1;
+        let submit = submit(&room("live"), wire, self.next_id, payload.to_vec().into());
+        self.shard.apply(Work::Room(RoomWork::Publish { submit, number }), self.now_ms);
     }
 
     fn pull(&mut self, wire: &Wire, after_id: u64) {
@@ -336,4 +347,113 @@ fn a_count_of_a_former_link_that_comes_late_is_none() {
     rig.publish(&wire, 0, b"hi");
     let pushed = wire.pushed();
     assert_eq!(pushed.iter().map(|(state, ..)| state.online).collect::<Vec<_>>(), [6]);
+}
+
+#[test]
+fn what_a_room_remembers_holds_nothing_else_of_what_it_was_read_with() {
+    let mut rig = Rig::new(1000);
+    let mut east = rig.link("east", 1);
+    rig.count(&east, 1, 0);
+    // A read's worth of frames, of which this message is a part.
+    let read = Bytes::from(vec![7; 65_536]);
+    let mut submit = submit(&room("live"), &east, 1, read.slice(8..18));
+    submit.client_id = read.slice(..8);
+    rig.shard.apply(Work::Room(RoomWork::Publish { submit, number: 1 }), rig.now_ms);
+    rig.settle();
+    rig.pull(&east, 0);
+    assert_eq!(east.pulled()[0].messages[0].client_id, read[..8], "it is remembered");
+    assert!(read.is_unique(), "and the read's memory is free");
+}
+
+/// A room of which the store has three messages, entered anew: what is said meets a read that is not answered yet.
+fn said_before_the_store_has_spoken(settings: RoomSettings) -> (Rig, Wire) {
+    let mut rig = Rig::rooms(settings.clone());
+    let east = rig.link("east", 1);
+    rig.count(&east, 1, 0);
+    for _ in 0..3 {
+        rig.publish(&east, 1, b"old");
+    }
+    let mut rig = rig.restart(1000);
+    rig.shard.set_rooms(settings, Arc::default());
+    rig.next_id = 1000;
+    let east = rig.link("east", 2);
+    let count = RoomWork::Count { link: east.link.clone(), key: room("live"), members: 1, likes: 0 };
+    rig.shard.apply(Work::Room(count), rig.now_ms);
+    let reads = rig.shard.take_reads();
+    assert_eq!(reads.len(), 1);
+    rig.offer_to_room(&east, 0, b"hi");
+    rig.shard.handle_reads_refused(reads);
+    (rig, east)
+}
+
+#[test]
+fn the_first_batch_of_a_room_waits_for_what_there_was_before() {
+    let small = RoomSettings::default();
+    let large = RoomSettings { buffer_members: 1, buffer_messages: 1, ..RoomSettings::default() };
+    for settings in [small, large] {
+        let (mut rig, mut east) = said_before_the_store_has_spoken(settings.clone());
+        assert_eq!(east.pushed(), [], "a newcomer would take it that there was nothing");
+        // The read is handed over again with the next flush, and what waited goes out with its answer.
+        rig.later(CURSOR_FLUSH_MS);
+        let pushed = east.pushed();
+        let told: Vec<_> = pushed.iter().map(|(state, _, said)| (state.newest_id, said.len())).collect();
+        assert_eq!(told, [(3, 1)]);
+        rig.publish(&east, 0, b"ho");
+        assert_eq!(east.payloads(), [b"ho"], "from then on at once");
+
+        // A message that is stored meanwhile says it as well.
+        let (mut rig, mut east) = said_before_the_store_has_spoken(settings);
+        rig.publish(&east, 1, b"new");
+        let pushed = east.pushed();
+        let ids = pushed[0].2.iter().map(|(_, id, _)| *id);
+        assert_eq!((pushed[0].0.newest_id, ids.collect::<Vec<_>>()), (4, vec![0, 4]));
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_answer_keeps_a_room_waiting_once_and_not_for_long() {
+    let (mut rig, mut east) = said_before_the_store_has_spoken(RoomSettings::default());
+    let pass = |rig: &mut Rig, ms: u64| {
+        rig.now_ms += ms;
+        rig.shard.handle_tick(rig.now_ms);
+        // Read, and refused.
+        let reads = rig.shard.take_reads();
+        rig.shard.handle_reads_refused(reads);
+    };
+    pass(&mut rig, ROOM_HELD_MS - 1);
+    assert_eq!(east.pushed(), []);
+    pass(&mut rig, 1);
+    assert_eq!(east.payloads(), [b"hi"]);
+    rig.offer_to_room(&east, 0, b"ho");
+    assert_eq!(east.payloads(), [b"ho"], "at once");
+    // The disk is back: everybody is told what there is.
+    rig.later(CURSOR_FLUSH_MS);
+    assert_eq!(east.pushed().iter().map(|(state, ..)| state.newest_id).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn runs_for_a_room_of_another_shard_are_bounded_by_their_bytes() {
+    let mut rig = Rig::new(1000);
+    let wire = rig.link("east", 1);
+    let metrics = Arc::<Metrics>::default();
+    let mut shard = Shard::new(HERE, Outbox::new(HERE, 2, metrics.clone()), metrics.clone());
+    let there = (0..).map(|number: u32| room(&number.to_string())).find(|key| key.hash % 2 == 1).unwrap();
+    let said = Bytes::from(vec![7; 60_000]);
+    let turns = 2 * CROSSING_BYTES_MAX / (2 * said.len());
+    for turn in 0..turns as u64 {
+        for id in [2 * turn, 2 * turn + 1] {
+            shard.take_for_another(*submit(&there, &wire, id, said.clone()), 5, rig.now_ms);
+        }
+        shard.hand_runs();
+    }
+    let mut runs = Vec::new();
+    shard.outbox.dispatch(|_, parcel| {
+        runs.extend(parcel.work);
+        Ok(())
+    });
+    let bytes: usize = runs.iter().map(Work::bytes).sum();
+    let refused = (turns - runs.len()) as u64;
+    assert!(refused > 0 && bytes >= runs.len() * 2 * said.len(), "{bytes}");
+    assert_eq!((metrics.crossing_refused.get(), metrics.crossing_full.get()), (refused, 0));
+    assert_eq!(metrics.room_limited.get(), 2 * refused);
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::apps::Apps;
+use crate::shard::work::PullAsk;
 use crate::store::retention::Retention;
 use crate::store::{Entry, schema, usage};
 
@@ -232,4 +233,64 @@ fn retention_makes_room_again() {
         assert_eq!(wire.results()[0].code(), Code::Ok);
         rig = rig.restart(1000);
     }
+}
+
+#[test]
+fn whoever_asks_about_groups_of_apps_that_it_makes_up_leaves_nothing_behind() {
+    let mut rig = Rig::new(1000);
+    let totals = Arc::<Totals>::default();
+    rig.shard.set_usage(Vec::new(), totals.clone());
+    let wire = rig.link("east", 1);
+    for number in 0..100 {
+        let origin = Origin::Session { link: wire.link.clone(), session: SessionHandle(99), hash: 1 };
+        let pull = moor_wire::client::Pull { group: "friends".into(), ..Default::default() };
+        let ask = Box::new(PullAsk { origin, actor: Some("bob".into()), device: "phone".into(), pull });
+        let key = AccountKey::of_group(&format!("app-{number}"), "friends");
+        rig.shard.apply(Work::Pull { key, ask }, rig.now_ms);
+        rig.settle();
+    }
+    assert_eq!((rig.metrics.pulls_refused.get(), totals.apps()), (100, 0));
+}
+
+#[test]
+fn what_a_commit_removes_is_counted_when_it_is_done_and_once() {
+    let mut rig = Rig::new(10);
+    let wire = rig.link("east", 1);
+    let file = rusqlite::Connection::open(rig.directory.path().join("messages.sqlite")).unwrap();
+    file.execute_batch(
+        "CREATE TRIGGER refuse BEFORE INSERT ON messages WHEN length(new.payload) = 13
+         BEGIN SELECT raise(ABORT, 'unlucky'); END",
+    )
+    .unwrap();
+    let mut id = 0;
+    let mut offer = |rig: &mut Rig, count: usize, last_bytes: usize| {
+        for bytes in std::iter::repeat_n(100, count).chain([last_bytes]) {
+            id += 1;
+            rig.shard.apply(Work::Submit(message(&wire, "shop", "alice", id, bytes)), rig.now_ms);
+        }
+        let save = |device: u32| {
+            let device = device.to_string().into();
+            Write::Cursor(Box::new(CursorSave { key: AccountKey::new("shop", "carol"), device, acked: 1 }))
+        };
+        let mut writes = rig.shard.take_writes();
+        writes.splice(..0, (0..=DEVICES_PER_ACCOUNT_MAX).map(save));
+        rig.store.try_write(writes).unwrap();
+        rig.settle_writes(count + 1);
+    };
+    rig.shard.apply(Work::Submit(message(&wire, "shop", "carol", 0, 1)), rig.now_ms);
+    rig.settle();
+    for _ in 0..3 {
+        // In one commit, of which nothing is kept.
+        offer(&mut rig, 20, 13);
+    }
+    let counted = |rig: &mut Rig| {
+        let metrics = &rig.metrics;
+        let (removed, forgotten) = (metrics.trimmed.get(), metrics.devices_forgotten.get());
+        (removed, forgotten, rig.arrivals().0[4])
+    };
+    assert_eq!(counted(&mut rig), (0, 0, 0));
+    offer(&mut rig, 20, 14);
+    let (removed, forgotten, expired) = counted(&mut rig);
+    assert!((1..=11).contains(&removed), "{removed}");
+    assert_eq!((forgotten, expired), (1, removed));
 }

@@ -148,3 +148,22 @@ fn of_copies_that_a_device_leaves_behind_only_those_are_told_that_its_account_wa
         assert_eq!(told.collect::<Vec<_>>(), [("carol".to_owned(), cause, 2, 2, 1)]);
     }
 }
+
+#[test]
+fn a_copy_that_is_left_behind_is_told_with_the_marks_of_what_was_said() {
+    let mut world = World::new(16, &ACCOUNTS[..2]);
+    world.threshold = 100;
+    world.tell_vendors();
+    world.create(&ACCOUNTS[1..2]);
+    world.told();
+    let marks = TrafficMarks { release: "canary".into(), ..TrafficMarks::default() };
+    world.serve_marked(AccountKey::of_group("shop", GROUP), 10, Some(Box::new(marks.clone())));
+    for _ in 0..100 {
+        world.turn_without_frames(0);
+        world.pass(1_000);
+    }
+    let told = world.told();
+    let told = told.iter().map(|news| (&*news.account, news.cause, news.marks.as_deref()));
+    let left = |account| (account, Cause::Unacknowledged, Some(&marks));
+    assert_eq!(told.collect::<Vec<_>>(), [left("ann"), left("bob")]);
+}

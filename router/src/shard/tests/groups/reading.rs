@@ -96,7 +96,9 @@ fn a_session_stands_in_the_queue_of_retries_once_however_often_it_acknowledges()
 
 #[test]
 fn positions_do_not_pile_up_before_a_disk_that_is_behind() {
-    use crate::limits::POSITIONS_OUTSTANDING_MAX;
+    use crate::limits::{STORE_AHEAD_WRITES, WRITES_OUTSTANDING_MAX};
+    use crate::outbox::Weight;
+    let max = Weight::Transient.share(WRITES_OUTSTANDING_MAX);
     let mut world = World::new(19, &ACCOUNTS[..2]);
     world.create(&["bob"]);
     let key = AccountKey::of_group("shop", GROUP);
@@ -108,12 +110,13 @@ fn positions_do_not_pile_up_before_a_disk_that_is_behind() {
         acked: 1,
     };
     for turn in 0..3 {
-        let saves = (0..POSITIONS_OUTSTANDING_MAX / 2).map(|device| save(device + turn)).collect();
+        let saves = (0..max / 2).map(|device| save(device + turn * max / 2)).collect();
         world.mail(key.hash, Work::Positions(saves));
         while world.take_mail(at) {}
     }
-    assert_eq!(world.nodes[at].shard.writes.len(), POSITIONS_OUTSTANDING_MAX);
-    assert_eq!(world.metrics.positions_dropped.get(), POSITIONS_OUTSTANDING_MAX as u64 / 2);
+    assert_eq!(world.nodes[at].shard.writes.len(), STORE_AHEAD_WRITES);
+    assert_eq!(world.nodes[at].shard.writes_outstanding, max);
+    assert_eq!(world.metrics.positions_dropped.get(), max as u64 / 2);
     world.settle();
     world.mail(key.hash, Work::Positions(vec![save(1)]));
     while world.take_mail(at) {}

@@ -1,6 +1,7 @@
 //! Groups of apps whose storage is limited.
 
 use super::*;
+use crate::store::Marks;
 
 impl World {
     /// An app's messages may take so many bytes more than they do.
@@ -15,6 +16,10 @@ impl World {
 
     /// A service sends a message.
     pub(super) fn serve(&mut self, to: AccountKey, payload_bytes: usize) {
+        self.serve_marked(to, payload_bytes, None);
+    }
+
+    pub(super) fn serve_marked(&mut self, to: AccountKey, payload_bytes: usize, marks: Marks) {
         let client_id = Bytes::copy_from_slice(&self.next_id.to_be_bytes());
         self.next_id += 1;
         let submit = Box::new(Submit {
@@ -25,7 +30,7 @@ impl World {
             sent_at_ms: self.now_ms,
             origin: Origin::Service { link: self.link.clone(), cookie: 1 },
             entry: Entry::Personal,
-            marks: None,
+            marks,
             copies_bytes: 0,
         });
         self.mail(to.hash, Work::Submit(submit));

@@ -1,4 +1,4 @@
-//! Bounds of the admin port: how many connections, and how long each may last.
+//! Bounds of an admin port, a gateway's or a router's: how many connections, and how long each may last.
 //!
 //! The HTTP server itself waits for a slow peer for ever and accepts whoever comes. Here a connection needs
 //! one of a few permits and ends after its time, so that health checks always find a place.
@@ -16,20 +16,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 /// Admin connections at a time: scrapers, health checks and people, with room to spare. More wait.
-const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 64;
 /// Longest life of an admin connection; a scraper that keeps one open connects again.
 const LIFE: Duration = Duration::from_secs(60);
 /// Pause after a failed accept: the descriptor limit is reached and does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that hands out bounded connections.
-pub(super) struct Bounded {
+#[derive(Debug)]
+pub struct Bounded {
     listener: TcpListener,
     permits: Arc<Semaphore>,
 }
 
 impl Bounded {
-    pub(super) fn new(listener: TcpListener) -> Self {
+    /// As many connections of this one as there are permits.
+    #[must_use]
+    pub fn new(listener: TcpListener) -> Self {
         Self { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
     }
 }
@@ -63,7 +66,8 @@ impl axum::serve::Listener for Bounded {
 }
 
 /// A connection with a permit and an end.
-pub(super) struct BoundedStream {
+#[derive(Debug)]
+pub struct BoundedStream {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
