@@ -1,7 +1,7 @@
 //! Whether this kernel lets go of a direct descriptor's file when the descriptor is closed.
 //!
 //! Before 6.13 a request holds on to the table as it was when the request was made, and what is closed later waits for it,
-//! whichever slot it is of (https://github.com/axboe/liburing/issues/1192): a closed connection stays with its peer, and in
+//! whichever slot it is of ([liburing 1192](https://github.com/axboe/liburing/issues/1192)): a closed connection stays with its peer, and in
 //! memory, as long as an older one is waited on. No probe tells; so it is tried.
 
 use std::io::{self, Read as _};
