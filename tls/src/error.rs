@@ -111,6 +111,9 @@ pub enum Error {
     Handshake(rustls::Error),
     /// A handshake larger than [`crate::limits::HANDSHAKE_BYTES_MAX`].
     TooLong,
+    /// A handshake message behind the handshake that comes in several records. Nobody has a reason to send one: it would have
+    /// to be kept, and rustls is lost when it is asked to seal meanwhile.
+    Fragment,
     /// The provider refused to seal, or the connection was used after its end.
     Unusable,
 }
@@ -124,6 +127,7 @@ impl fmt::Display for Error {
             Self::TooLong => {
                 write!(out, "the handshake is longer than {} bytes", crate::limits::HANDSHAKE_BYTES_MAX)
             }
+            Self::Fragment => write!(out, "the peer cut a message behind the handshake into several records"),
             Self::Unusable => write!(out, "the connection can no longer be used"),
         }
     }

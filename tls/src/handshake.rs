@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::compact::{Compact, SECRET_BYTES_MAX};
 use crate::error::Error;
 use crate::kept::Kept;
-use crate::limits::HANDSHAKE_BYTES_MAX;
+use crate::limits::{HANDSHAKE_BYTES_MAX, RECORD_HEAD_BYTES};
 use crate::server::{Records, Server};
 use crate::session::Session;
 
@@ -168,6 +168,9 @@ impl Handshake {
         };
         let rest = inbox[used..].to_vec();
         if established {
+            if begins_with_record(&rest) {
+                return Err(Error::Fragment);
+            }
             return self.finish(plain, rest, closed).map(|done| Progress::Done(Box::new(done)));
         }
         self.inbox = rest;
@@ -209,6 +212,14 @@ pub(crate) fn alert(connection: &mut UnbufferedServerConnection, input: &mut [u8
             return;
         }
     }
+}
+
+/// Whether there is a whole record at the front. Of what rustls leaves behind a handshake, while it waits for more, that is one it
+/// has opened and keeps: a part of a handshake message.
+pub(crate) fn begins_with_record(input: &[u8]) -> bool {
+    input.split_first_chunk().is_some_and(|([.., high, low], rest): (&[u8; RECORD_HEAD_BYTES], _)| {
+        rest.len() >= usize::from(u16::from_be_bytes([*high, *low]))
+    })
 }
 
 /// Appends what rustls encodes.

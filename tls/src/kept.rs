@@ -4,7 +4,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncryptError, InsufficientSizeError, UnbufferedStatus};
 
 use crate::error::Error;
-use crate::handshake::{alert, encode};
+use crate::handshake::{alert, begins_with_record, encode};
 use crate::limits::RECORD_PLAIN_BYTES_MAX;
 use crate::session::Opened;
 
@@ -13,14 +13,27 @@ const SEAL_ROOM_BYTES: usize = 64;
 
 pub(crate) struct Kept {
     connection: UnbufferedServerConnection,
+    /// True when opening has failed. rustls then counts on input that is gone, and may panic when it is asked again.
+    is_broken: bool,
 }
 
 impl Kept {
     pub(crate) const fn new(connection: UnbufferedServerConnection) -> Self {
-        Self { connection }
+        Self { connection, is_broken: false }
     }
 
     pub(crate) fn open(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Opened, Error> {
+        let opened = self.open_all(input, plain, out);
+        self.is_broken |= opened.is_err();
+        opened
+    }
+
+    fn open_all(
         &mut self,
         input: &mut [u8],
         plain: &mut Vec<u8>,
@@ -51,6 +64,9 @@ impl Kept {
                 }
             }
             opened.used += discard;
+            if blocked && begins_with_record(&input[opened.used..]) {
+                return Err(Error::Fragment);
+            }
             if opened.closed || blocked {
                 return Ok(opened);
             }
@@ -83,6 +99,9 @@ impl Kept {
             &mut [u8],
         ) -> Result<usize, EncryptError>,
     ) -> Result<(), Error> {
+        if self.is_broken {
+            return Err(Error::Unusable);
+        }
         let start = out.len();
         out.resize(start + plain_bytes + SEAL_ROOM_BYTES, 0);
         let result = loop {

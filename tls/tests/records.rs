@@ -4,9 +4,10 @@
 
 mod support;
 
-use moor_tls::{Records, Server, Session};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use moor_tls::{Error, Handshake, Progress, Records, Server, Session};
 use proptest::prelude::*;
-use rustls::ClientConnection;
+use rustls::{CipherSuite, ClientConnection, ConnectionTrafficSecrets, ProtocolVersion};
 use support::conversation::{PAIR, SUITES, Step, established, play};
 use support::{Wishes, client, client_config, give, open, say, seal, settings, take};
 
@@ -95,6 +96,85 @@ fn data_in_between_makes_key_updates_free_again() {
             out.append(&mut seal(&mut session, b"y"));
             assert_eq!(give(&mut client, &out).unwrap(), b"y");
         }
+    }
+}
+
+/// A record that the client would not send itself, of a type and with this in it: its next and last one.
+fn record(client: ClientConnection, kind: u8, payload: &[u8]) -> Vec<u8> {
+    let is_13 = client.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+    let (sequence, ConnectionTrafficSecrets::Aes128Gcm { key, iv }) =
+        client.dangerous_extract_secrets().unwrap().tx
+    else {
+        panic!("only AES-128-GCM");
+    };
+    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
+    let (iv, mut sealed) = (iv.as_ref(), payload.to_vec());
+    let length = |length: usize| u16::try_from(length).unwrap().to_be_bytes();
+    if is_13 {
+        sealed.push(kind);
+        let mut nonce: [u8; 12] = iv.try_into().unwrap();
+        nonce.iter_mut().skip(4).zip(sequence.to_be_bytes()).for_each(|(byte, other)| *byte ^= other);
+        let head = [&[23, 3, 3], &length(sealed.len() + 16)[..]].concat();
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        key.seal_in_place_append_tag(nonce, Aad::from(&head), &mut sealed).unwrap();
+        [head, sealed].concat()
+    } else {
+        let about = [&sequence.to_be_bytes()[..], &[kind, 3, 3], &length(payload.len())].concat();
+        let nonce = Nonce::try_assume_unique_for_key(iv).unwrap();
+        key.seal_in_place_append_tag(nonce, Aad::from(&about), &mut sealed).unwrap();
+        [&[kind, 3, 3], &length(8 + sealed.len())[..], &iv[4..], &sealed].concat()
+    }
+}
+
+/// What rustls keeps: TLS 1.2 in any case.
+const KEPT: [(Records, CipherSuite); 2] = [
+    (Records::Rustls, CipherSuite::TLS13_AES_128_GCM_SHA256),
+    (Records::Compact, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+];
+
+#[test]
+fn a_part_of_a_handshake_message_ends_a_session_and_nothing_is_said_on_it() {
+    for (records, suite) in KEPT {
+        for said in [&b""[..], b"before it"] {
+            let (mut session, mut client) = established(records, suite, None);
+            let mut bytes = say(&mut client, said);
+            bytes.append(&mut record(client, 22, &[1]));
+            let (mut plain, mut out) = (Vec::new(), Vec::new());
+            let result = session.open(&mut bytes, &mut plain, &mut out);
+            assert!(matches!(result, Err(Error::Fragment)), "{suite:?}: {result:?}");
+            assert_eq!(plain, said);
+            session.seal(b"the time is over", &mut out).unwrap_err();
+            session.close(&mut out).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_handshake_message_behind_the_last_ends_the_handshake() {
+    for records in [Records::Rustls, Records::Compact] {
+        let server = Server::new(&settings(records, vec![PAIR.clone()])).unwrap();
+        let wishes = Wishes { suite: Some(SUITES[0]), ..Wishes::default() };
+        let mut client = client(&client_config(std::slice::from_ref(&*PAIR), &wishes), "shop.example");
+        let mut out = Vec::new();
+        let Progress::NeedMore(handshake) =
+            Handshake::new(&server).unwrap().advance(&take(&mut client), &mut out).unwrap()
+        else {
+            panic!("the client has not finished");
+        };
+        give(&mut client, &out).unwrap();
+        let mut last = take(&mut client);
+        last.append(&mut record(client, 22, &[24]));
+        let result = handshake.advance(&last, &mut out);
+        assert!(matches!(result, Err(Error::Fragment)), "{records:?}");
+    }
+}
+
+#[test]
+fn an_empty_record_is_none_that_is_kept() {
+    for (records, suite) in KEPT {
+        let (mut session, client) = established(records, suite, None);
+        assert_eq!(open(&mut session, &record(client, 23, b"")).unwrap().0, b"", "{suite:?}");
+        session.seal(b"still here", &mut Vec::new()).unwrap();
     }
 }
 

@@ -18,7 +18,7 @@ const KEY_BYTES_MAX: usize = 32;
 /// A direction as bytes: secret, sequence number.
 pub(super) const DIRECTION_BYTES: usize = SECRET_BYTES_MAX + 8;
 /// How many keys a peer may be ahead of its first one when a handshake ends.
-const KEYS_AHEAD_MAX: usize = 4;
+pub(super) const KEYS_AHEAD_MAX: usize = 4;
 
 /// A cipher suite of TLS 1.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,12 +110,13 @@ impl Direction {
         Ok(direction)
     }
 
-    /// The direction that began with this secret and is now at this key.
+    /// The direction that began with this secret and is now at this key, which may be so many keys later.
     pub(super) fn reaching(
         suite: Suite,
         secret: &[u8],
         sequence: u64,
         current: &ConnectionTrafficSecrets,
+        keys_ahead_max: usize,
     ) -> Option<Self> {
         let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
         | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
@@ -127,7 +128,7 @@ impl Direction {
             return None;
         }
         let mut direction = Self::new(suite, secret, sequence).ok()?;
-        for _ in 0..=KEYS_AHEAD_MAX {
+        for _ in 0..=keys_ahead_max {
             if direction.key[..suite.aead().key_len()] == *key.as_ref() && direction.iv == iv.as_ref() {
                 direction.sequence = sequence;
                 return Some(direction);

@@ -19,7 +19,7 @@ use crate::limits::{
 };
 use crate::session::Opened;
 pub(crate) use keys::SECRET_BYTES_MAX;
-use keys::{Direction, Suite, TAG_BYTES};
+use keys::{Direction, KEYS_AHEAD_MAX, Suite, TAG_BYTES};
 
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
@@ -58,13 +58,14 @@ impl Compact {
     /// The connection whose handshake gave these secrets. `None` when they do not belong together.
     pub(crate) fn new(secrets: &Secrets, extracted: &ExtractedSecrets) -> Option<Self> {
         let suite = Suite::of(&extracted.tx.1);
-        let direction = |secret: &Option<_>, (sequence, current): &(u64, _)| {
+        let direction = |secret: &Option<_>, (sequence, current): &(u64, _), keys_ahead_max| {
             let (secret, length): &(Zeroizing<[u8; SECRET_BYTES_MAX]>, usize) = secret.as_ref()?;
-            Direction::reaching(suite, secret.get(..*length)?, *sequence, current)
+            Direction::reaching(suite, secret.get(..*length)?, *sequence, current, keys_ahead_max)
         };
         Some(Self {
-            rx: direction(&secrets.client, &extracted.rx)?,
-            tx: direction(&secrets.server, &extracted.tx)?,
+            rx: direction(&secrets.client, &extracted.rx, KEYS_AHEAD_MAX)?,
+            // An update of our own that has not been said went with rustls's connection: the peer would not know the key.
+            tx: direction(&secrets.server, &extracted.tx, 0)?,
             suite,
             key_updates: 0,
             closed: false,

@@ -86,6 +86,8 @@ pub fn client_config(trusted: &[Pair], wishes: &Wishes) -> Arc<ClientConfig> {
     };
     config.alpn_protocols.clone_from(&wishes.alpn);
     config.max_fragment_size = wishes.fragment;
+    // For what no client would send.
+    config.enable_secret_extraction = true;
     config.resumption = Resumption::in_memory_sessions(16);
     Arc::new(config)
 }
