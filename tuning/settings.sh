@@ -110,7 +110,7 @@ every_row() {
     row better net.ipv4.tcp_max_tw_buckets "$(max $((connections / 4)) 16384)" least \
         "sockets in TIME_WAIT after a drain, when this side closes first"
     row better net.ipv4.tcp_fin_timeout 15 most "seconds in FIN_WAIT_2 for peers that vanish while closing"
-    row better net.ipv4.tcp_tw_reuse 1 least "outgoing connections (router links, load generator) reuse ports"
+    row better net.ipv4.tcp_tw_reuse 1 exact "outgoing connections (router links, load generator) reuse ports"
     row better net.ipv4.ip_local_port_range "10240 65535" exact \
         "ports for outgoing connections; starts above the ports of Moor (7100 to 7400)"
     row better net.ipv4.tcp_slow_start_after_idle 0 exact \

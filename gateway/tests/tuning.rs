@@ -172,8 +172,13 @@ fn apply_and_undo_on_a_made_up_host() {
     assert!(persisted.contains("net.core.somaxconn = 65535") && !persisted.contains("/sys"), "{persisted}");
     // Nothing is left to do, and a larger host later keeps the first values for undo.
     assert!(text(&host.run("apply", &arguments)).contains("Nothing to change."));
-    let larger = ["--connections", "200000", "--workers", "4", "--state", state];
+    assert_eq!(host.read("90-moor.conf"), persisted, "the next boot needs all of it");
+    let larger = ["--connections", "200000", "--workers", "4", "--state", state, "--persist"];
     assert!(host.run("apply", &larger).status.success());
+    let persisted = host.read("90-moor.conf");
+    for line in ["net.core.somaxconn = 65535", "net.ipv4.tcp_mem = 150000 2000000 300000"] {
+        assert!(persisted.lines().any(|other| other == line), "{line} in {persisted}");
+    }
     assert_eq!(host.read("proc/sys/net/ipv4/tcp_mem"), "150000 2000000 300000");
 
     let output = host.run("undo", &["--state", state]);
