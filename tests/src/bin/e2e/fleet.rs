@@ -42,6 +42,13 @@ struct Peer {
     open: i64,
 }
 
+impl Plan {
+    /// The number of the account that the peer at `index` has on a channel.
+    fn account(&self, index: usize, channel: u16) -> u32 {
+        (self.clients.start + u32::try_from(index).unwrap_or(u32::MAX)) * 2 + u32::from(channel) - 1
+    }
+}
+
 /// The sessions of one thread.
 pub struct Fleet {
     plan: Plan,
@@ -123,15 +130,17 @@ impl Fleet {
 
     fn send(&mut self, message: u32, rng: &mut fastrand::Rng) -> Result<()> {
         let now = self.now();
-        let to = account(rng.u32(0..self.plan.accounts));
-        let id = bytes_of(message);
+        let to = rng.u32(0..self.plan.accounts);
+        let id = message.to_be_bytes();
+        // Whoever gets it sees whether it is theirs.
+        let payload = [id, to.to_be_bytes()].concat();
         // A session whose channel is full of unanswered submits passes its turn to another.
         loop {
             let index = rng.usize(0..self.peers.len());
             let channel = rng.u16(1..=2);
             if self.peers[index]
                 .session
-                .submit(channel, id.clone().into(), &to, id.clone().into(), now)
+                .submit(channel, id.to_vec().into(), &account(to), payload.clone().into(), now)
                 .is_ok()
             {
                 self.tally.note_sent();
@@ -258,7 +267,14 @@ impl Fleet {
         let peer = &mut self.peers[index];
         while let Some(event) = peer.session.poll_event(now) {
             match event {
-                Event::Message { payload, .. } => self.tally.note_delivered(number_of(&payload)),
+                Event::Message { channel, payload, .. } => {
+                    let (number, to) = payload.split_at(payload.len().min(4));
+                    if number_of(to) == self.plan.account(index, channel) {
+                        self.tally.note_delivered(number_of(number));
+                    } else {
+                        self.tally.note_misdelivered();
+                    }
+                }
                 Event::Accepted { client_id, .. } => self.tally.note_accepted(number_of(&client_id)),
                 Event::Refused { .. } => self.tally.note_refused(),
                 _ => {}
@@ -270,10 +286,6 @@ impl Fleet {
             peer.open = open;
         }
     }
-}
-
-fn bytes_of(message: u32) -> Vec<u8> {
-    message.to_be_bytes().to_vec()
 }
 
 fn number_of(bytes: &[u8]) -> u32 {

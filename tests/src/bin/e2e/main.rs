@@ -133,6 +133,7 @@ fn main() -> Result<()> {
         "delivered": tally.delivered(),
         "lost": tally.lost(),
         "duplicates": tally.duplicates(),
+        "misdelivered": tally.misdelivered(),
         "reconnects": tally.reconnects(),
         "seconds": started.elapsed().as_secs(),
     });
@@ -140,8 +141,10 @@ fn main() -> Result<()> {
     if let Err(why) = outcome {
         bail!("{why}");
     }
-    if tally.lost() > 0 || tally.duplicates() > 0 || tally.refused() > 0 || tally.sent() != MESSAGES {
-        bail!("the promise is broken: lost {}, duplicates {}", tally.lost(), tally.duplicates());
+    let broken = [tally.lost() as u64, tally.duplicates().into(), tally.misdelivered().into()];
+    if broken != [0; 3] || tally.refused() > 0 || tally.sent() != MESSAGES {
+        let [lost, duplicates, misdelivered] = broken;
+        bail!("the promise is broken: lost {lost}, duplicates {duplicates}, misdelivered {misdelivered}");
     }
     Ok(())
 }

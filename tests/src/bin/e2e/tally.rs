@@ -13,6 +13,7 @@ pub struct Tally {
     refused: AtomicU32,
     delivered: AtomicU32,
     duplicates: AtomicU32,
+    misdelivered: AtomicU32,
     reconnects: AtomicU32,
     channels_open: AtomicI64,
     begun: AtomicBool,
@@ -30,6 +31,7 @@ impl Tally {
             refused: count(),
             delivered: count(),
             duplicates: count(),
+            misdelivered: count(),
             reconnects: count(),
             channels_open: AtomicI64::new(0),
             begun: AtomicBool::new(false),
@@ -58,6 +60,11 @@ impl Tally {
     pub fn note_delivered(&self, number: u32) {
         let counter = if self.mark(number, DELIVERED) { &self.delivered } else { &self.duplicates };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// A session handed over what was not said to its account.
+    pub fn note_misdelivered(&self) {
+        self.misdelivered.fetch_add(1, Relaxed);
     }
 
     /// A session lost its connection.
@@ -123,6 +130,11 @@ impl Tally {
     /// Deliveries beyond the first of a message.
     pub fn duplicates(&self) -> u32 {
         self.duplicates.load(Relaxed)
+    }
+
+    /// Deliveries to whom they were not said.
+    pub fn misdelivered(&self) -> u32 {
+        self.misdelivered.load(Relaxed)
     }
 
     /// Connections lost.
