@@ -24,6 +24,14 @@ const EXIT_SIGNAL: i32 = 130;
 /// Processes that run and their directories.
 static LIVE: Mutex<Vec<(u32, PathBuf)>> = Mutex::new(Vec::new());
 
+/// Files that must not outlast this process.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A signal that ends this process removes this file as well.
+pub fn remove_with_us(file: &Path) {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner).push(file.to_owned());
+}
+
 /// From now on a signal that ends this process ends its children as well.
 pub fn end_with_us() -> Result<(), String> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| error.to_string())?;
@@ -37,6 +45,9 @@ pub fn end_with_us() -> Result<(), String> {
                     kill_process(pid, Signal::KILL).unwrap_or_default();
                 }
                 fs::remove_dir_all(directory).unwrap_or_default();
+            }
+            for file in LEFT.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                fs::remove_file(file).unwrap_or_default();
             }
             std::process::exit(EXIT_SIGNAL);
         }

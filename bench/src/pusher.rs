@@ -151,6 +151,7 @@ pub fn greet(internal: SocketAddr, worker: Option<u32>) -> Result<(TcpStream, We
     let mut stream = TcpStream::connect(internal).map_err(|e| failed(&e))?;
     stream.set_nodelay(true).map_err(|e| failed(&e))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed(&e))?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(|e| failed(&e))?;
     let token = std::env::var("MOOR_INTERNAL_TOKEN").unwrap_or_default();
     let hello = Hello {
         version: INTERNAL_VERSION,

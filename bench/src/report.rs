@@ -175,6 +175,9 @@ impl Report {
                 self.spread.get(*key).map_or_else(String::new, |of| format!("  ({} to {})", of[0], of[1]));
             println!("  {key:<42} {:>16}{spread}", value.to_string());
         }
+        for text in &self.shortcomings {
+            println!("The server fell short: {text}");
+        }
         let verdict = match (&self.harness, self.shortcomings.is_empty()) {
             (Some(why), _) => {
                 println!("The harness could not keep up, so this says little about the server: {why}");
@@ -184,12 +187,7 @@ impl Report {
                 println!("The server held.");
                 Verdict::Held
             }
-            (None, false) => {
-                for text in &self.shortcomings {
-                    println!("The server fell short: {text}");
-                }
-                Verdict::FellShort
-            }
+            (None, false) => Verdict::FellShort,
         };
         if let Some(path) = json {
             let all = self.figures.into_iter().chain(self.details);

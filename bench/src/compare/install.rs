@@ -7,9 +7,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::peers::{Peer, Source};
+use crate::child;
 
 /// Asked by Debian's packages whether a service may be started; 101 is no.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+const NONE_MAY_START: &str =
+    "#!/bin/sh\n# moor-bench compare --install: nothing starts by itself\nexit 101\n";
 
 impl Source {
     /// The command that gets it.
@@ -69,11 +72,14 @@ struct Policy {
 
 impl Policy {
     fn none_may_start() -> Result<Self, String> {
-        if Path::new(POLICY).exists() || !Path::new("/usr/bin/apt-get").exists() {
+        // What a run that was killed left behind is ours as well.
+        let is_another_s = fs::read_to_string(POLICY).is_ok_and(|text| text != NONE_MAY_START);
+        if is_another_s || !Path::new("/usr/bin/apt-get").exists() {
             return Ok(Self { ours: false });
         }
+        child::remove_with_us(Path::new(POLICY));
         let failed = |error: std::io::Error| format!("cannot write {POLICY} ({error})");
-        fs::write(POLICY, "#!/bin/sh\nexit 101\n").map_err(failed)?;
+        fs::write(POLICY, NONE_MAY_START).map_err(failed)?;
         fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).map_err(failed)?;
         Ok(Self { ours: true })
     }
