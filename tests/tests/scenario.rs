@@ -132,8 +132,17 @@ fn clients_behind_a_device_of_the_harness_are_in_a_room_like_all_others() -> Res
     let json = directory.path().join("room.json");
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).arg(program("moor-bench")?);
-    let small =
-        ["sessions=400", "workers=1", "rate=200", "seconds=2", "movers=100", "stack=tun", "host=0.0.0.0"];
+    // Two frames a second: what is reliable waits for the next one, and is promised within a second.
+    let small = [
+        "sessions=400",
+        "workers=1",
+        "rate=200",
+        "seconds=2",
+        "movers=100",
+        "down_ms=500",
+        "stack=tun",
+        "host=0.0.0.0",
+    ];
     let changes = [
         ("at_most = 2.0", "at_most = 1000"),
         ("\"--movers\"", "\"--one-reliable-of\", \"100\", \"--movers\""),
