@@ -240,6 +240,7 @@ pub const fn low(ms: u64) -> u32 {
 }
 
 impl Links for Chunked<Connection> {
+    #[inline]
     fn link(&mut self, index: u32) -> &mut Link {
         &mut self[index].wheel
     }

@@ -41,6 +41,7 @@ pub mod wheel;
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::FixedState;
 use moor_ring::{Completion, Slot, Token};
 
 use crate::limits::{PUBLISH_MS, TICK_MS, TURN_WAIT_MS_MAX};
@@ -97,7 +98,7 @@ pub struct Worker<I: Io> {
     /// Connections whose receive found no buffer.
     starved: VecDeque<Token>,
     link: RouterLink,
-    services: HashMap<Slot, Service>,
+    services: HashMap<Slot, Service, FixedState>,
     /// Services on their way here, by ticket, and until when their descriptors are waited for, milliseconds.
     arriving: HashMap<u64, (Arrival, u64)>,
     expiries: Expiries,
@@ -154,7 +155,7 @@ impl<I: Io> Worker<I> {
             websockets: WebSockets::default(),
             tls: Tls::default(),
             starved: VecDeque::new(),
-            services: HashMap::new(),
+            services: HashMap::default(),
             arriving: HashMap::new(),
             expiries: Expiries::default(),
             wall_clock_offset_ms: 0,

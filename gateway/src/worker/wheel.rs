@@ -72,6 +72,7 @@ impl Wheel {
 
     /// Files an entry under `tick`; a past one fires with the next tick, one beyond the horizon at the
     /// horizon, where it is filed again. An entry already filed is moved.
+    #[inline]
     pub fn file(&mut self, links: &mut impl Links, index: u32, tick: Tick) {
         self.remove(links, index);
         let slot = slot_of(tick.clamp(self.current + 1, self.current + MASK));
@@ -88,6 +89,7 @@ impl Wheel {
     }
 
     /// Takes an entry out; nothing happens when it is not filed.
+    #[inline]
     pub fn remove(&mut self, links: &mut impl Links, index: u32) {
         let Link { next, prev, slot } = std::mem::take(links.link(index));
         let Some(slot) = usize::from(slot).checked_sub(1) else { return };
@@ -106,6 +108,7 @@ impl Wheel {
     }
 
     /// The next entry whose tick is at or before `now`, taken out of the wheel.
+    #[inline]
     pub fn pop_expired(&mut self, links: &mut impl Links, now: Tick) -> Option<u32> {
         while self.current < now {
             let slot = slot_of(self.current + 1);

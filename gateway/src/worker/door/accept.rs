@@ -167,7 +167,7 @@ impl<I: Io> Worker<I> {
     /// 6.15 what a multishot accept posts overtakes the completion of the close that made room for it.
     pub(in crate::worker) fn occupy(&mut self, slot: Slot, role: Role, now: Now) {
         if self.connections.get(slot.0).is_some_and(|former| former.phase == Phase::Closing) {
-            self.vacate(slot);
+            self.vacate_overtaken(slot);
         }
         let connection = self.connections.occupy(slot.0);
         connection.role = role;
@@ -176,6 +176,12 @@ impl<I: Io> Worker<I> {
         connection.interval_ms = self.settings.first_byte_timeout_ms;
         let deadline = now.0 + u64::from(connection.interval_ms);
         self.wheel.file(&mut self.connections, slot.0, tick_at(deadline));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn vacate_overtaken(&mut self, slot: Slot) {
+        self.vacate(slot);
     }
 
     /// The kernel says where a client comes from; or cannot, when it has gone already or no descriptor is left for the
