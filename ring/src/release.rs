@@ -56,6 +56,7 @@ mod tests {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        assert_eq!(is_prompt().unwrap(), version >= (6, 13), "{release}");
+        // Older ones may have been given the repair.
+        assert!(is_prompt().unwrap() || version < (6, 13), "{release}");
     }
 }
