@@ -184,10 +184,7 @@ impl Driver {
                 }
             }
             Request::Enter { channel, room, last_id, answer } => {
-                let entered = match last_id {
-                    None => self.session.enter(channel, &room),
-                    Some(last_id) => self.session.enter_behind(channel, &room, last_id),
-                };
+                let entered = self.session.enter_room(channel, &room, last_id);
                 drop(answer.send(entered.map_err(Into::into)));
             }
             Request::Leave { channel, room } => self.session.leave(channel, &room),

@@ -7,8 +7,6 @@ pub struct CloseCode(u16);
 impl CloseCode {
     /// The purpose of the connection is fulfilled.
     pub const NORMAL: Self = Self(1000);
-    /// The server goes down or the browser leaves the page.
-    pub const GOING_AWAY: Self = Self(1001);
     /// The peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
     /// The peer sent a kind of data that is not accepted (text where binary is expected).
@@ -19,10 +17,6 @@ impl CloseCode {
     pub const POLICY: Self = Self(1008);
     /// A message above what is accepted.
     pub const TOO_LARGE: Self = Self(1009);
-    /// The server failed.
-    pub const INTERNAL_ERROR: Self = Self(1011);
-    /// The server restarts; come back. Sent by servers only.
-    pub const SERVICE_RESTART: Self = Self(1012);
     /// The server is overloaded; come back later or elsewhere. Sent by servers only.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 

@@ -281,8 +281,7 @@ impl Session {
     /// # Errors
     /// [`RoomError`].
     pub fn enter(&mut self, number: u16, room: &str) -> Result<(), RoomError> {
-        let channel = numbered(&mut self.channels, number).ok_or(RoomError::NoChannel(number))?;
-        channel.enter(room, None, &mut self.out)
+        self.enter_room(number, room, None)
     }
 
     /// [`Self::enter`] of a room that the app was in before: reliable messages behind `last_id` are heard as well. In a
@@ -291,8 +290,18 @@ impl Session {
     /// # Errors
     /// As [`Self::enter`].
     pub fn enter_behind(&mut self, number: u16, room: &str, last_id: u64) -> Result<(), RoomError> {
+        self.enter_room(number, room, Some(last_id))
+    }
+
+    /// [`Self::enter`], or [`Self::enter_behind`] where there is something to be behind.
+    pub(crate) fn enter_room(
+        &mut self,
+        number: u16,
+        room: &str,
+        last_id: Option<u64>,
+    ) -> Result<(), RoomError> {
         let channel = numbered(&mut self.channels, number).ok_or(RoomError::NoChannel(number))?;
-        channel.enter(room, Some(last_id), &mut self.out)
+        channel.enter(room, last_id, &mut self.out)
     }
 
     /// The last reliable message of a room that was heard without a gap, for the next [`Self::enter_behind`]; `None`
